@@ -1,0 +1,1 @@
+"""Ways to rebuild or recognise a face from what was stolen, one class a file."""

@@ -1,0 +1,14 @@
+"""ResRec, a reconstruction network of the AdvFace paper (section 5.1.2): residual blocks, then upsampling."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from bench.decoders import DecoderAttack
+from bench.decoders.networks import Architecture
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResRec(DecoderAttack):
+    """A decoder attack: residual blocks, then upsampling."""
+
+    architecture: ClassVar[Architecture] = "res"

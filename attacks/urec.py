@@ -1,0 +1,14 @@
+"""URec, a reconstruction network of the AdvFace paper (section 5.1.2): a U-Net."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from bench.decoders import DecoderAttack
+from bench.decoders.networks import Architecture
+
+
+@dataclass(frozen=True, kw_only=True)
+class URec(DecoderAttack):
+    """A decoder attack: a U-Net."""
+
+    architecture: ClassVar[Architecture] = "unet"

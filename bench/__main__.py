@@ -1,0 +1,5 @@
+"""`python -m bench` is `veilbench`."""
+
+from bench.cli import main
+
+main()

@@ -1,0 +1,77 @@
+"""Which images are protected together: a defence that looks at its batch must not see a pair's two images at once."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.contracts import Pairs, Rng
+
+
+def plain_batches(count: int, size: int = 50) -> list[NDArray[np.int64]]:
+    """Consecutive batches, the last one shorter."""
+    return [np.arange(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def coupled_batches(count: int, size: int, rng: Rng, pairs: Pairs | None = None) -> list[NDArray[np.int64]]:
+    """A seeded permutation of all images in batches of `size`; a remainder joins the last one.
+
+    Two images of one pair never share a batch, as long as there is more than one batch to choose from.
+
+    Raises:
+        ValueError: no arrangement was found (a pair graph denser than verification protocols have).
+    """
+    order = rng.numpy().permutation(count)
+    bins = max(1, count // size)
+    if bins == 1:
+        return [order] if count else []
+    rivals: list[set[int]] = [set() for _ in range(count)]
+    if pairs is not None:
+        for left, right in zip(pairs.left.tolist(), pairs.right.tolist(), strict=True):
+            if left != right:
+                rivals[left].add(right)
+                rivals[right].add(left)
+    room = [size] * (bins - 1) + [count - size * (bins - 1)]
+    batches: list[list[int]] = [[] for _ in range(bins)]
+    home = np.full(count, -1)
+
+    def fits(image: int, batch: int) -> bool:
+        return all(home[other] != batch for other in rivals[image])
+
+    # Those with most rivals choose first; a stable sort keeps the permutation otherwise.
+    for image in sorted(order.tolist(), key=lambda i: -len(rivals[i])):
+        start = int(rng.child("bin", image).seed % bins)
+        for batch in (*range(start, bins), *range(start)):
+            if len(batches[batch]) < room[batch] and fits(image, batch):
+                break
+        else:
+            batch = _make_room(image, batches, room, home, rivals)
+        batches[batch].append(image)
+        home[image] = batch
+    return [np.array(sorted(batch, key=order.tolist().index), dtype=np.int64) for batch in batches]
+
+
+def _make_room(
+    image: int, batches: list[list[int]], room: list[int], home: NDArray[np.int64], rivals: list[set[int]]
+) -> int:
+    """Moves somebody from a full batch that would suit `image` to one with room; returns the batch that now has room."""
+    open_batches = [b for b, members in enumerate(batches) if len(members) < room[b]]
+    for batch, members in enumerate(batches):
+        if any(home[other] == batch for other in rivals[image]):
+            continue
+        for other in members:
+            for target in open_batches:
+                if all(home[rival] != target for rival in rivals[other]):
+                    members.remove(other)
+                    batches[target].append(other)
+                    home[other] = target
+                    return batch
+    raise ValueError("no way to keep the two images of every pair apart in batches of this size")
+
+
+def shared_pairs(batches: list[NDArray[np.int64]], pairs: Pairs, count: int) -> int:
+    """How many pairs have both (different) images in one batch."""
+    home = np.full(count, -1)
+    for index, batch in enumerate(batches):
+        home[batch] = index
+    return int(((home[pairs.left] == home[pairs.right]) & (pairs.left != pairs.right)).sum())

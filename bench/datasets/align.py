@@ -1,0 +1,218 @@
+"""Finds and cuts out faces, once, into a memory-mapped cache."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+from numpy.typing import NDArray
+from PIL import Image
+
+from bench.contracts import Alignment, DataError
+from bench.progress import track
+from bench.records import replacing
+from bench.store import content_key, file_hash
+
+log = logging.getLogger("veilbench")
+
+_ALGORITHM = 1  #: raised whenever other pixels would come out
+_CHUNK = 256  #: images that a kill can cost
+_DETECTED = 32  #: images a detector pass
+_PROBABILITY = 0.9  #: below this, what MTCNN shows is taken for no face
+_SMALLEST = 0.2  #: of the image's shorter side: smaller faces are bystanders, and searching for them takes most time
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """Images to align."""
+
+    names: Sequence[str] = field(repr=False)
+    read: Callable[[int], Image.Image] = field(repr=False)  #: the i-th, RGB; raises DataError
+    revision: str  #: hash of all of them
+
+
+def decode(data: bytes, where: str) -> Image.Image:
+    """An RGB image from its file's bytes.
+
+    Raises:
+        DataError: it is truncated, damaged, or no image.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return image.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{where}: truncated or damaged image ({error}); replace it or remove it") from error
+
+
+def read_image(path: Path) -> Image.Image:
+    """An RGB image from a file.
+
+    Raises:
+        DataError: it cannot be read, or is damaged.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    return decode(data, str(path))
+
+
+def align(
+    source: ImageSource, alignment: Alignment, cache: Path, *, aligned: bool = False
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """The faces (N, H, W, 3), memory-mapped, and whether one was found in each image.
+
+    An image without a face gives its centre. Work done before a kill is not done again; two runs at once share it.
+
+    Args:
+        aligned: the images are cut out already: only resize them.
+
+    Raises:
+        DataError: an image cannot be read.
+    """
+    parts = {"revision": source.revision, "alignment": asdict(alignment), "aligned": aligned, "algorithm": _ALGORITHM}
+    folder = cache / content_key(**parts, detector=version("facenet-pytorch"))
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "lock"):
+        manifest = _manifest(folder)
+        if manifest is None:
+            found = _align_all(source, alignment, folder, aligned)
+            with replacing(folder / "manifest.json") as path:
+                path.write_text(json.dumps({"found": found, "sha256": file_hash(folder / "faces.npy")}))
+            manifest = {"found": found}
+    pixels: NDArray[np.uint8] = np.load(folder / "faces.npy", mmap_mode="r", allow_pickle=False)
+    return pixels, np.array(manifest["found"], dtype=bool)
+
+
+def _manifest(folder: Path) -> dict[str, Any] | None:
+    """The finished cache's account; None where there is none yet, or where the cache is damaged (and removed)."""
+    try:
+        manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
+        if file_hash(folder / "faces.npy") == manifest["sha256"]:
+            return manifest
+        reason = "its hash is wrong"
+    except FileNotFoundError:
+        if not (folder / "manifest.json").exists():
+            return None
+        reason = "its pixels are missing"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = str(error)
+    log.warning("%s: aligned faces damaged (%s); aligning again", folder, reason)
+    for name in ("manifest.json", "faces.npy", "progress.json"):
+        (folder / name).unlink(missing_ok=True)
+    return None
+
+
+def _align_all(source: ImageSource, alignment: Alignment, folder: Path, aligned: bool) -> list[bool]:
+    count = len(source.names)
+    path, done_path = folder / "faces.npy", folder / "progress.json"
+    found: list[bool] = []
+    if done_path.exists() and path.exists():
+        found = json.loads(done_path.read_text())
+    shape = (count, *alignment.size, 3)
+    pixels = np.lib.format.open_memmap(path, mode="r+" if found else "w+", dtype=np.uint8, shape=None if found else shape)
+    cut = _resizer(alignment) if aligned else _Detector(alignment).cut
+    steps = range(len(found), count, _DETECTED)
+    for start in track(steps, "aligning faces (once)", len(steps)):
+        images = [source.read(i) for i in range(start, min(start + _DETECTED, count))]
+        for offset, (face, seen) in enumerate(cut(images)):
+            pixels[start + offset] = face
+            found.append(seen)
+        if len(found) % _CHUNK == 0:
+            pixels.flush()
+            with replacing(done_path) as temporary:
+                temporary.write_text(json.dumps(found))
+    pixels.flush()
+    done_path.unlink(missing_ok=True)
+    return found
+
+
+def _resizer(alignment: Alignment) -> Callable[[list[Image.Image]], list[tuple[NDArray[np.uint8], bool]]]:
+    def cut(images: list[Image.Image]) -> list[tuple[NDArray[np.uint8], bool]]:
+        return [(_resized(image, alignment.size), True) for image in images]
+
+    return cut
+
+
+def _resized(image: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """The middle of an image, at the wanted shape and size."""
+    height, width = size
+    scale = min(image.height / height, image.width / width)
+    left, top = (image.width - width * scale) / 2, (image.height - height * scale) / 2
+    box = (left, top, left + width * scale, top + height * scale)
+    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR, box=box))
+
+
+class _Detector:
+    """facenet-pytorch's MTCNN (Zhang et al. 2016)."""
+
+    def __init__(self, alignment: Alignment) -> None:
+        self._alignment = alignment
+
+    def cut(self, images: list[Image.Image]) -> list[tuple[NDArray[np.uint8], bool]]:
+        """Each image's face, and whether there was one."""
+        results: list[tuple[NDArray[np.uint8], bool]] = [(_resized(i, self._alignment.size), False) for i in images]
+        by_size: dict[tuple[int, int], list[int]] = {}
+        for index, image in enumerate(images):
+            by_size.setdefault(image.size, []).append(index)
+        for size, indices in by_size.items():
+            for index, face in zip(indices, self._detect([images[i] for i in indices], size), strict=True):
+                if face is not None:
+                    results[index] = (self._crop(images[index], *face), True)
+        return results
+
+    def _detect(self, images: list[Image.Image], size: tuple[int, int]) -> list[tuple[NDArray[Any], NDArray[Any]] | None]:
+        """Box and five points of the face nearest the centre, for images of one size (width, height)."""
+        from facenet_pytorch import MTCNN
+
+        detector = MTCNN(min_face_size=max(20, int(_SMALLEST * min(size))), keep_all=True, device="cpu")
+        with torch.inference_mode():
+            boxes, probabilities, points = detector.detect(images, landmarks=True)
+        faces: list[tuple[NDArray[Any], NDArray[Any]] | None] = []
+        centre = np.array(size) / 2
+        for some_boxes, some_probabilities, some_points in zip(boxes, probabilities, points, strict=True):
+            if some_boxes is None:
+                faces.append(None)
+                continue
+            sure = np.array([p is not None and p >= _PROBABILITY for p in some_probabilities])
+            if not sure.any():
+                faces.append(None)
+                continue
+            box, point = np.asarray(some_boxes, dtype=float)[sure], np.asarray(some_points, dtype=float)[sure]
+            nearest = int(np.linalg.norm((box[:, :2] + box[:, 2:]) / 2 - centre, axis=1).argmin())
+            faces.append((box[nearest], point[nearest]))
+        return faces
+
+    def _crop(self, image: Image.Image, box: NDArray[Any], points: NDArray[Any]) -> NDArray[np.uint8]:
+        height, width = self._alignment.size
+        if self._alignment.method == "five-point":
+            from skimage.transform import SimilarityTransform
+
+            # PIL wants, for each output pixel, where it comes from: the transform from template to photograph.
+            transform = SimilarityTransform.from_estimate(np.array(self._alignment.points), points)
+            matrix = tuple(np.asarray(transform.params)[:2].ravel())
+            return np.asarray(image.transform((width, height), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR))
+        # The margin is in output pixels, so it grows with the box (as facenet-pytorch's own crop does).
+        sides = box[2:] - box[:2]
+        spread = self._alignment.margin * sides / (np.array([width, height]) - self._alignment.margin) / 2
+        low = np.maximum(box[:2] - spread, 0)
+        high = np.minimum(box[2:] + spread, np.array(image.size))
+        return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR, box=(*low, *high)))
+
+
+def revision_of(parts: Sequence[tuple[str, bytes]]) -> str:
+    """sha256 over (name, digest) of everything that a dataset reads."""
+    digest = hashlib.sha256()
+    for name, content in parts:
+        digest.update(name.encode() + b"\0" + content)
+    return digest.hexdigest()

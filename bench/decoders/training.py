@@ -1,0 +1,132 @@
+"""Training a decoder: L1 between the image and its reconstruction (AdvFace paper, Eq. 1 and 3), with Adam."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bench.contracts import FaceSet, Rng, State
+from bench.precision import autocast, precision_name
+from bench.progress import track
+
+_HELD_OUT = 64  #: images kept from training, at most; the curve is measured on them
+_SETTLED = 0.02  #: converged: the last fifth of the epochs improved the held-out loss by less than this share
+
+
+@dataclass(frozen=True)
+class Training:
+    """How long and how a decoder is trained. The paper's: Adam at a constant 1e-4."""
+
+    epochs: int = 10
+    batch: int = 16
+    learning_rate: float = 2e-3
+    schedule: Literal["cosine", "constant"] = "cosine"  #: cosine falls to zero at the end
+    flip: bool = True  #: mirror half of the images: free faces
+    images: int | None = None  #: train on the first so many; None: all
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch < 1 or self.learning_rate <= 0 or (self.images or 1) < 1:
+            raise ValueError("epochs, batch and images must be at least 1, and learning_rate above 0")
+
+
+def _learning_rate(settings: Training, step: int, steps: int) -> float:
+    if settings.schedule == "constant":
+        return settings.learning_rate
+    warm = min(1.0, (step + 1) / max(1, steps // 20))
+    return settings.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def _held_out_loss(decoder: nn.Module, faces: FaceSet, encode: Callable[[Tensor], Tensor], device: torch.device) -> float:
+    decoder.eval()
+    total = 0.0
+    with torch.no_grad():
+        for start in range(0, len(faces), 16):
+            images = faces.batch(slice(start, start + 16), device)
+            with autocast(device):
+                output = decoder(encode(images))
+            total += float((output - images).abs().sum())
+    decoder.train()
+    return total / (len(faces) * 3 * faces.image_size[0] * faces.image_size[1])
+
+
+def train_decoder(
+    make: Callable[[], nn.Module],
+    encode: Callable[[Tensor], Tensor],
+    public: FaceSet,
+    settings: Training,
+    rng: Rng,
+    device: torch.device,
+    label: str,
+) -> State:
+    """Trains the decoder that `make` builds to undo `encode` on public faces.
+
+    Args:
+        make: builds the decoder, drawing its weights from torch's global generator (seeded here).
+        encode: images (B, 3, H, W) to the features that the decoder sees; called without gradients.
+        public: at least two faces.
+
+    Returns:
+        Its state dict, with the account of the training: `curve` (held-out L1 an epoch), `converged`, `images`, ...
+    """
+    faces = public.subset(range(min(len(public), settings.images or len(public))))
+    if len(faces) < 2:
+        raise ValueError(f"{label}: training needs at least two public faces, got {len(faces)}")
+    order = rng.child("split").numpy().permutation(len(faces))
+    held = min(_HELD_OUT, max(1, len(faces) // 10))
+    unseen, seen = faces.subset(np.sort(order[:held])), faces.subset(np.sort(order[held:]))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(rng.child("weights").seed)
+        decoder = make()
+    decoder = decoder.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    optimiser = torch.optim.Adam(decoder.parameters(), lr=settings.learning_rate)
+    shuffle = rng.child("order").numpy()
+    batches = math.ceil(len(seen) / settings.batch)
+    steps = settings.epochs * batches
+    curve: list[float] = []
+    started = time.perf_counter()
+    for step in track(range(steps), label, steps):
+        if step % batches == 0:
+            epoch = shuffle.permutation(len(seen))
+        chosen = epoch[(step % batches) * settings.batch :][: settings.batch]
+        images = seen.batch(chosen, device)
+        if settings.flip:
+            mirrored = torch.from_numpy(shuffle.random(len(chosen)) < 0.5).to(device)
+            images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+        with torch.no_grad():
+            features = encode(images).contiguous(memory_format=torch.channels_last)
+        with autocast(device):
+            output = decoder(features)
+        loss = (output - images).abs().mean()
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        for group in optimiser.param_groups:
+            group["lr"] = _learning_rate(settings, step, steps)
+        optimiser.step()
+        if (step + 1) % batches == 0:
+            curve.append(_held_out_loss(decoder, unseen, encode, device))
+    return State(
+        {name: value.detach().cpu().contiguous() for name, value in decoder.state_dict().items()},
+        _account(curve, settings, len(seen), steps, time.perf_counter() - started, device),
+    )
+
+
+def _account(
+    curve: list[float], settings: Training, images: int, steps: int, seconds: float, device: torch.device
+) -> dict[str, Any]:
+    before = curve[max(0, len(curve) - 1 - max(1, len(curve) // 5))]
+    return {
+        "curve_held_out_l1": [round(loss, 6) for loss in curve],
+        "converged": len(curve) > 1 and (before - curve[-1]) < _SETTLED * before,
+        "images": images,
+        "epochs": settings.epochs,
+        "steps": steps,
+        "precision": precision_name(device),
+        "train_s": round(seconds, 2),
+    }

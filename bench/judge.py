@@ -1,0 +1,297 @@
+"""Judges one cell: utility of a defence, quality of a reconstruction, success of a replay; scores with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from bench.contracts import ReplayAttack
+from bench.metrics.bootstrap import measure
+from bench.metrics.image import IMAGE_SETTINGS, image_scores
+from bench.metrics.perceptual import Lpips, Unavailable
+from bench.metrics.verification import (
+    FoldAccuracy,
+    accepted,
+    all_impostors,
+    equal_error_rate,
+    fold_accuracy,
+    tar_at_far,
+)
+from bench.plan import Job
+from bench.progress import track
+from bench.records import Measure
+from bench.seeds import derive_seed
+from bench.store import read_array, read_state
+from bench.workbench import Stage, Workbench
+
+_BATCH = 50
+_FARS = (1e-1, 1e-2, 1e-3, 1e-4)
+
+
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """What judging a cell gives: the measures, and the scores that they were made from."""
+
+    metrics: Mapping[str, Measure]
+    scores: pd.DataFrame
+    samples: Mapping[str, NDArray[Any]] | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    noise: Mapping[str, float] = field(default_factory=dict)
+    flags: tuple[str, ...] = ()
+    info: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Judge:
+    """Judges the cells of a plan from artefacts on the workbench."""
+
+    def __init__(self, bench: Workbench) -> None:
+        self.bench = bench
+
+    def judge(self, job: Job) -> Verdict:
+        """The verdict on one cell; its artefacts are there."""
+        by_kind = {"utility": self._utility, "reconstruction": self._reconstruction, "replay": self._replay}
+        return by_kind[job.cell.kind](job)
+
+    @cached_property
+    def _lpips(self) -> Lpips | Unavailable:
+        metrics = self.bench.settings.metrics
+        if not metrics.lpips:
+            return Unavailable("switched off: metrics.lpips")
+        backbone = Path(metrics.lpips_backbone) if metrics.lpips_backbone else None
+        return Lpips.load(backbone, device=self.bench.device, download=metrics.lpips_download)
+
+    def _owners(self, stage: Stage) -> NDArray[np.object_]:
+        """Whom each test image shows; an unknown person is taken for one of their own."""
+        return np.array(stage.test.subjects or stage.test.names, dtype=object)
+
+    def _measure(self, job: Job, values: NDArray[Any], owners: NDArray[np.object_]) -> Measure:
+        seed = derive_seed("bootstrap", job.cell.dataset)  # the same resamples for every cell: differences are paired
+        resamples = self.bench.settings.metrics.bootstrap
+        return measure(np.asarray(values, dtype=np.float64), owners, seed=seed, resamples=resamples)
+
+    # --------------------------------------------------------------------------------------------------- utility
+
+    def _embeddings(self, job: Job) -> tuple[NDArray[Any], NDArray[Any]]:
+        task = job.need("embeddings")
+        assert task is not None
+        folder = self.bench.ready(task)
+        return np.array(read_array(folder, "stored")), np.array(read_array(folder, "probes"))
+
+    def _decisions(self, stage: Stage, enrolled: NDArray[Any], probes: NDArray[Any]) -> tuple[NDArray[Any], FoldAccuracy]:
+        pairs = stage.pairs
+        similarity = (enrolled[pairs.left] * probes[pairs.right]).sum(1)
+        valid = stage.test.found[pairs.left] & stage.test.found[pairs.right]
+        return similarity, fold_accuracy(similarity, pairs.genuine, pairs.fold, valid)
+
+    def _utility(self, job: Job) -> Verdict:
+        stage = self.bench.stage(job.scene)
+        stored, probes = self._embeddings(job)
+        pairs, owners = stage.pairs, self._owners(stage)
+        similarity, decisions = self._decisions(stage, stored, stored)
+        raw_similarity, raw_decisions = self._decisions(stage, stored, probes)
+        pair_owners = np.stack([owners[pairs.left], owners[pairs.right]], 1)
+        found = stage.test.found
+        impostors = all_impostors(stored[found], owners[found])
+        genuine = similarity[pairs.genuine & found[pairs.left] & found[pairs.right]]
+        metrics = {
+            "acc": self._measure(job, decisions.correct, pair_owners),
+            "acc_raw_probe": self._measure(job, raw_decisions.correct, pair_owners),
+            "eer": Measure(equal_error_rate(genuine, impostors), n=len(genuine)),
+        }
+        for far in _FARS:
+            value = tar_at_far(genuine, impostors, far)
+            note = "" if value is not None else f"too few impostor pairs ({len(impostors)}) for this rate"
+            metrics[f"tar_at_far_{far:g}"] = Measure(value, n=len(genuine), note=note)
+        scores = pd.DataFrame(
+            {
+                "left": [stage.test.names[i] for i in pairs.left],
+                "right": [stage.test.names[i] for i in pairs.right],
+                "genuine": pairs.genuine,
+                "fold": pairs.fold,
+                "similarity": similarity,
+                "correct": decisions.correct,
+                "similarity_raw_probe": raw_similarity,
+                "correct_raw_probe": raw_decisions.correct,
+            }
+        )
+        templates = job.need("templates")
+        assert templates is not None
+        made = read_state(self.bench.ready(templates))
+        made_info = dict(made.info) if made else {}
+        noise = made_info.pop("noise", {})
+        info = {
+            **made_info,
+            **self._fit_info(job),
+            "thresholds": [round(t, 6) for t in decisions.thresholds],
+            "impostor_pairs": len(impostors),
+            "images": len(stage.test),
+            "images_without_a_face": int((~found).sum()),
+            "people": len(set(owners)),
+            "pairs": len(pairs),
+            "public_images": {"defender": len(stage.defender), "attacker": len(stage.attacker)},
+        }
+        flags = self._defense_flags(job)
+        if made_info.get("pairs_sharing_a_batch"):
+            flags = (*flags, "a pair's two images were protected in one batch")
+        settings = {
+            "acc": "10-fold protocol: the threshold is chosen on the other folds"
+            + (", or on the same one, there being only one" if decisions.in_sample else ""),
+            "interval": "95 %, vertex bootstrap over identities",
+            "eer, tar_at_far": "genuine pairs of the protocol against all cross-identity pairs",
+        }
+        return Verdict(metrics, scores, None, self._parameters(job), noise, flags, info, settings)
+
+    def _parameters(self, job: Job) -> dict[str, Any]:
+        settings = self.bench.settings
+        found: dict[str, Any] = {"defense": asdict(settings.defenses[job.cell.defense])}
+        claims = settings.defenses[job.cell.defense].claims()
+        if claims:
+            found["claims"] = claims
+        if job.cell.attack:
+            found["attack"] = asdict(settings.attacks[job.cell.attack])
+        return found
+
+    def _fit_info(self, job: Job) -> dict[str, Any]:
+        """How the fitted parts came about."""
+        found = {}
+        for kind in ("defense_state", "attack_state"):
+            task = job.need(kind)
+            state = read_state(self.bench.ready(task)) if task else None
+            if state is not None and state.info:
+                found[kind] = dict(state.info)
+        return found
+
+    def _defense_flags(self, job: Job) -> tuple[str, ...]:
+        defense = self.bench.settings.defenses[job.cell.defense]
+        flags = []
+        if defense.randomized:
+            flags.append("randomised defence")
+        if defense.protect_batch is not None:
+            flags.append("batch-coupled defence")
+        flags += [f"{k.split('_')[0]} not converged" for k, v in self._fit_info(job).items() if v.get("converged") is False]
+        return tuple(flags)
+
+    # -------------------------------------------------------------------------------------------- reconstruction
+
+    def _reconstruction(self, job: Job) -> Verdict:
+        stage = self.bench.stage(job.scene)
+        made, identity = job.need("reconstruction"), job.need("identity")
+        assert made is not None and identity is not None
+        images = read_array(self.bench.ready(made), "images")
+        clean = read_array(self.bench.ready(identity), "embeddings")
+        columns: dict[str, list[NDArray[Any]]] = {}
+        steps = range(0, len(stage.test), _BATCH)
+        for start in track(steps, f"judging: {job.cell.defense} x {job.cell.attack}", len(steps)):
+            some = slice(start, start + _BATCH)
+            original = stage.test.batch(some)
+            rebuilt = torch.from_numpy(np.array(images[some], dtype=np.float32))
+            scores = dict(image_scores(original, rebuilt))
+            if not isinstance(self._lpips, Unavailable):
+                scores["lpips"] = self._lpips(original, rebuilt)
+            with torch.no_grad():
+                again = stage.network.embed(stage.network.extract(rebuilt.to(self.bench.device))).cpu().numpy()
+            scores["cosine"] = (again * clean[some]).sum(1).astype(np.float64)
+            for name, values in scores.items():
+                columns.setdefault(name, []).append(values)
+        table = pd.DataFrame({name: np.concatenate(parts) for name, parts in columns.items()})
+        owners = self._owners(stage)
+        metrics = {name: self._measure(job, table[name].to_numpy(), owners) for name in table}
+        lpips: dict[str, Any] = {}
+        if isinstance(self._lpips, Unavailable):
+            metrics["lpips"] = Measure(None, note=f"unavailable: {self._lpips.reason}")
+        else:
+            lpips = {"lpips": self._lpips.settings}
+        table.insert(0, "name", list(stage.test.names))
+        table.insert(1, "subject", owners)
+        settings = {
+            **IMAGE_SETTINGS,
+            **lpips,
+            "cosine": "embedding of the reconstruction against the original's, both through the unprotected system",
+            "interval": "95 %, bootstrap over identities",
+        }
+        attacked = read_state(self.bench.ready(made))
+        info = {**self._fit_info(job), "reconstruction": dict(attacked.info) if attacked else {}}
+        samples = self._samples(stage, images)
+        flags = self._defense_flags(job)
+        return Verdict(metrics, table, samples, self._parameters(job), {}, flags, info, settings)
+
+    def _samples(self, stage: Stage, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """A few reconstructions beside their originals, of different people, the same ones in every cell."""
+        owners = self._owners(stage)
+        _, first = np.unique(owners, return_index=True)
+        rng = np.random.default_rng(derive_seed("samples"))
+        chosen = rng.permutation(np.sort(first))[: self.bench.settings.run.samples]
+
+        def to_bytes(batch: NDArray[Any]) -> NDArray[np.uint8]:
+            return np.asarray(np.rint(batch.astype(np.float32) * 255), dtype=np.uint8).transpose(0, 2, 3, 1)
+
+        return {
+            "original": to_bytes(stage.test.batch(chosen).numpy()),
+            "reconstruction": to_bytes(np.asarray(images[chosen])),
+            "name": np.array([stage.test.names[i] for i in chosen]),
+        }
+
+    # ---------------------------------------------------------------------------------------------------- replay
+
+    def _replay(self, job: Job) -> Verdict:
+        """SRRA (paper 5.1.4): share of genuine pairs where the replay of the left image is accepted."""
+        stage = self.bench.stage(job.scene)
+        attack = self.bench.settings.attacks[job.cell.attack]
+        assert isinstance(attack, ReplayAttack)
+        stored, _ = self._embeddings(job)
+        pairs, owners = stage.pairs, self._owners(stage)
+        _, decisions = self._decisions(stage, stored, stored)
+        genuine = np.flatnonzero(pairs.genuine)
+        left, right, fold = pairs.left[genuine], pairs.right[genuine], pairs.fold[genuine]
+        presented = stored if attack.present == "template" else self._present(job, stage, np.unique(left), len(stored))
+        shown = (presented[left] * stored[left]).sum(1), (presented[left] * stored[right]).sum(1)
+        # A pair with an image where no face was found stays in the denominator, as not accepted.
+        usable = stage.test.found[left] & stage.test.found[right]
+        success = [accepted(s, fold, decisions.thresholds) & usable for s in shown]
+        table = pd.DataFrame(
+            {
+                "name": [stage.test.names[i] for i in left],
+                "other": [stage.test.names[i] for i in right],
+                "subject": owners[left],
+                "similarity1": shown[0],
+                "similarity2": shown[1],
+                "srra1": success[0],
+                "srra2": success[1],
+            }
+        )
+        metrics = {name: self._measure(job, table[name].to_numpy(), owners[left]) for name in ("srra1", "srra2")}
+        settings = {
+            "srra": "I: against the stored template of the same image; II: of the person's other image",
+            "thresholds": [round(t, 6) for t in decisions.thresholds],
+            "denominator": f"{len(genuine)} genuine pairs",
+        }
+        info = {"presents": attack.present, "wraps": attack.attack}
+        return Verdict(metrics, table, None, self._parameters(job), {}, self._defense_flags(job), info, settings)
+
+    def _present(self, job: Job, stage: Stage, chosen: NDArray[np.int64], count: int) -> NDArray[np.float32]:
+        """Embeddings (count, D) of the reconstructions of `chosen` images, through the whole defended pipeline."""
+        made, state = job.need("reconstruction"), job.need("defense_state")
+        assert made is not None
+        images = read_array(self.bench.ready(made), "images")
+        system = self.bench.system(job.scene, job.cell.defense, state)
+        rebuilt = [torch.from_numpy(np.array(images[i], dtype=np.float32)) for i in chosen]
+        names = [stage.test.names[i] for i in chosen]
+        rng = self.bench.rng(job.cell.seed, "replay", job.cell.defense, job.cell.attack)
+        found: NDArray[np.float32] | None = None
+        for batch, _, templates in self.bench.protect(system, rebuilt, names, rng, None):
+            with torch.no_grad():
+                embeddings = system.embed(templates).cpu().numpy()
+            if found is None:
+                found = np.zeros((count, embeddings.shape[1]), dtype=np.float32)
+            found[chosen[batch]] = embeddings
+        assert found is not None
+        return found

@@ -1,0 +1,64 @@
+"""95 % intervals by vertex bootstrap: people are drawn again, not images, because a person's images are alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.records import Measure
+
+
+def _weights(owners: NDArray[Any], seed: int, resamples: int) -> NDArray[np.float64]:
+    """(R, N): how much each value counts in each resample.
+
+    An image weighs its person's count; a pair the product of its two people's (Snijders and Borgatti 1999); a pair of
+    one person's images that person's count.
+    """
+    names, inverse = np.unique(owners, return_inverse=True)
+    inverse = inverse.reshape(owners.shape)
+    rng = np.random.default_rng(seed)
+    counts = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples).astype(np.float64)
+    if owners.ndim == 1:
+        return counts[:, inverse]
+    left, right = inverse[:, 0], inverse[:, 1]
+    return np.where(left == right, counts[:, left], counts[:, left] * counts[:, right])
+
+
+def _interval(values: NDArray[np.float64], weights: NDArray[np.float64], level: float) -> tuple[float, float]:
+    total = weights.sum(1)
+    means = (weights @ values)[total > 0] / total[total > 0]
+    tail = (1 - level) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def interval(
+    values: NDArray[Any], owners: NDArray[Any], *, seed: int, resamples: int = 1000, level: float = 0.95
+) -> tuple[float, float, float]:
+    """(mean, low, high) of values (N,) that belong to owners (N,), or of pairs to owners (N, 2).
+
+    Raises:
+        ValueError: no values, some that are not finite, or another number of owners.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if len(values) == 0 or len(values) != len(owners):
+        raise ValueError(f"{len(values)} values for {len(owners)} owners")
+    if not np.isfinite(values).all():
+        raise ValueError("values that are not finite have no interval")
+    low, high = _interval(values, _weights(np.asarray(owners), seed, resamples), level)
+    return float(values.mean()), low, high
+
+
+def paired_difference(
+    first: NDArray[Any], second: NDArray[Any], owners: NDArray[Any], *, seed: int, resamples: int = 1000
+) -> tuple[float, float, float]:
+    """(mean, low, high) of first - second on the same images or pairs."""
+    return interval(np.asarray(first, float) - np.asarray(second, float), owners, seed=seed, resamples=resamples)
+
+
+def measure(values: NDArray[Any], owners: NDArray[Any], *, seed: int, resamples: int = 1000) -> Measure:
+    """The mean with its interval, as a record keeps it."""
+    mean, low, high = interval(values, owners, seed=seed, resamples=resamples)
+    return Measure(mean, low, high, len(values))

@@ -1,0 +1,107 @@
+"""What an attack may ask at its declared level of knowledge, counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.contracts import Conv, Defense, FaceSet, Knowledge, KnowledgeError, Rng, SplitNetwork, System
+
+
+class _Withheld(nn.Module):
+    """Stands where the server's network would be, in what an attacker below `whitebox` is given."""
+
+    def forward(self, *_: Any) -> Tensor:
+        raise KnowledgeError("the server's network is not known below level 'whitebox'")
+
+
+class Oracle:
+    """The attacker's only way to the system. Levels nest; a call above the declared one raises `KnowledgeError`.
+
+    Architecture (`layout`, `feature_shape`, `image_size`) and the device to compute on are known to everybody.
+
+    Attributes:
+        queries: how often each method was called, and `METHOD_images`, for how many images.
+    """
+
+    def __init__(self, level: Knowledge, system: System, rng: Rng, stored: Tensor | None = None) -> None:
+        """`stored`: embeddings (N, D) of the victims' templates, which `similarity` compares with."""
+        self.level = level
+        self.queries: Counter[str] = Counter()
+        self.device = system.device
+        self.image_size = system.recognizer.image_size
+        self._system, self._rng, self._stored = system, rng, stored
+        with torch.no_grad():
+            probe = system.encode(torch.zeros(1, 3, *self.image_size, device=self.device))
+        self.feature_shape: tuple[int, ...] = tuple(probe.shape[1:])
+        self.layout: tuple[Conv, ...] = system.defense.layout(system.recognizer)
+
+    def _ask(self, method: str, level: Knowledge, images: int = 0) -> None:
+        if self.level < level:
+            raise KnowledgeError(f"{method}() needs level '{level}', and this attack declared '{self.level}'")
+        self.queries[method] += 1
+        self.queries[f"{method}_images"] += images
+
+    def encode(self, images: Tensor) -> Tensor:
+        """`encoder`: the client's features of own images; values without gradients."""
+        self._ask("encode", Knowledge.ENCODER, len(images))
+        with torch.no_grad():
+            return self._system.encode(images.to(self.device))
+
+    @property
+    def defense(self) -> Defense:
+        """`algorithm`: the defence with its settings, nothing that it learned."""
+        self._ask("defense", Knowledge.ALGORITHM)
+        return self._system.defense
+
+    def surrogate(self, public: FaceSet, rng: Rng, **changes: Any) -> System:
+        """`algorithm`: an own copy of the defence, fitted on own faces, over the client's extractor alone.
+
+        Args:
+            changes: parameters of the defence that the copy has otherwise.
+        """
+        self._ask("surrogate", Knowledge.ALGORITHM, len(public))
+        real = self._system.recognizer
+        client = SplitNetwork(
+            real.client,
+            _Withheld(),
+            image_size=real.image_size,
+            layout=real.layout,
+            mean=real.mean,
+            scale=real.scale,
+        )
+        copy = replace(self._system.defense, **changes)
+        return System(client, copy, copy.prepare(client, copy.fit(client, public, rng)), self.device)
+
+    def enrol(self, images: Tensor, names: Sequence[str]) -> Tensor:
+        """`enrolment`: templates that the server stores for own images; every call draws fresh randomness."""
+        self._ask("enrol", Knowledge.ENROLMENT, len(images))
+        call = self._rng.child("enrol", self.queries["enrol"])
+        with torch.no_grad():
+            return self._system.protect(self._system.encode(images.to(self.device)), call.images(names)).detach()
+
+    def similarity(self, images: Tensor, targets: Sequence[int]) -> Tensor:
+        """`enrolment`: what a login with each image against each target's stored template would score, (B,)."""
+        self._ask("similarity", Knowledge.ENROLMENT, len(images))
+        if self._stored is None:
+            raise KnowledgeError("no stored templates to compare with while fitting")
+        with torch.no_grad():
+            probes = self._system.embed(self._system.encode(images.to(self.device)))
+            return (probes * self._stored[list(targets)].to(probes)).sum(1)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """`enrolment`: embeddings (B, D) of own images, unprotected."""
+        self._ask("embed", Knowledge.ENROLMENT, len(images))
+        with torch.no_grad():
+            return self._system.embed(self._system.encode(images.to(self.device)))
+
+    @property
+    def system(self) -> System:
+        """`whitebox`: everything with gradients, the fitted state included; not the server's randomness."""
+        self._ask("system", Knowledge.WHITEBOX)
+        return self._system

@@ -1,0 +1,50 @@
+"""Devices and number formats: bfloat16 where the processor multiplies in it, float32 elsewhere."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+
+from bench.contracts import UserError
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` (CUDA where there is one), `cpu`, `cuda` or `cuda:N`.
+
+    Raises:
+        UserError: the device is unknown, or not on this machine.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"unknown device {name!r}: use auto, cpu, cuda or cuda:N") from error
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"device {name!r} is not supported: use auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device {name!r} asked for, but torch {torch.__version__} sees no CUDA device: use auto or cpu")
+    return device
+
+
+@cache
+def _cpu_has_bf16() -> bool:
+    # Emulated bfloat16 is slower than float32, so only processors with instructions for it count.
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(bool(probe()) for name in probes if (probe := getattr(torch.cpu, name, None)) is not None)
+
+
+def low_precision(device: torch.device) -> bool:
+    """Whether decoders run in bfloat16 on this device."""
+    return torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_has_bf16()
+
+
+def precision_name(device: torch.device) -> str:
+    """The number format that decoders compute in; part of every key."""
+    return "bfloat16" if low_precision(device) else "float32"
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """Context in which convolutions run in bfloat16 where `low_precision` says so."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=low_precision(device))

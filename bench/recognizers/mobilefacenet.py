@@ -1,0 +1,122 @@
+"""MobileFaceNet (Chen et al. 2018), split after its third convolution: features of 128 x 56 x 48."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from bench.contracts import Alignment, Conv, Recognizer, SplitNetwork
+from bench.recognizers.weights import find_weights, load_strictly, read_weights
+from bench.store import file_hash
+
+_SETTING = "[recognizers.mobilefacenet] weights"
+_POINTS = ((30.2946, 51.6963), (65.5318, 51.5014), (48.0252, 71.7366), (33.5493, 92.3655), (62.7299, 92.2041))
+# (expansion, channels, repeats, stride of the first)
+_STAGES = ((2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1))
+
+
+class _ConvBlock(nn.Module):
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int | tuple[int, int],
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        groups: int = 1,
+        linear: bool = False,
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, groups=groups, bias=False)
+        self.bn = nn.BatchNorm2d(outputs)
+        if not linear:
+            self.prelu = nn.PReLU(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.bn(self.conv(x))
+        return self.prelu(y) if hasattr(self, "prelu") else y
+
+
+class _Bottleneck(nn.Module):
+    def __init__(self, inputs: int, outputs: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        self.residual = stride == 1 and inputs == outputs
+        width = inputs * expansion
+        self.conv = nn.Sequential(
+            nn.Conv2d(inputs, width, 1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.PReLU(width),
+            nn.Conv2d(width, width, 3, stride, 1, groups=width, bias=False),
+            nn.BatchNorm2d(width),
+            nn.PReLU(width),
+            nn.Conv2d(width, outputs, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.conv(x)
+        return x + y if self.residual else y
+
+
+class _Whole(nn.Module):
+    """The network as its weights know it; cut in two once they are in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = _ConvBlock(3, 64, 3, stride=2, padding=1)
+        self.dw_conv1 = _ConvBlock(64, 64, 3, padding=1, groups=64)
+        blocks: list[nn.Module] = []
+        width = 64
+        for expansion, channels, repeats, stride in _STAGES:
+            for index in range(repeats):
+                blocks.append(_Bottleneck(width, channels, stride if index == 0 else 1, expansion))
+                width = channels
+        self.blocks = nn.Sequential(*blocks)
+        self.conv2 = _ConvBlock(128, 512, 1)
+        self.linear7 = _ConvBlock(512, 512, (7, 6), groups=512, linear=True)
+        self.linear1 = _ConvBlock(512, 128, 1, linear=True)
+
+    def halves(self) -> tuple[nn.Module, nn.Module]:
+        """Client and server. The first bottleneck has stride 2, hence no residual that the cut would sever."""
+        first = self.blocks[0].conv
+        assert isinstance(first, nn.Sequential)
+        client = nn.Sequential(self.conv1, self.dw_conv1, first[:3])
+        rest = OrderedDict(
+            first=first[3:],
+            blocks=self.blocks[1:],
+            conv2=self.conv2,
+            linear7=self.linear7,
+            linear1=self.linear1,
+            flat=nn.Flatten(),
+        )
+        return client, nn.Sequential(rest)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MobileFaceNet(Recognizer):
+    """112 x 96 pixels, normalised (x - 127.5) / 128; 128-d embeddings. Not the AdvFace paper's recogniser."""
+
+    weights: str = ""  #: a .safetensors or .pt state dict
+
+    @property
+    def alignment(self) -> Alignment:
+        """Five points onto the usual template, 112 x 96."""
+        return Alignment("five-point", (112, 96), points=_POINTS)
+
+    def weights_hash(self) -> str:
+        """sha256 of the weights' file."""
+        return file_hash(find_weights(self.weights, _SETTING))
+
+    def load(self) -> SplitNetwork:
+        """The network, strictly filled."""
+        path = find_weights(self.weights, _SETTING)
+        with torch.random.fork_rng(devices=[]):
+            whole = _Whole()
+        load_strictly(whole, read_weights(path), path)
+        client, server = whole.halves()
+        layout = (Conv(3, 64, 3, 2, 1), Conv(64, 64, 3, 1, 1, 64), Conv(64, 128, 1))
+        return SplitNetwork(client, server, image_size=(112, 96), layout=layout).eval()

@@ -1,0 +1,71 @@
+"""Weights come from strangers: read without pickle's powers, loaded strictly, every failure one clear line."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from bench.contracts import DataError
+
+
+def find_weights(path: str, setting: str) -> Path:
+    """The file, if it is there.
+
+    Raises:
+        DataError: no path was given, or nothing lies there.
+    """
+    if not path:
+        raise DataError(f"no weights given: set {setting} to a .safetensors or .pt file")
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise DataError(f"{file}: no such file; set {setting}, or VEILBENCH_DATA where the path begins with it")
+    return file
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """A state dict from `.safetensors`, or from `.pt`/`.pth` with torch's restricted unpickler.
+
+    Raises:
+        DataError: the file is damaged, asks for more than tensors, or is no state dict.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError, EOFError, ValueError, RuntimeError) as error:
+        raise DataError(f"{path}: damaged or not a weights file ({_first_line(error)}); fetch it again") from error
+    except pickle.UnpicklingError as error:
+        raise DataError(f"{path}: refused: it holds more than tensors ({_first_line(error)})") from error
+    if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise DataError(f"{path}: not a state dict (names to tensors); save model.state_dict() and use that file")
+    return {str(name): value for name, value in loaded.items()}
+
+
+def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Fills a module; every name and shape must match.
+
+    Raises:
+        DataError: they don't; names the first few.
+    """
+    own = module.state_dict()
+    wrong = [f"missing {name}" for name in own if name not in tensors]
+    wrong += [f"unexpected {name}" for name in tensors if name not in own]
+    wrong += [
+        f"{name} is {tuple(tensors[name].shape)}, not {tuple(own[name].shape)}"
+        for name in own
+        if name in tensors and tensors[name].shape != own[name].shape
+    ]
+    if wrong:
+        shown = "; ".join(wrong[:3]) + (f"; and {len(wrong) - 3} more" if len(wrong) > 3 else "")
+        raise DataError(f"{path}: these weights are for another architecture: {shown}")
+    module.load_state_dict(dict(tensors))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

@@ -1,0 +1,153 @@
+"""Artefacts on disk: content-addressed folders, written aside and renamed, verified when first read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+
+from bench.contracts import State, UserError
+
+log = logging.getLogger("veilbench")
+
+_MANIFEST = "manifest.json"
+
+
+def content_key(**parts: Any) -> str:
+    """sha256 over named JSON-able parts (dataclasses included), independent of their order."""
+
+    def plain(value: Any) -> Any:
+        if is_dataclass(value) and not isinstance(value, type):
+            return asdict(value)
+        raise TypeError(f"{type(value).__name__} cannot be part of a key")
+
+    text = json.dumps(parts, sort_keys=True, default=plain, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Store:
+    """A folder of artefacts, `KIND/KEY/`, each with a manifest of its files' hashes. Safe against two runs at once."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._verified: set[Path] = set()
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=root):
+                pass
+        except OSError as error:
+            raise UserError(f"{root}: cannot write here ({error.strerror}); choose another place: run.store") from error
+
+    def folder(self, kind: str, key: str) -> Path:
+        """Where an artefact lies, or would."""
+        return self.root / kind / key
+
+    def get(self, kind: str, key: str) -> Path | None:
+        """The artefact's folder if it is there and whole; a damaged one is removed, with a word about it."""
+        folder = self.folder(kind, key)
+        if folder in self._verified:
+            return folder
+        try:
+            manifest: dict[str, str] = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))["files"]
+            damaged = [name for name, digest in manifest.items() if file_hash(folder / name) != digest]
+        except FileNotFoundError:
+            if not folder.exists():
+                return None
+            damaged = ["a file is missing"]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            damaged = [str(error)]
+        if damaged:
+            log.warning("%s: damaged (%s); making it again", folder, ", ".join(damaged))
+            shutil.rmtree(folder, ignore_errors=True)
+            return None
+        self._verified.add(folder)
+        return folder
+
+    def make(self, kind: str, key: str, write: Callable[[Path], None]) -> Path:
+        """The artefact's folder; `write(folder)` fills a new one where it isn't there yet.
+
+        Another process making the same one is waited for, and what it made is used.
+        """
+        with self._locked(kind, key):
+            if (ready := self.get(kind, key)) is not None:
+                return ready
+            folder = self.folder(kind, key)
+            aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".part-"))
+            try:
+                write(aside)
+                files = {str(p.relative_to(aside)): file_hash(p) for p in sorted(aside.rglob("*")) if p.is_file()}
+                (aside / _MANIFEST).write_text(json.dumps({"kind": kind, "key": key, "files": files}, indent=1))
+                aside.chmod(0o755)
+                aside.rename(folder)
+            finally:
+                shutil.rmtree(aside, ignore_errors=True)
+            self._verified.add(folder)
+            return folder
+
+    @contextmanager
+    def _locked(self, kind: str, key: str) -> Iterator[None]:
+        locks = self.root / "locks"
+        for place in (locks, self.root / kind):
+            place.mkdir(parents=True, exist_ok=True)
+        with FileLock(locks / f"{key}.lock"):
+            yield
+
+    def clean(self, keep: set[str], dry_run: bool = False) -> tuple[int, int]:
+        """Removes artefacts whose key is not in `keep`, and what killed runs left. Returns (how many, bytes)."""
+        count = size = 0
+        for folder in sorted(self.root.glob("*/*")):
+            if not folder.is_dir() or folder.name in keep or folder.parent.name == "locks":
+                continue
+            count += 1
+            size += sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+            if not dry_run:
+                shutil.rmtree(folder)
+                self._verified.discard(folder)
+        return count, size
+
+
+def write_state(folder: Path, state: State | None) -> None:
+    """A fitted state as safetensors and JSON; None as an empty account."""
+    if state is not None and state.tensors:
+        save_file({name: value.contiguous() for name, value in state.tensors.items()}, folder / "state.safetensors")
+    info = None if state is None else dict(state.info)
+    (folder / "info.json").write_text(json.dumps(info, indent=1, allow_nan=False), encoding="utf-8")
+
+
+def read_state(folder: Path) -> State | None:
+    """What `write_state` wrote."""
+    info = json.loads((folder / "info.json").read_text(encoding="utf-8"))
+    if info is None:
+        return None
+    path = folder / "state.safetensors"
+    return State(load_file(path) if path.exists() else {}, info)
+
+
+def write_arrays(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Arrays as one `.npy` each."""
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array, allow_pickle=False)
+
+
+def read_array(folder: Path, name: str) -> NDArray[Any]:
+    """An array, memory-mapped."""
+    array: NDArray[Any] = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+    return array

@@ -1,0 +1,1 @@
+"""Ways to store features, one class a file."""

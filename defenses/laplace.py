@@ -1,0 +1,63 @@
+"""Laplace noise, the AdvFace paper's differential-privacy baseline (section 5.1.3)."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from bench.contracts import Defense, FaceSet, ImageRng, Rng, SplitNetwork, State, System
+from bench.features import feature_scale
+
+
+@dataclass(frozen=True, kw_only=True)
+class Laplace(Defense):
+    """Adds Laplace noise to every element.
+
+    The paper says "budget 1.0 to ensure the same noise bound as our method" and no more, so the convention has a name:
+
+    - `fixed`: scale = `scale` (0.2, the method's noise bound), whatever the budget;
+    - `minmax`: each image's features scaled to [0, 1], sensitivity taken as 1: scale = (max - min) / budget;
+    - `channel`: each channel's range on the defender's public faces, divided by the budget;
+    - `clipped`: features clipped to an L1 ball of radius `radius`, scale = 2 * radius / budget (Dwork et al. 2006).
+
+    Only `clipped` is epsilon-differentially private: elsewhere the sensitivity is not bounded, or the range used is
+    itself private.
+    """
+
+    randomized: ClassVar[bool] = True
+
+    budget: float = 1.0
+    convention: Literal["fixed", "minmax", "channel", "clipped"] = "fixed"
+    scale: float = 0.2
+    radius: float = 1000.0
+
+    def __post_init__(self) -> None:
+        if self.budget <= 0 or self.scale < 0 or self.radius <= 0:
+            raise ValueError("budget and radius must be above 0, and scale at least 0")
+
+    def fit(self, recognizer: SplitNetwork, public: FaceSet, rng: Rng) -> State | None:
+        """Measures each channel's range where the convention asks for it."""
+        return State(feature_scale(recognizer, public)) if self.convention == "channel" else None
+
+    def reference(self, system: System, features: Tensor) -> Tensor:
+        """Clipping comes before the noise, and is not noise."""
+        if self.convention != "clipped":
+            return features
+        norms = features.abs().sum((1, 2, 3), keepdim=True)
+        return features * (self.radius / norms.clamp_min(1e-12)).clamp_max(1.0)
+
+    def protect(self, system: System, features: Tensor, rng: ImageRng) -> Tensor:
+        """features (clipped where the convention says so) + noise."""
+        noise = rng.laplace(features)
+        if self.convention == "fixed":
+            return features + self.scale * noise
+        if self.convention == "minmax":
+            span = features.amax((1, 2, 3), keepdim=True) - features.amin((1, 2, 3), keepdim=True)
+            return features + span / self.budget * noise
+        if self.convention == "channel":
+            return features + system.state.tensors["channel_range"].to(features) / self.budget * noise
+        return self.reference(system, features) + 2 * self.radius / self.budget * noise
+
+    def claims(self) -> str:
+        """Differential privacy, where the convention earns it."""
+        return f"{self.budget:g}-DP per template (L1 radius {self.radius:g})" if self.convention == "clipped" else ""

@@ -1,0 +1,54 @@
+"""Batches of a batch-coupled defence."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench.batches import coupled_batches, plain_batches, shared_pairs
+from bench.contracts import Pairs
+from bench.seeds import Rng
+
+
+def _pairs(edges: list[tuple[int, int]]) -> Pairs:
+    left = np.array([a for a, _ in edges], dtype=np.int64)
+    right = np.array([b for _, b in edges], dtype=np.int64)
+    return Pairs(left, right, np.ones(len(edges), bool), np.zeros(len(edges), np.int64))
+
+
+@settings(deadline=None)
+@given(st.integers(1, 120), st.integers(1, 30), st.integers(0, 5), st.data())
+def test_everybody_once_and_no_pair_together(count: int, size: int, seed: int, data: st.DataObject) -> None:
+    image = st.integers(0, count - 1)
+    pairs = _pairs(data.draw(st.lists(st.tuples(image, image), max_size=count // 2)))
+    batches = coupled_batches(count, size, Rng(seed), pairs)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(count))
+    assert [len(b) for b in batches[:-1]] == [size] * (len(batches) - 1)
+    assert len(batches) == max(1, count // size)
+    if len(batches) > 3:
+        assert shared_pairs(batches, pairs, count) == 0
+
+
+def test_the_arrangement_is_seeded() -> None:
+    def flat(seed: int) -> list[int]:
+        return [int(i) for batch in coupled_batches(100, 10, Rng(seed)) for i in batch]
+
+    assert flat(1) == flat(1)
+    assert flat(1) != flat(2)
+
+
+def test_one_batch_cannot_keep_pairs_apart_and_says_so() -> None:
+    pairs = _pairs([(0, 1), (2, 2)])
+    batches = coupled_batches(5, 4, Rng(0), pairs)
+    assert shared_pairs(batches, pairs, 5) == 1
+
+
+def test_an_impossible_arrangement_is_an_error() -> None:
+    everyone = [(a, b) for a in range(6) for b in range(a)]
+    with pytest.raises(ValueError, match="keep the two images of every pair apart"):
+        coupled_batches(6, 3, Rng(0), _pairs(everyone))
+
+
+def test_plain_batches_are_consecutive() -> None:
+    assert [b.tolist() for b in plain_batches(5, 2)] == [[0, 1], [2, 3], [4]]
+    assert plain_batches(0) == []
