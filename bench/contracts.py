@@ -149,6 +149,14 @@ class Dataset(ABC):
         """
 
     @abstractmethod
+    def size(self) -> tuple[int, int]:
+        """How many (test, public) images `load` would give, without aligning any; for estimates.
+
+        Raises:
+            DataError: as `revision`.
+        """
+
+    @abstractmethod
     def load(self, alignment: Alignment, cache: Path) -> Evaluation:
         """Aligned faces and pairs. A set without pairs (public faces only) has `pairs` of length 0.
 

@@ -56,10 +56,10 @@ def pending(plan: Plan, run: Run) -> list[Job]:
     return waiting
 
 
-def missing_tasks(jobs: list[Job], store: Store) -> list[Task]:
+def missing_tasks(jobs: list[Job], store: Path) -> list[Task]:
     """The artefacts that these cells still want made, needs first; nothing under one that is there already."""
     roots = (need for job in jobs for need in job.needs)
-    return every_task(roots, leave_out=lambda task: store.folder(task.kind, task.key).exists())
+    return every_task(roots, leave_out=lambda task: (store / task.kind / task.key).exists())
 
 
 def execute(

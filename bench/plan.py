@@ -205,4 +205,6 @@ def _jobs(settings: Settings, scene: Scene, seed: int) -> Iterator[Job]:
 
 
 def _level(settings: Settings, attack: Attack) -> Knowledge:
-    return settings.wrapped(attack).level if isinstance(attack, ReplayAttack) else attack.level
+    if isinstance(attack, ReplayAttack) and attack.present == "image":
+        return settings.wrapped(attack).level
+    return attack.level

@@ -89,6 +89,12 @@ class Lfw(Dataset):
         """Over the pairs that are judged and every image's bytes."""
         return self._source(self._tree()).revision
 
+    def size(self) -> tuple[int, int]:
+        """Judged images, and the images of everybody else."""
+        judged = {image_name(image) for pair in self._pairs() for image in (pair.left, pair.right)}
+        people = {name.partition("/")[0] for name in judged}
+        return len(judged), sum(name.partition("/")[0] not in people for name in self._tree())
+
     def load(self, alignment: Alignment, cache: Path) -> Evaluation:
         """Test images (each once) with their pairs; public: the images of all other people."""
         tree = self._tree()

@@ -1,0 +1,216 @@
+"""What a run would take, from a timed probe of this machine with random pictures; nothing is made or kept."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench.config import Settings
+from bench.contracts import Attack, Defense, FaceSet, Leak, ReconstructionAttack, State, System
+from bench.execute import missing_tasks, pending
+from bench.metrics.image import image_scores
+from bench.oracle import Oracle
+from bench.plan import Job, Plan, Scene, Task
+from bench.precision import pick_device
+from bench.records import Run
+from bench.seeds import Rng
+
+_PROBE = 16  #: pictures a probe is made with
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing to make or judge."""
+
+    what: str
+    seconds: float
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What a run would make and judge."""
+
+    items: tuple[Item, ...]
+    cells: int  #: to judge
+    finished: int  #: that stand already
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        totals = {"seconds": sum(i.seconds for i in self.items), "bytes": sum(i.bytes for i in self.items)}
+        return {**asdict(self), **totals}
+
+    def text(self) -> str:
+        """For people."""
+        if not self.cells:
+            return f"Nothing to do: all {self.finished} cells are finished."
+        groups: dict[str, list[Item]] = {}
+        for item in self.items:
+            groups.setdefault(item.what, []).append(item)
+        rows = {f"{len(some)} x {what}" if len(some) > 1 else what: some for what, some in groups.items()}
+        width = max(map(len, rows))
+        lines = [
+            f"{what:<{width}}  {_duration(sum(i.seconds for i in some)):>9}  {_size(sum(i.bytes for i in some)):>9}"
+            for what, some in (*rows.items(), ("in all, about", list(self.items)))
+        ]
+        lines.append(f"{self.cells} cells to judge, {self.finished} finished already. Aligning new faces is not counted.")
+        return "\n".join(lines)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _size(size: int) -> str:
+    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+
+
+def estimate(settings: Settings, plan: Plan, run: Run) -> Outlook:
+    """What is missing, with the seconds and bytes that each part would take on this machine."""
+    jobs = pending(plan, run)
+    tasks = missing_tasks(jobs, Path(settings.run.store))
+    probes = {scene: _Probe(settings, scene) for scene in {item.scene for item in (*tasks, *jobs)}}
+    items = [probes[task.scene].task(task) for task in tasks] + [probes[job.scene].job(job) for job in jobs]
+    return Outlook(tuple(items), len(jobs), len(plan.jobs) - len(jobs))
+
+
+def _shortened(plugin: Any) -> Any:
+    """The plugin with as little training as there can be, if it trains."""
+    if "training" not in {f.name for f in fields(plugin)}:
+        return plugin
+    return replace(plugin, training=replace(plugin.training, epochs=1, images=None))
+
+
+def _tensors(state: State | None) -> int:
+    return sum(t.numel() * t.element_size() for t in state.tensors.values()) if state else 0
+
+
+def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds of a second go, the first one having warmed up what there is to warm up."""
+    work()
+    started = time.perf_counter()
+    result = work()
+    return time.perf_counter() - started, result
+
+
+class _Probe:
+    def __init__(self, settings: Settings, scene: Scene) -> None:
+        self.settings = settings
+        self.device = pick_device(settings.run.device)
+        recognizer = settings.recognizers[scene.recognizer]
+        self.network = recognizer.load().to(self.device).eval().requires_grad_(False)
+        height, width = recognizer.image_size
+        pixels = np.random.default_rng(0).integers(0, 256, (2 * _PROBE, height, width, 3), dtype=np.uint8)
+        count = len(pixels)
+        names = tuple(map(str, range(count)))
+        self.faces = FaceSet(pixels, np.arange(count), names, names, np.ones(count, dtype=bool))
+        self.test, rest = settings.datasets[scene.dataset].size()
+        self.test = min(self.test, settings.run.images or self.test)
+        self.public = {
+            side: min(
+                (rest // (2 if settings.run.public_defender == settings.run.public_attacker else 1))
+                if lender == "rest"
+                else settings.public[lender].size()[1],
+                settings.run.public_limit or 10**9,
+            )
+            for side, lender in (
+                ("defender", settings.run.public_defender),
+                ("attacker", settings.run.public_attacker),
+            )
+        }
+        self._defended: dict[str, tuple[float, int, float, int, System, Any]] = {}
+        self._attacked: dict[str, tuple[float, int, float]] = {}
+        self._embed = self._judge = 0.0
+
+    def _fit_seconds(self, plugin: Defense | Attack, seconds: float, public: int) -> float:
+        epochs = getattr(getattr(plugin, "training", None), "epochs", 1)
+        images = min(public, getattr(getattr(plugin, "training", None), "images", None) or public)
+        return seconds * epochs * images / len(self.faces)
+
+    def _defense(self, label: str) -> tuple[float, int, float, int, System, Any]:
+        """(fit seconds, state bytes, protect seconds an image, template bytes, system, templates)."""
+        if label not in self._defended:
+            plugin = self.settings.defenses[label]
+            short = _shortened(plugin)
+            fit, state = _timed(lambda: short.fit(self.network, self.faces, Rng(0)))
+            system = System(self.network, plugin, plugin.prepare(self.network, state), self.device)
+            images = self.faces.batch(slice(0, _PROBE), self.device)
+
+            def protect() -> torch.Tensor:
+                with torch.no_grad():
+                    return system.protect(system.encode(images), Rng(0).images(self.faces.names[:_PROBE]))
+
+            seconds, templates = _timed(protect)
+            size = templates[0].numel() * 4
+            fit = self._fit_seconds(plugin, fit, self.public["defender"])
+            self._defended[label] = (fit, _tensors(state), seconds / _PROBE, size, system, templates)
+        return self._defended[label]
+
+    def _attack(self, label: str, defense: str) -> tuple[float, int, float]:
+        """(fit seconds, state bytes, reconstruct seconds an image)."""
+        if label not in self._attacked:
+            attack = self.settings.attacks[label]
+            assert isinstance(attack, ReconstructionAttack)
+            *_, system, templates = self._defense(defense)
+            oracle = Oracle(attack.level, system, Rng(0))
+            short = _shortened(attack)
+            fit, state = _timed(lambda: short.fit(oracle, self.faces, Rng(0)))
+            prepared = attack.prepare(oracle, state)
+            leak = Leak(templates if attack.leaks == "template" else system.embed(templates))
+            names = self.faces.names[:_PROBE]
+            seconds, _ = _timed(lambda: attack.reconstruct(oracle, prepared, leak, Rng(0).images(names)))
+            fit = self._fit_seconds(attack, fit, self.public["attacker"])
+            self._attacked[label] = (fit, _tensors(state), seconds / _PROBE)
+        return self._attacked[label]
+
+    def _embedding(self) -> float:
+        """Seconds an image, E and Psi."""
+        if not self._embed:
+            images = self.faces.batch(slice(0, _PROBE), self.device)
+
+            def embed() -> None:
+                with torch.no_grad():
+                    self.network.embed(self.network.extract(images))
+
+            self._embed = _timed(embed)[0] / _PROBE
+        return self._embed
+
+    def task(self, task: Task) -> Item:
+        """An artefact's cost."""
+        if task.kind == "identity":
+            return Item(task.label, self.test * self._embedding(), self.test * 2048)
+        if task.kind == "embeddings":
+            return Item(task.label, 2 * self.test * self._embedding(), self.test * 4096)
+        defense = task.defense or next(iter(self.settings.defenses))
+        if task.kind == "attack_state":
+            fit, state, _ = self._attack(task.attack, defense)
+            return Item(task.label, fit, state)
+        if task.kind == "reconstruction":
+            height, width = self.network.image_size
+            return Item(task.label, self.test * self._attack(task.attack, defense)[2], self.test * 6 * height * width)
+        fit, state, protect, size, *_ = self._defense(defense)
+        if task.kind == "defense_state":
+            return Item(task.label, fit, state)
+        return Item(task.label, self.test * protect, self.test * size)
+
+    def job(self, job: Job) -> Item:
+        """A cell's cost, once its artefacts are there."""
+        label = f"judging {job.cell.kind} cells"
+        if job.cell.kind == "utility":
+            return Item(label, 0.5, 100 * self.test)
+        if job.cell.kind == "replay":
+            per_image = self._defense(job.cell.defense)[2] + self._embedding()
+            # About half of the images are some genuine pair's left one.
+            return Item(label, math.ceil(self.test / 2) * per_image, 50 * self.test)
+        if not self._judge:
+            images = self.faces.batch(slice(0, _PROBE))
+            self._judge = _timed(lambda: image_scores(images, images.flip(-1)))[0] / _PROBE
+        # LPIPS costs about as much as the recogniser.
+        return Item(label, self.test * (self._judge + 2 * self._embedding()), 150 * self.test)

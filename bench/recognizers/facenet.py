@@ -1,0 +1,92 @@
+"""FaceNet as the AdvFace paper uses it: facenet-pytorch's Inception-ResNet-v1, split after its third convolution."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from bench.contracts import Alignment, Conv, DataError, Recognizer, SplitNetwork
+from bench.recognizers.weights import find_weights, load_strictly, read_weights
+from bench.store import file_hash
+
+_SETTING = "[recognizers.facenet] weights"
+_CLIENT = ("conv2d_1a", "conv2d_2a", "conv2d_2b")
+# The names under which facenet-pytorch's own download keeps its weights.
+_DOWNLOADS = {"vggface2": "20180402-114759-vggface2.pt", "casia-webface": "20180408-102900-casia-webface.pt"}
+
+
+class _Server(nn.Module):
+    """The rest of Inception-ResNet-v1, in its own forward order (the final normalisation is the caller's)."""
+
+    def __init__(self, whole: nn.Module) -> None:
+        super().__init__()
+        parts = [(name, part) for name, part in whole.named_children() if name not in (*_CLIENT, "logits")]
+        for name, part in parts:
+            self.add_module(name, part)
+
+    def forward(self, features: Tensor) -> Tensor:
+        x = features
+        for name in ("maxpool_3a", "conv2d_3b", "conv2d_4a", "conv2d_4b", "repeat_1", "mixed_6a", "repeat_2", "mixed_7a"):
+            x = self.get_submodule(name)(x)
+        for name in ("repeat_3", "block8", "avgpool_1a", "dropout"):
+            x = self.get_submodule(name)(x)
+        embedding: Tensor = self.get_submodule("last_bn")(self.get_submodule("last_linear")(x.flatten(1)))
+        return embedding
+
+
+@dataclass(frozen=True, kw_only=True)
+class FaceNet(Recognizer):
+    """160 x 160 pixels; features of 64 x 77 x 77; 512-d embeddings."""
+
+    weights: str = ""  #: a local state dict; empty: facenet-pytorch's own download
+    pretrained: Literal["vggface2", "casia-webface"] = "vggface2"
+    normalisation: Literal["fixed", "unit"] = "fixed"  #: (x - 127.5) / 128, what the weights expect; or the paper's [0, 1]
+    margin: int = 14  #: pixels around MTCNN's box; facenet-pytorch's examples evaluate LFW with 14 at this size
+
+    @property
+    def alignment(self) -> Alignment:
+        """MTCNN's box with a margin."""
+        return Alignment("margin", (160, 160), margin=self.margin)
+
+    def _path(self) -> Path:
+        if self.weights:
+            return find_weights(self.weights, _SETTING)
+        name = _DOWNLOADS[self.pretrained]
+        path = Path(torch.hub.get_dir()) / "checkpoints" / name
+        if not path.is_file():
+            from facenet_pytorch import InceptionResnetV1
+
+            try:
+                InceptionResnetV1(pretrained=self.pretrained)  # downloads into torch's cache
+            except (OSError, RuntimeError) as error:
+                raise DataError(
+                    f"FaceNet's weights could not be downloaded ({error}): fetch {name} from facenet-pytorch's releases "
+                    f"on another machine, then set {_SETTING} to it, or put it into {path.parent}"
+                ) from error
+            if not path.is_file():
+                raise DataError(f"facenet-pytorch left no {name} in {path.parent}; set {_SETTING} to a local file")
+        return path
+
+    def weights_hash(self) -> str:
+        """sha256 of the weights' file, which is downloaded first where there is none."""
+        return file_hash(self._path())
+
+    def load(self) -> SplitNetwork:
+        """The network, strictly filled but for the classifier that recognition has no use for."""
+        from facenet_pytorch import InceptionResnetV1
+
+        path = self._path()
+        with torch.random.fork_rng(devices=[]):
+            whole = InceptionResnetV1(pretrained=None, classify=False)
+        tensors = {name: value for name, value in read_weights(path).items() if not name.startswith("logits.")}
+        load_strictly(whole, tensors, path)
+        client = nn.Sequential(OrderedDict((name, getattr(whole, name)) for name in _CLIENT))
+        layout = (Conv(3, 32, 3, 2), Conv(32, 32, 3), Conv(32, 64, 3, 1, 1))
+        mean, scale = (0.5, 128 / 255) if self.normalisation == "fixed" else (0.0, 1.0)
+        network = SplitNetwork(client, _Server(whole), image_size=(160, 160), layout=layout, mean=mean, scale=scale)
+        return network.eval()

@@ -1,0 +1,30 @@
+"""Everything that a finished run shows, written beside its records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bench.records import Run, replacing
+from bench.report.grid import write_grids
+from bench.report.heatmap import heatmap, save
+from bench.report.leaderboard import Format, leaderboard, render
+
+_FORMATS: tuple[Format, ...] = ("md", "csv", "tex")
+
+
+def write_reports(run: Run) -> list[Path]:
+    """leaderboard.md, .csv and .tex, heatmap_ssim and heatmap_psnr as PNG and SVG, grid_DEFENCE.png.
+
+    Raises:
+        DataError: there are no records, or damaged ones.
+    """
+    written = []
+    frame = leaderboard(run)
+    for fmt in _FORMATS:
+        path = run.folder / f"leaderboard.{fmt}"
+        with replacing(path) as temporary:
+            temporary.write_text(render(frame, fmt, run), encoding="utf-8")
+        written.append(path)
+    for metric in ("ssim", "psnr_db"):
+        written += save(heatmap(run, metric), run.folder / f"heatmap_{metric.removesuffix('_db')}")
+    return written + write_grids(run)

@@ -1,0 +1,47 @@
+"""Fixtures: a folder with a toy `bench.toml`, the command line as a user has it, real data where there is some."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import CONFIG, ENVIRONMENT, Cli
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to stand in, with a `bench.toml` of toys; returns the file."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "bench.toml"
+    path.write_text(CONFIG)
+    return path
+
+
+@pytest.fixture
+def cli() -> Cli:
+    """Runs `veilbench ARGS` in a process of its own, as a user would; checks the exit status."""
+
+    def call(*arguments: str, status: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "bench", *arguments],
+            capture_output=True,
+            text=True,
+            env={**ENVIRONMENT, **environment},
+            timeout=300,
+        )
+        assert done.returncode == status, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    return call
+
+
+@pytest.fixture
+def data() -> Path:
+    """The folder of real data, where VEILBENCH_DATA names one."""
+    place = os.environ.get("VEILBENCH_DATA")
+    if not place:
+        pytest.skip("needs real data: set VEILBENCH_DATA to a folder with lfw/ and weights/")
+    return Path(place).resolve()

@@ -1,0 +1,220 @@
+"""The main job, as a user does it: run, run again, kill, break, repair."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from support import CONFIG, ENVIRONMENT, TOYS, Cli, figures
+
+CELLS = 3 * (1 + 2 + 1)  # defences x (utility, two attacks, replay)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder where the toy matrix has run once, undisturbed."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "bench.toml").write_text(CONFIG)
+    subprocess.run(
+        [sys.executable, "-m", "bench", "run", "--quiet"],
+        cwd=folder,
+        check=True,
+        env=ENVIRONMENT,
+    )
+    return folder
+
+
+def test_one_run_leaves_records_tables_and_pictures(finished: Path) -> None:
+    out = finished / "out" / "main"
+    records = figures(out)
+    assert len(records) == CELLS
+    assert {record["status"] for record in records.values()} == {"ok"}
+    for name in ("leaderboard.md", "leaderboard.csv", "leaderboard.tex", "heatmap_ssim.svg", "heatmap_psnr.svg"):
+        assert (out / name).stat().st_size > 0
+    for name in ("heatmap_ssim", "heatmap_psnr", "grid_unprotected", "grid_laplace", "grid_advface"):
+        with Image.open(out / f"{name}.png") as picture:
+            assert min(picture.size) > 300
+    board = pd.read_csv(out / "leaderboard.csv")
+    assert set(board["defense"]) == {"unprotected", "laplace", "advface"}
+    assert board["worst_ssim"].between(-1, 1).all()
+
+
+def test_what_the_figures_must_obey(finished: Path) -> None:
+    records = {name: json.loads((finished / "out/main/records" / f"{name}.json").read_text()) for name in figures(finished / "out/main")}
+    for name, record in records.items():
+        for figure, measure in record["metrics"].items():
+            if measure["value"] is not None and measure["low"] is not None:
+                assert measure["low"] <= measure["value"] <= measure["high"], (name, figure)
+        if record["cell"]["kind"] == "reconstruction":
+            scores = pd.read_parquet(finished / "out/main/records" / f"{name}.parquet")
+            assert len(scores) == 32
+            # Jensen: the mean of dB is at least the dB of the mean.
+            assert scores["psnr_db"].mean() >= -10 * np.log10(scores["mse"].mean()) - 1e-9
+    utility = {r["cell"]["defense"]: r for r in records.values() if r["cell"]["kind"] == "utility"}
+    assert utility["unprotected"]["noise"]["rms"] == 0
+    assert utility["laplace"]["noise"]["rms"] == pytest.approx(0.2 * 2**0.5, rel=0.05)
+    assert utility["advface"]["noise"]["linf"] <= 0.2 + 1e-6
+    assert utility["advface"]["noise"]["shadow_step_rms"] > 0
+    assert "batch-coupled defence" in utility["advface"]["flags"]
+    assert utility["advface"]["info"]["pairs_sharing_a_batch"] == 0
+    assert "randomised defence" in utility["laplace"]["flags"]
+    lpips = records["reconstruction--blobs--tiny--laplace--resrec--seed0"]["metrics"]["lpips"]
+    assert lpips["value"] is None
+    assert "unavailable" in lpips["note"]
+
+
+def test_a_decoder_at_encoder_level_is_trained_once_for_all_defences(finished: Path) -> None:
+    trained = [p for p in (finished / "store" / "attack_state").iterdir()]
+    assert len(trained) == 2  # the mean face and one decoder, for three defences
+
+
+def test_nothing_is_made_twice(finished: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(finished)
+    before = {p: p.stat().st_mtime_ns for p in (finished / "store").rglob("manifest.json")}
+    said = cli("run", "--quiet", "--json").stdout
+    assert json.loads(said) == {"folder": "out/main", "done": 0, "kept": CELLS, "failed": []}
+    assert before == {p: p.stat().st_mtime_ns for p in (finished / "store").rglob("manifest.json")}
+
+
+def test_another_run_and_order_give_the_same_figures(finished: Path, config: Path, cli: Cli) -> None:
+    cli("run", "-q", "--set", 'run.defenses=["advface","unprotected","laplace"]', "--set", 'run.attacks=["resrec","replay","mean_face"]')
+    assert figures(Path("out/main")) == figures(finished / "out" / "main")
+
+
+def test_a_run_killed_at_any_moment_ends_the_same(finished: Path, config: Path, cli: Cli) -> None:
+    moments = random.Random(os.environ.get("VEILBENCH_KILL_SEED", "0"))
+    for _ in range(3):
+        running = subprocess.Popen(
+            [sys.executable, "-m", "bench", "run", "--quiet"],
+            stdout=subprocess.DEVNULL,
+            env=ENVIRONMENT,
+        )
+        time.sleep(moments.uniform(4, 12))
+        running.send_signal(signal.SIGKILL)
+        running.wait()
+    cli("run", "--quiet")
+    assert figures(Path("out/main")) == figures(finished / "out" / "main")
+
+
+def test_an_interrupt_keeps_what_is_finished_and_says_so(config: Path) -> None:
+    running = subprocess.Popen(
+        [sys.executable, "-m", "bench", "run", "--quiet", "--set", "training.epochs=500"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+    )
+    record = Path("out/main/records/reconstruction--blobs--tiny--unprotected--mean_face--seed0.json")
+    for _ in range(600):
+        if record.exists():
+            break
+        time.sleep(0.1)
+    time.sleep(0.5)
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert "Interrupted" in said
+    assert "Traceback" not in said
+    assert record.exists()
+
+
+def test_a_damaged_artefact_is_said_and_made_again(finished: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(finished)
+    expected = figures(Path("out/main"))
+    damaged = next(Path("store/templates").glob("*/templates.npy"))
+    content = bytearray(damaged.read_bytes())
+    content[-1] ^= 1
+    damaged.write_bytes(content)
+    for record in Path("out/main/records").glob("utility--*.json"):
+        record.unlink()
+    for folder in Path("store/embeddings").iterdir():
+        for file in folder.iterdir():
+            file.unlink()
+        folder.rmdir()
+    said = cli("run", "--quiet").stderr
+    assert "damaged" in said
+    assert figures(Path("out/main")) == expected
+
+
+def test_a_damaged_record_is_judged_again(finished: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(finished)
+    expected = figures(Path("out/main"))
+    record = next(Path("out/main/records").glob("replay--*.json"))
+    record.write_text(record.read_text()[:100])
+    assert json.loads(cli("run", "-q", "--json").stdout)["done"] == 1
+    assert figures(Path("out/main")) == expected
+
+
+def test_one_cells_failure_stays_one_cells(config: Path, cli: Cli) -> None:
+    broken, greedy = (json.dumps({"plugin": str(TOYS / f"{name}.py")}).replace(":", "=", 1) for name in ("broken", "greedy"))
+    said = cli(
+        "run", "-q", "--set", 'run.attacks=["mean_face","broken","greedy"]', "--set", 'run.defenses=["unprotected","laplace"]',
+        "--set", f"attacks.broken={broken.replace(chr(34) + 'plugin' + chr(34), 'plugin')}",
+        "--set", f"attacks.greedy={greedy.replace(chr(34) + 'plugin' + chr(34), 'plugin')}",
+        status=1,
+    )  # fmt: skip
+    records = figures(Path("out/main"))
+    failed = {name for name, record in records.items() if record["status"] == "error"}
+    assert len(failed) == 4
+    assert all("broken" in name or "greedy" in name for name in failed)
+    assert "a bug in somebody's attack" in said.stdout
+    raw = json.loads(Path("out/main/records/reconstruction--blobs--tiny--laplace--greedy--seed0.json").read_text())
+    assert "KnowledgeError" in raw["reason"]
+    assert "enrol() needs level 'enrolment'" in raw["reason"]
+    assert "Traceback" in raw["traceback"]
+    board = Path("out/main/leaderboard.md").read_text()
+    assert "failed: error: reconstruction: laplace x broken" in board
+    assert "incomplete" in board
+
+
+def test_changing_one_defences_settings_runs_its_cells_alone(config: Path, cli: Cli) -> None:
+    small = ("--set", 'run.defenses=["unprotected","laplace"]', "--set", 'run.attacks=["mean_face"]')
+    cli("run", "-q", *small)
+    said = json.loads(cli("run", "-q", "--json", *small, "--set", "defenses.laplace.scale=0.4").stdout)
+    assert (said["done"], said["kept"]) == (2, 2)
+
+
+def test_a_sweep_is_a_row_a_value_and_seeds_are_averaged(config: Path, cli: Cli) -> None:
+    cli(
+        "run", "-q", "--set", 'run.defenses=["laplace"]', "--set", 'run.attacks=["mean_face"]',
+        "--set", "run.seeds=[0,1]", "--set", "defenses.laplace.sweep.scale=[0.1,0.3]",
+    )  # fmt: skip
+    board = json.loads(cli("leaderboard", "out/main", "--format", "json").stdout)
+    assert {row["defense"]: round(row["noise_rms"] / 2**0.5, 1) for row in board} == {
+        "laplace[scale=0.1]": 0.1,
+        "laplace[scale=0.3]": 0.3,
+    }
+    assert len(figures(Path("out/main"))) == 2 * 2 * 2
+
+
+def test_clean_frees_only_what_no_record_needs(config: Path, cli: Cli) -> None:
+    small = ("--set", 'run.defenses=["laplace"]', "--set", 'run.attacks=["mean_face"]')
+    cli("run", "-q", *small)
+    cli("run", "-q", *small, "--set", "defenses.laplace.scale=0.4")
+    templates = Path("store/templates")
+    assert len(list(templates.iterdir())) == 2
+    assert "would free" in cli("clean", "--dry-run", *small).stdout
+    assert len(list(templates.iterdir())) == 2
+    assert "freed" in cli("clean", *small).stdout
+    assert len(list(templates.iterdir())) == 1
+    said = json.loads(cli("run", "-q", "--json", *small, "--set", "defenses.laplace.scale=0.4").stdout)
+    assert said["done"] == 0
+
+
+def test_dry_run_makes_nothing_and_says_what_it_would_cost(config: Path, cli: Cli) -> None:
+    said = cli("run", "--dry-run").stdout
+    assert f"{CELLS} cells to judge, 0 finished" in said
+    assert "templates: advface" in said
+    assert not Path("out").exists()
+    assert not Path("store").exists()
+    outlook = json.loads(cli("run", "--dry-run", "--json").stdout)
+    assert outlook["bytes"] > 3 * 32 * 8 * 12 * 10 * 4
+    assert outlook["seconds"] > 0
