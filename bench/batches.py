@@ -54,7 +54,7 @@ def coupled_batches(count: int, size: int, rng: Rng, pairs: Pairs | None = None)
 def _make_room(
     image: int, batches: list[list[int]], room: list[int], home: NDArray[np.int64], rivals: list[set[int]]
 ) -> int:
-    """Moves somebody from a full batch that would suit `image` to one with room; returns the batch that now has room."""
+    """Moves somebody out of a full batch that would suit `image`; returns that batch, which now has room."""
     open_batches = [b for b, members in enumerate(batches) if len(members) < room[b]]
     for batch, members in enumerate(batches):
         if any(home[other] == batch for other in rivals[image]):

@@ -58,14 +58,18 @@ class _Group(click.Group):
 def main() -> None:
     """Benchmarks what stored face features give away: defences crossed with attacks."""
     # Plain lines, not boxes, where output goes to a file.
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=err, show_path=False)])
+    logging.basicConfig(
+        level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=err, show_path=False)]
+    )
 
 
 def _with_config(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting; repeatable."),
         click.option("--profile", "-p", help="Overlay [profile.NAME] of the config."),
-        click.option("--config", "-c", type=click.Path(path_type=Path), help="Default: ./bench.toml, or the built-in one."),
+        click.option(
+            "--config", "-c", type=click.Path(path_type=Path), help="Default: ./bench.toml, or the built-in one."
+        ),
     ):
         command = option(command)
     return command

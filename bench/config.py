@@ -188,7 +188,8 @@ def _explain(error: ValidationError, path: Path) -> str:
     first = error.errors()[0]
     place = [str(part) for part in first["loc"]]
     if first["type"] == "extra_forbidden":
-        model: type[BaseModel] = {"run": RunSettings, "metrics": MetricSettings}.get(place[0], _File)
+        models: dict[str, type[BaseModel]] = {"run": RunSettings, "metrics": MetricSettings}
+        model = models.get(place[0], _File)
         where = f"[{place[0]}] " if len(place) > 1 else ""
         return f"{path}: {where}unknown key {place[-1]!r}.{registry.near_miss(place[-1], model.model_fields)}"
     return f"{path}: {'.'.join(place)}: {first['msg'].lower()}"
@@ -229,7 +230,9 @@ def _resolve(file: _File, path: Path) -> Settings:
     metrics = file.metrics.model_dump()
     return Settings(
         run=file.run.model_copy(
-            update={name: _expand(getattr(file.run, name), f"{path}: run.{name}") for name in ("output", "store", "cache")}
+            update={
+                name: _expand(getattr(file.run, name), f"{path}: run.{name}") for name in ("output", "store", "cache")
+            }
         ),
         metrics=MetricSettings(**_expand(metrics, f"{path}: [metrics]")),
         datasets=plugins("datasets", file.run.datasets),
@@ -254,9 +257,9 @@ def _instances(file: _File, section: str, label: str, path: Path) -> dict[str, A
         raise UserError(f"{path}: unknown {registry.word(kind)} {label!r}.{registry.near_miss(label, known)}")
     plugin = registry.find(kind, str(name), where)
     for trained in (f for f in fields(plugin) if f.name == "training"):
-        parameters["training"] = {**asdict(trained.default), **file.training, **parameters.get("training", {})}
+        parameters["training"] = {**vars(trained.default), **file.training, **parameters.get("training", {})}
     if not isinstance(sweep, Mapping) or not all(isinstance(values, list) and values for values in sweep.values()):
-        raise UserError(f'{where}: a sweep is a list of values a parameter: sweep.epsilon = [0.1, 0.2]')
+        raise UserError(f"{where}: a sweep is a list of values a parameter: sweep.epsilon = [0.1, 0.2]")
     made: dict[str, Any] = {}
     for point in itertools.product(*sweep.values()):
         chosen = dict(zip(sweep, point, strict=True))

@@ -80,13 +80,13 @@ class Alignment:
 
 @dataclass(frozen=True, eq=False)
 class FaceSet:
-    """Aligned faces. `pixels` may be memory-mapped and larger than the set: `rows` says which of it belong to the set."""
+    """Aligned faces. `pixels` may be memory-mapped and larger than the set: `rows` says which of it belong here."""
 
     pixels: NDArray[np.uint8] = field(repr=False)  #: (M, H, W, 3) uint8 RGB
     rows: NDArray[np.int64] = field(repr=False)  #: (N,) rows of `pixels`
     names: tuple[str, ...] = field(repr=False)  #: (N,) unique and stable: a seed is derived from each
     subjects: tuple[str, ...] | None = field(repr=False)  #: (N,) the person; None where identities are unknown
-    found: NDArray[np.bool_] = field(repr=False)  #: (N,) False where no face was detected (pixels are then a centre crop)
+    found: NDArray[np.bool_] = field(repr=False)  #: (N,) False where no face was detected
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -288,7 +288,7 @@ class Defense(ABC):
 
     @property
     def protect_batch(self) -> int | None:
-        """How many images are protected together, where a template depends on its batch mates; None where it doesn't."""
+        """Images protected together, where a template depends on its batch mates; None where it doesn't."""
         return None
 
     def fit(self, recognizer: SplitNetwork, public: FaceSet, rng: Rng) -> State | None:
@@ -312,7 +312,7 @@ class Defense(ABC):
         return system.recognizer.embed(templates)
 
     def reference(self, system: System, features: Tensor) -> Tensor:
-        """Where the noise starts from, for the record alone. Default: the client's features. AdvFace: shadow features."""
+        """Where the noise starts from, for the record alone. Default: the client's features."""
         return features
 
     def layout(self, recognizer: SplitNetwork) -> tuple[Conv, ...]:

@@ -60,12 +60,20 @@ class Outlook:
             f"{what:<{width}}  {_duration(sum(i.seconds for i in some)):>9}  {_size(sum(i.bytes for i in some)):>9}"
             for what, some in (*rows.items(), ("in all, about", list(self.items)))
         ]
-        lines.append(f"{self.cells} cells to judge, {self.finished} finished already. Aligning new faces is not counted.")
+        lines.append(
+            f"{self.cells} cells to judge, {self.finished} finished already. Aligning new faces is not counted."
+        )
         return "\n".join(lines)
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 100
+        else f"{seconds / 60:.0f} min"
+        if seconds < 6000
+        else f"{seconds / 3600:.1f} h"
+    )
 
 
 def _size(size: int) -> str:
@@ -76,7 +84,7 @@ def estimate(settings: Settings, plan: Plan, run: Run) -> Outlook:
     """What is missing, with the seconds and bytes that each part would take on this machine."""
     jobs = pending(plan, run)
     tasks = missing_tasks(jobs, Path(settings.run.store))
-    probes = {scene: _Probe(settings, scene) for scene in {item.scene for item in (*tasks, *jobs)}}
+    probes = {scene: _Probe(settings, scene) for scene in {*(t.scene for t in tasks), *(j.scene for j in jobs)}}
     items = [probes[task.scene].task(task) for task in tasks] + [probes[job.scene].job(job) for job in jobs]
     return Outlook(tuple(items), len(jobs), len(plan.jobs) - len(jobs))
 

@@ -86,7 +86,9 @@ class Judge:
         folder = self.bench.ready(task)
         return np.array(read_array(folder, "stored")), np.array(read_array(folder, "probes"))
 
-    def _decisions(self, stage: Stage, enrolled: NDArray[Any], probes: NDArray[Any]) -> tuple[NDArray[Any], FoldAccuracy]:
+    def _decisions(
+        self, stage: Stage, enrolled: NDArray[Any], probes: NDArray[Any]
+    ) -> tuple[NDArray[Any], FoldAccuracy]:
         pairs = stage.pairs
         similarity = (enrolled[pairs.left] * probes[pairs.right]).sum(1)
         valid = stage.test.found[pairs.left] & stage.test.found[pairs.right]
@@ -177,7 +179,9 @@ class Judge:
             flags.append("randomised defence")
         if defense.protect_batch is not None:
             flags.append("batch-coupled defence")
-        flags += [f"{k.split('_')[0]} not converged" for k, v in self._fit_info(job).items() if v.get("converged") is False]
+        flags += [
+            f"{k.split('_')[0]} not converged" for k, v in self._fit_info(job).items() if v.get("converged") is False
+        ]
         return tuple(flags)
 
     # -------------------------------------------------------------------------------------------- reconstruction
@@ -204,7 +208,7 @@ class Judge:
                 columns.setdefault(name, []).append(values)
         table = pd.DataFrame({name: np.concatenate(parts) for name, parts in columns.items()})
         owners = self._owners(stage)
-        metrics = {name: self._measure(job, table[name].to_numpy(), owners) for name in table}
+        metrics = {name: self._measure(job, table[name].to_numpy(), owners) for name in columns}
         lpips: dict[str, Any] = {}
         if isinstance(self._lpips, Unavailable):
             metrics["lpips"] = Measure(None, note=f"unavailable: {self._lpips.reason}")

@@ -32,8 +32,18 @@ class Scene:
     attacker_key: str = field(repr=False)
 
 
+class _Needing:
+    """What stands on artefacts."""
+
+    needs: tuple[Task, ...]
+
+    def need(self, kind: TaskKind) -> Task | None:
+        """The direct need of a kind, if any."""
+        return next((task for task in self.needs if task.kind == kind), None)
+
+
 @dataclass(frozen=True)
-class Task:
+class Task(_Needing):
     """An artefact to make. Two cells that want the same share it by its key."""
 
     kind: TaskKind
@@ -50,21 +60,15 @@ class Task:
         who = " x ".join(part for part in (self.defense, self.attack) if part)
         return f"{self.kind.replace('_', ' ')}{': ' + who if who else ''}"
 
-    def need(self, kind: TaskKind) -> Task | None:
-        """The direct need of a kind, if any."""
-        return next((task for task in self.needs if task.kind == kind), None)
-
 
 @dataclass(frozen=True)
-class Job:
+class Job(_Needing):
     """A cell to judge, from these artefacts."""
 
     cell: Cell
     key: str
     scene: Scene
     needs: tuple[Task, ...] = field(repr=False)
-
-    need = Task.need
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,9 @@ def plan(settings: Settings) -> Plan:
         DataError: a dataset or the weights are not there.
         UserError: the device is not on this machine.
     """
-    return Plan(tuple(job for scene in _scenes(settings) for seed in settings.run.seeds for job in _jobs(settings, scene, seed)))
+    return Plan(
+        tuple(job for scene in _scenes(settings) for seed in settings.run.seeds for job in _jobs(settings, scene, seed))
+    )
 
 
 def _scenes(settings: Settings) -> Iterator[Scene]:
@@ -175,9 +181,7 @@ def _jobs(settings: Settings, scene: Scene, seed: int) -> Iterator[Job]:
 
     identity = task("identity", faces=scene.faces_key)
     for name, defense in settings.defenses.items():
-        state = task(
-            "defense_state", defense=name, public=scene.defender_key, plugin=_identity(defense)
-        )
+        state = task("defense_state", defense=name, public=scene.defender_key, plugin=_identity(defense))
         templates = task("templates", state, defense=name, faces=scene.faces_key)
         embeddings = task("embeddings", templates, state, identity, defense=name)
         yield job("utility", name, "", embeddings, templates, state)

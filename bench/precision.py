@@ -24,7 +24,9 @@ def pick_device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"device {name!r} is not supported: use auto, cpu, cuda or cuda:N")
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"device {name!r} asked for, but torch {torch.__version__} sees no CUDA device: use auto or cpu")
+        raise UserError(
+            f"device {name!r} asked for, but torch {torch.__version__} sees no CUDA device: use auto or cpu"
+        )
     return device
 
 

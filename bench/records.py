@@ -63,8 +63,8 @@ class Record:
     """One cell's outcome.
 
     `metrics` by kind. utility: acc, acc_raw_probe, eer, tar_at_far_* ; reconstruction: ssim, psnr_db, mse, lpips,
-    cosine; replay: srra1, srra2. `parameters` holds the defence's and the attack's as realised, `noise` what the harness measured
-    (rms, l2, linf, snr_db ...), `info` the fitting's account, `settings` every metric's variant.
+    cosine; replay: srra1, srra2. `parameters` holds the defence's and the attack's, `noise` what the harness
+    measured (rms, l2, linf, snr_db ...), `info` the fitting's account, `settings` every metric's variant.
     """
 
     cell: Cell
@@ -100,7 +100,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 class Run:
-    """A run's folder: `records/NAME.json`, `records/NAME.parquet`, `records/NAME.npz`, and what reports are made from it."""
+    """A run's folder: `records/NAME.json`, `.parquet` and `.npz`, and beside them the reports made from these."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -194,6 +194,6 @@ class Run:
                 scores.to_parquet(path, index=False)
         if samples is not None:
             with replacing(base.with_name(base.name + ".npz")) as path, path.open("wb") as file:
-                np.savez_compressed(file, **samples)
+                np.savez_compressed(file, allow_pickle=False, **samples)
         with replacing(base.with_name(base.name + ".json")) as path:
             path.write_text(json.dumps(asdict(record), indent=1, sort_keys=True, allow_nan=False), encoding="utf-8")

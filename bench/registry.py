@@ -1,4 +1,4 @@
-"""Name to plugin: built-in folders, files named in `bench.toml`, entry points. Nothing is imported before it is used."""
+"""Name to plugin: built-in folders, files named in `bench.toml`, entry points. Nothing is imported unused."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def word(kind: Kind) -> str:
 
 
 def near_miss(name: str, known: Iterable[str]) -> str:
-    """" Did you mean 'x'?", or what there is to choose from."""
+    """ " Did you mean 'x'?", or what there is to choose from."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, 1)
     return f" Did you mean {close[0]!r}?" if close else f" Known: {', '.join(known) or 'none'}."
@@ -115,7 +115,9 @@ def find(kind: Kind, name: str, where: str) -> type[Any]:
     if name in _entry_points(kind):
         found = _entry_points(kind)[name].load()
         if not (inspect.isclass(found) and issubclass(found, _BASES[kind])):
-            raise UserError(f"{where}: entry point {name!r} is not a subclass of bench.contracts.{_BASES[kind].__name__}")
+            raise UserError(
+                f"{where}: entry point {name!r} is not a subclass of bench.contracts.{_BASES[kind].__name__}"
+            )
         return found
     raise UserError(f"{where}: unknown {_WORDS[kind]} {name!r}.{near_miss(name, names(kind))}")
 
@@ -165,7 +167,8 @@ def describe(kind: Kind, name: str) -> Description:
     """What a plugin is and takes."""
     plugin = find(kind, name, "list")
     parameters = {
-        f.name: "(required)" if f.default is dataclasses.MISSING else repr(f.default) for f in dataclasses.fields(plugin)
+        f.name: "(required)" if f.default is dataclasses.MISSING else repr(f.default)
+        for f in dataclasses.fields(plugin)
     }
     return Description((inspect.getdoc(plugin) or "").partition("\n")[0], parameters)
 

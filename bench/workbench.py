@@ -184,7 +184,7 @@ class Workbench:
         system = self.system(task.scene, task.defense, task.need("defense_state"))
         noise = _Noise()
         rng = self.rng(task.seed, "protect", type(system.defense).__name__)
-        stored: NDArray[np.float32] | None = None
+        stored: np.memmap[Any, np.dtype[np.float32]] | None = None
         batches = []
         seconds = 0.0
         started = time.perf_counter()

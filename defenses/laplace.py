@@ -55,7 +55,7 @@ class Laplace(Defense):
             span = features.amax((1, 2, 3), keepdim=True) - features.amin((1, 2, 3), keepdim=True)
             return features + span / self.budget * noise
         if self.convention == "channel":
-            return features + system.state.tensors["channel_range"].to(features) / self.budget * noise
+            return features + system.state.tensors["channel_range"].to(features) / self.budget * noise  # type: ignore[no-any-return]
         return self.reference(system, features) + 2 * self.radius / self.budget * noise
 
     def claims(self) -> str:

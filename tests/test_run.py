@@ -48,7 +48,10 @@ def test_one_run_leaves_records_tables_and_pictures(finished: Path) -> None:
 
 
 def test_what_the_figures_must_obey(finished: Path) -> None:
-    records = {name: json.loads((finished / "out/main/records" / f"{name}.json").read_text()) for name in figures(finished / "out/main")}
+    records = {
+        name: json.loads((finished / "out/main/records" / f"{name}.json").read_text())
+        for name in figures(finished / "out/main")
+    }
     for name, record in records.items():
         for figure, measure in record["metrics"].items():
             if measure["value"] is not None and measure["low"] is not None:
@@ -85,7 +88,14 @@ def test_nothing_is_made_twice(finished: Path, cli: Cli, monkeypatch: pytest.Mon
 
 
 def test_another_run_and_order_give_the_same_figures(finished: Path, config: Path, cli: Cli) -> None:
-    cli("run", "-q", "--set", 'run.defenses=["advface","unprotected","laplace"]', "--set", 'run.attacks=["resrec","replay","mean_face"]')
+    cli(
+        "run",
+        "-q",
+        "--set",
+        'run.defenses=["advface","unprotected","laplace"]',
+        "--set",
+        'run.attacks=["resrec","replay","mean_face"]',
+    )
     assert figures(Path("out/main")) == figures(finished / "out" / "main")
 
 
@@ -154,13 +164,15 @@ def test_a_damaged_record_is_judged_again(finished: Path, cli: Cli, monkeypatch:
 
 
 def test_one_cells_failure_stays_one_cells(config: Path, cli: Cli) -> None:
-    broken, greedy = (json.dumps({"plugin": str(TOYS / f"{name}.py")}).replace(":", "=", 1) for name in ("broken", "greedy"))
     said = cli(
-        "run", "-q", "--set", 'run.attacks=["mean_face","broken","greedy"]', "--set", 'run.defenses=["unprotected","laplace"]',
-        "--set", f"attacks.broken={broken.replace(chr(34) + 'plugin' + chr(34), 'plugin')}",
-        "--set", f"attacks.greedy={greedy.replace(chr(34) + 'plugin' + chr(34), 'plugin')}",
+        "run",
+        "-q",
+        *("--set", 'run.attacks=["mean_face","broken","greedy"]'),
+        *("--set", 'run.defenses=["unprotected","laplace"]'),
+        *("--set", f'attacks.broken.plugin="{TOYS / "broken.py"}"'),
+        *("--set", f'attacks.greedy.plugin="{TOYS / "greedy.py"}"'),
         status=1,
-    )  # fmt: skip
+    )
     records = figures(Path("out/main"))
     failed = {name for name, record in records.items() if record["status"] == "error"}
     assert len(failed) == 4

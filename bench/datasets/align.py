@@ -120,7 +120,9 @@ def _align_all(source: ImageSource, alignment: Alignment, folder: Path, aligned:
     if done_path.exists() and path.exists():
         found = json.loads(done_path.read_text())
     shape = (count, *alignment.size, 3)
-    pixels = np.lib.format.open_memmap(path, mode="r+" if found else "w+", dtype=np.uint8, shape=None if found else shape)
+    pixels = np.lib.format.open_memmap(
+        path, mode="r+" if found else "w+", dtype=np.uint8, shape=None if found else shape
+    )
     cut = _resizer(alignment) if aligned else _Detector(alignment).cut
     steps = range(len(found), count, _DETECTED)
     for start in track(steps, "aligning faces (once)", len(steps)):
@@ -171,7 +173,9 @@ class _Detector:
                     results[index] = (self._crop(images[index], *face), True)
         return results
 
-    def _detect(self, images: list[Image.Image], size: tuple[int, int]) -> list[tuple[NDArray[Any], NDArray[Any]] | None]:
+    def _detect(
+        self, images: list[Image.Image], size: tuple[int, int]
+    ) -> list[tuple[NDArray[Any], NDArray[Any]] | None]:
         """Box and five points of the face nearest the centre, for images of one size (width, height)."""
         from facenet_pytorch import MTCNN
 
@@ -201,7 +205,9 @@ class _Detector:
             # PIL wants, for each output pixel, where it comes from: the transform from template to photograph.
             transform = SimilarityTransform.from_estimate(np.array(self._alignment.points), points)
             matrix = tuple(np.asarray(transform.params)[:2].ravel())
-            return np.asarray(image.transform((width, height), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR))
+            return np.asarray(
+                image.transform((width, height), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
+            )
         # The margin is in output pixels, so it grows with the box (as facenet-pytorch's own crop does).
         sides = box[2:] - box[:2]
         spread = self._alignment.margin * sides / (np.array([width, height]) - self._alignment.margin) / 2

@@ -59,4 +59,6 @@ class ImageFolder(Dataset):
         people = tuple(name.partition("/")[0] for name in files) if self.identities else None
         every = FaceSet(pixels, np.arange(len(files)), tuple(files), people, found)
         none = np.zeros(0, dtype=np.int64)
-        return Evaluation(every.subset(none), Pairs(none, none, none.astype(bool), none), every.subset(np.flatnonzero(found)))
+        return Evaluation(
+            every.subset(none), Pairs(none, none, none.astype(bool), none), every.subset(np.flatnonzero(found))
+        )

@@ -1,4 +1,4 @@
-"""Verification sets as insightface packs them (`lfw.bin`, `cfp_fp.bin`, `agedb_30.bin`): images and pair labels, pickled.
+"""Verification sets as insightface packs them (`lfw.bin`, `cfp_fp.bin`, `agedb_30.bin`): pickled images and labels.
 
 A pickle can run any code, and these files travel from hand to hand: only builtins that hold data and numpy's array
 constructors are let through.
@@ -130,7 +130,7 @@ class InsightfaceBin(Dataset):
             if self.pairs_per_fold is None or taken[fold, same] <= self.pairs_per_fold:
                 chosen.append((index, fold))
         position: dict[bytes, int] = {}
-        images = []
+        images: list[bytes] = []
         sides: tuple[list[int], list[int]] = ([], [])
         for index, _ in chosen:
             for side in (0, 1):

@@ -158,7 +158,7 @@ def _trans(inputs: int, layout: Sequence[Conv], norm: Norm, image_size: tuple[in
                 conv.kernel,
                 stride=conv.stride,
                 padding=conv.padding,
-                output_padding=rest,
+                output_padding=rest,  # type: ignore[arg-type]
                 groups=conv.groups,
                 bias=last or norm == "none",
             )

@@ -43,7 +43,9 @@ def _learning_rate(settings: Training, step: int, steps: int) -> float:
     return settings.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
-def _held_out_loss(decoder: nn.Module, faces: FaceSet, encode: Callable[[Tensor], Tensor], device: torch.device) -> float:
+def _held_out_loss(
+    decoder: nn.Module, faces: FaceSet, encode: Callable[[Tensor], Tensor], device: torch.device
+) -> float:
     decoder.eval()
     total = 0.0
     with torch.no_grad():

@@ -49,4 +49,7 @@ def _arrays(images: Tensor) -> NDArray[np.float64]:
 
 
 def _ssim(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    return float(structural_similarity(one, other, win_size=SSIM_WINDOW, data_range=1.0, channel_axis=-1))
+    score = structural_similarity(  # type: ignore[no-untyped-call]
+        one, other, win_size=SSIM_WINDOW, data_range=1.0, channel_axis=-1
+    )
+    return float(score)

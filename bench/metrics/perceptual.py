@@ -67,7 +67,13 @@ class Lpips:
             network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
         tensors = {m[1]: value for name, value in read_weights(path).items() if (m := _FEATURE.fullmatch(name))}
         # lpips keeps torchvision's layer numbers inside its slices: slice3.6.weight is features.6.weight.
-        for part in (network.net.slice1, network.net.slice2, network.net.slice3, network.net.slice4, network.net.slice5):
+        for part in (
+            network.net.slice1,
+            network.net.slice2,
+            network.net.slice3,
+            network.net.slice4,
+            network.net.slice5,
+        ):
             own = part.state_dict()
             load_strictly(part, {name: tensors[name] for name in own if name in tensors}, path)
         return cls(network, file_hash(path), device)
@@ -75,8 +81,6 @@ class Lpips:
     def __call__(self, originals: Tensor, reconstructions: Tensor) -> NDArray[np.float64]:
         """Distance of each pair, (B,), of images (B, 3, H, W) in [0, 1]; 0 is identical."""
         with torch.no_grad():
-            found: Any = self._network(
-                originals.to(self._device), reconstructions.to(self._device), normalize=True
-            )
+            found: Any = self._network(originals.to(self._device), reconstructions.to(self._device), normalize=True)
         values: NDArray[np.float64] = found.flatten().double().cpu().numpy()
         return values

@@ -31,7 +31,16 @@ class _Server(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         x = features
-        for name in ("maxpool_3a", "conv2d_3b", "conv2d_4a", "conv2d_4b", "repeat_1", "mixed_6a", "repeat_2", "mixed_7a"):
+        for name in (
+            "maxpool_3a",
+            "conv2d_3b",
+            "conv2d_4a",
+            "conv2d_4b",
+            "repeat_1",
+            "mixed_6a",
+            "repeat_2",
+            "mixed_7a",
+        ):
             x = self.get_submodule(name)(x)
         for name in ("repeat_3", "block8", "avgpool_1a", "dropout"):
             x = self.get_submodule(name)(x)
@@ -45,7 +54,7 @@ class FaceNet(Recognizer):
 
     weights: str = ""  #: a local state dict; empty: facenet-pytorch's own download
     pretrained: Literal["vggface2", "casia-webface"] = "vggface2"
-    normalisation: Literal["fixed", "unit"] = "fixed"  #: (x - 127.5) / 128, what the weights expect; or the paper's [0, 1]
+    normalisation: Literal["fixed", "unit"] = "fixed"  #: (x - 127.5) / 128; or the paper's [0, 1]
     margin: int = 14  #: pixels around MTCNN's box; facenet-pytorch's examples evaluate LFW with 14 at this size
 
     @property
@@ -65,7 +74,7 @@ class FaceNet(Recognizer):
                 InceptionResnetV1(pretrained=self.pretrained)  # downloads into torch's cache
             except (OSError, RuntimeError) as error:
                 raise DataError(
-                    f"FaceNet's weights could not be downloaded ({error}): fetch {name} from facenet-pytorch's releases "
+                    f"FaceNet's weights could not be downloaded ({error}): get {name} from facenet-pytorch's releases "
                     f"on another machine, then set {_SETTING} to it, or put it into {path.parent}"
                 ) from error
             if not path.is_file():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -51,7 +51,9 @@ class Board:
     def attacks(self) -> list[str]:
         """Reconstruction attacks on templates, from the least knowing to the most."""
         cells = [e.cell for e in self.entries if e.cell.kind == "reconstruction" and e.cell.leaks == "template"]
-        return sorted({c.attack for c in cells}, key=lambda a: min((LEVELS[c.level], a) for c in cells if c.attack == a))
+        return sorted(
+            {c.attack for c in cells}, key=lambda a: min((LEVELS[c.level], a) for c in cells if c.attack == a)
+        )
 
     def find(self, kind: str, defense: str, attack: str = "") -> Entry | None:
         """The entry of that kind, if there is one."""
@@ -104,9 +106,9 @@ def _entry(run: Run, records: list[Record]) -> Entry:
     return Entry(first.cell, tuple(records), {**first.metrics, **metrics}, scores=scores)
 
 
-def _means(metrics: Iterable[dict[str, Measure] | object]) -> dict[str, Measure]:
+def _means(metrics: Iterable[Mapping[str, Measure]]) -> dict[str, Measure]:
     """Means over seeds of figures and of their interval's ends."""
-    every = [dict(m) for m in metrics]  # type: ignore[call-overload]
+    every = list(metrics)
     found: dict[str, Measure] = {}
     for name, first in every[0].items():
         same = [m[name] for m in every if name in m]
