@@ -37,7 +37,7 @@ format: $(READY) ## lets ruff tidy up
 	$(BIN)/ruff format .
 
 benchmark: $(READY) ## speed, as ratios within one run
-	$(BIN)/python -m pytest tests/benchmarks --benchmark-only $(ARGS)
+	$(BIN)/python -m pytest tests/benchmarks -o addopts=--import-mode=importlib --benchmark-only --benchmark-group-by=group $(ARGS)
 
 clean: ## removes the environment and caches; results stay
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

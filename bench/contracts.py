@@ -368,7 +368,7 @@ class ReconstructionAttack(Attack):
 class ReplayAttack(Attack):
     """Presents a reconstruction attack's result to the system, which compares it with what it has stored."""
 
-    attack: str = "resrec"  #: the name, in `bench.toml`, of the reconstruction attack whose images are presented
+    attack: str  #: the name, in `bench.toml`, of the reconstruction attack whose images are presented
     present: Literal["image", "template"] = "image"
 
     @property

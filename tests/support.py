@@ -50,6 +50,9 @@ plugin = "blind"
 
 [attacks.resrec]
 width = 8
+
+[attacks.replay]
+attack = "resrec"
 """
 
 

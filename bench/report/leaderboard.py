@@ -93,6 +93,7 @@ def _row(board: Board, defense: str) -> dict[str, Any]:
     row["noise_rms"] = record.noise.get("rms") if record else None
     row["snr_db"] = record.noise.get("snr_db") if record else None
     row["template_bytes"] = record.info.get("template_bytes") if record else None
+    row["images_without_a_face"] = record.info.get("images_without_a_face", 0) if record else 0
     row["protect_ms_per_image"] = record.info.get("protect_ms_per_image") if record else None
     flags = {flag for e in board.entries if e.cell.defense == defense for r in e.records for flag in r.flags}
     if worst and blind and (worst.metric("ssim").value or 0) < (blind.metric("ssim").value or 0):
@@ -166,7 +167,9 @@ def render(frame: pd.DataFrame, fmt: Format, run: Run | None = None) -> str:
         if fmt == "tex":
             parts.append(_tex(some, f"{dataset}, {recognizer}"))
         else:
-            parts.append(f"## {dataset}, {recognizer}\n\n{_markdown(_HEADINGS, _text_rows(some))}\n\n{_NOTE}")
+            missed = int(some["images_without_a_face"].max())
+            note = f"{_NOTE} No face was found in {missed} images; they count as failures." if missed else _NOTE
+            parts.append(f"## {dataset}, {recognizer}\n\n{_markdown(_HEADINGS, _text_rows(some))}\n\n{note}")
     if fmt == "md" and run is not None:
         parts += [_every_cell(board) for board in boards(run)]
     return "\n\n".join(parts) + ("" if fmt == "md" else "\n")

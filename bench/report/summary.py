@@ -44,8 +44,12 @@ class Board:
 
     @property
     def defenses(self) -> list[str]:
-        """Labels, in alphabetical order, `unprotected` first: it is what all others are compared with."""
-        return sorted({e.cell.defense for e in self.entries}, key=lambda d: (d != "unprotected", d))
+        """Labels, from the one that gives away most under any attack to the one that gives away least."""
+
+        def leaked(defense: str) -> float:
+            return max((e.metric("ssim").value or 0.0 for e in self.under(defense, "reconstruction")), default=0.0)
+
+        return sorted({e.cell.defense for e in self.entries}, key=lambda d: (-leaked(d), d))
 
     @property
     def attacks(self) -> list[str]:
