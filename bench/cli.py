@@ -115,7 +115,7 @@ def run(
     folder.prepare()
     store = Store(Path(settings.run.store))
     shown = Console(stderr=True, quiet=quiet)
-    with progress_shown(shown) as progress:
+    with store.in_use(), progress_shown(shown) as progress:
         overall = progress.add_task("planning", total=None)
 
         def report(what: str, ended: int, total: int) -> None:

@@ -7,6 +7,7 @@ import json
 import logging
 import shutil
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
@@ -23,6 +24,7 @@ from bench.contracts import State, UserError
 log = logging.getLogger("veilbench")
 
 _MANIFEST = "manifest.json"
+_LOCKS = "locks"
 
 
 def content_key(**parts: Any) -> str:
@@ -104,17 +106,38 @@ class Store:
 
     @contextmanager
     def _locked(self, kind: str, key: str) -> Iterator[None]:
-        locks = self.root / "locks"
+        locks = self.root / _LOCKS
         for place in (locks, self.root / kind):
             place.mkdir(parents=True, exist_ok=True)
         with FileLock(locks / f"{key}.lock"):
             yield
 
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """While the block runs, `clean` keeps its hands off: a run's records come after its artefacts."""
+        locks = self.root / _LOCKS
+        locks.mkdir(exist_ok=True)
+        path = locks / f"run-{uuid.uuid4().hex}.lock"
+        with FileLock(path):
+            yield
+        path.unlink(missing_ok=True)
+
     def clean(self, keep: set[str], dry_run: bool = False) -> tuple[int, int]:
-        """Removes artefacts whose key is not in `keep`, and what killed runs left. Returns (how many, bytes)."""
+        """Removes artefacts whose key is not in `keep`, and what killed runs left. Returns (how many, bytes).
+
+        Raises:
+            UserError: a run is using the store.
+        """
+        for path in (self.root / _LOCKS).glob("run-*.lock"):
+            try:
+                with FileLock(path, timeout=0):
+                    pass
+            except Timeout as error:
+                raise UserError(f"{self.root}: a run is using this store; wait for it or stop it first") from error
+            path.unlink(missing_ok=True)
         count = size = 0
         for folder in sorted(self.root.glob("*/*")):
-            if not folder.is_dir() or folder.name in keep or folder.parent.name == "locks":
+            if not folder.is_dir() or folder.name in keep or folder.parent.name == _LOCKS:
                 continue
             count += 1
             size += sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())

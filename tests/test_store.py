@@ -78,6 +78,15 @@ def test_clean_keeps_what_is_needed(tmp_path: Path) -> None:
     assert Store(tmp_path).get("thing", "drop") is None
 
 
+def test_clean_keeps_its_hands_off_a_store_in_use(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.make("thing", "fresh", _write("1"))
+    with store.in_use(), pytest.raises(UserError, match="a run is using this store"):
+        Store(tmp_path).clean(set())
+    assert store.get("thing", "fresh") is not None
+    assert Store(tmp_path).clean(set())[0] == 1
+
+
 def _race(root: str, log: str) -> None:
     def write(folder: Path) -> None:
         with open(log, "a") as file:
