@@ -194,9 +194,13 @@ class _Probe:
         """An artefact's cost."""
         if task.kind == "identity":
             return Item(task.label, self.test * self._embedding(), self.test * 2048)
+        if task.kind == "presentation":
+            # About half of the images are some genuine pair's left one.
+            per_image = self._defense(task.defense)[2] + self._embedding()
+            return Item(task.label, math.ceil(self.test / 2) * per_image, self.test * 2048)
         if task.kind == "embeddings":
             return Item(task.label, 2 * self.test * self._embedding(), self.test * 4096)
-        defense = task.defense or next(iter(self.settings.defenses))
+        defense = task.defense
         if task.kind == "attack_state":
             fit, state, _ = self._attack(task.attack, defense)
             return Item(task.label, fit, state)
@@ -211,12 +215,8 @@ class _Probe:
     def job(self, job: Job) -> Item:
         """A cell's cost, once its artefacts are there."""
         label = f"judging {job.cell.kind} cells"
-        if job.cell.kind == "utility":
+        if job.cell.kind != "reconstruction":
             return Item(label, 0.5, 100 * self.test)
-        if job.cell.kind == "replay":
-            per_image = self._defense(job.cell.defense)[2] + self._embedding()
-            # About half of the images are some genuine pair's left one.
-            return Item(label, math.ceil(self.test / 2) * per_image, 50 * self.test)
         if not self._judge:
             images = self.faces.batch(slice(0, _PROBE))
             self._judge = _timed(lambda: image_scores(images, images.flip(-1)))[0] / _PROBE

@@ -256,7 +256,8 @@ class Judge:
         _, decisions = self._decisions(stage, stored, stored)
         genuine = np.flatnonzero(pairs.genuine)
         left, right, fold = pairs.left[genuine], pairs.right[genuine], pairs.fold[genuine]
-        presented = stored if attack.present == "template" else self._present(job, stage, np.unique(left), len(stored))
+        shown_task = job.need("presentation")
+        presented = read_array(self.bench.ready(shown_task), "embeddings") if shown_task else stored
         shown = (presented[left] * stored[left]).sum(1), (presented[left] * stored[right]).sum(1)
         # A pair with an image where no face was found stays in the denominator, as not accepted.
         usable = stage.test.found[left] & stage.test.found[right]
@@ -280,22 +281,3 @@ class Judge:
         }
         info = {"presents": attack.present, "wraps": attack.attack}
         return Verdict(metrics, table, None, self._parameters(job), {}, self._defense_flags(job), info, settings)
-
-    def _present(self, job: Job, stage: Stage, chosen: NDArray[np.int64], count: int) -> NDArray[np.float32]:
-        """Embeddings (count, D) of the reconstructions of `chosen` images, through the whole defended pipeline."""
-        made, state = job.need("reconstruction"), job.need("defense_state")
-        assert made is not None
-        images = read_array(self.bench.ready(made), "images")
-        system = self.bench.system(job.scene, job.cell.defense, state)
-        rebuilt = [torch.from_numpy(np.array(images[i], dtype=np.float32)) for i in chosen]
-        names = [stage.test.names[i] for i in chosen]
-        rng = self.bench.rng(job.cell.seed, "replay", job.cell.defense, job.cell.attack)
-        found: NDArray[np.float32] | None = None
-        for batch, _, templates in self.bench.protect(system, rebuilt, names, rng, None):
-            with torch.no_grad():
-                embeddings = system.embed(templates).cpu().numpy()
-            if found is None:
-                found = np.zeros((count, embeddings.shape[1]), dtype=np.float32)
-            found[chosen[batch]] = embeddings
-        assert found is not None
-        return found

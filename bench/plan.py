@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from bench.config import Settings
-from bench.contracts import Attack, Defense, Knowledge, ReconstructionAttack, ReplayAttack, UserError
+from bench.contracts import Attack, DataError, Defense, Knowledge, ReconstructionAttack, ReplayAttack, UserError
 from bench.precision import pick_device, precision_name
 from bench.records import Cell
 from bench.registry import source_hash
-from bench.store import content_key
+from bench.store import content_key, file_hash
 
 PROTOCOL = 1  #: raised whenever the harness would give another figure for the same plugins and data
 
-TaskKind = Literal["identity", "defense_state", "templates", "embeddings", "attack_state", "reconstruction"]
+TaskKind = Literal[
+    "identity", "defense_state", "templates", "embeddings", "attack_state", "reconstruction", "presentation"
+]
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,8 @@ class Task(_Needing):
     @property
     def label(self) -> str:
         """For people."""
-        who = " x ".join(part for part in (self.defense, self.attack) if part)
+        shared = self.kind == "attack_state" and not self.needs  # the defence is then only one of those it serves
+        who = " x ".join(part for part in ("" if shared else self.defense, self.attack) if part)
         return f"{self.kind.replace('_', ' ')}{': ' + who if who else ''}"
 
 
@@ -147,6 +151,20 @@ def _own_encode(defense: Defense) -> bool:
     return type(defense).encode is not Defense.encode or type(defense).layout is not Defense.layout
 
 
+def _metrics(settings: Settings) -> dict[str, Any]:
+    """What the scores of a reconstruction depend on: the backbone's bytes, not its place."""
+    chosen = settings.metrics.model_dump()
+    backbone = chosen.pop("lpips_backbone")
+    if not chosen["lpips"]:
+        return {"bootstrap": chosen["bootstrap"]}
+    if backbone:
+        path = Path(backbone).expanduser()
+        if not path.is_file():
+            raise DataError(f"{path}: no such LPIPS backbone; set metrics.lpips_backbone, or metrics.lpips = false")
+        chosen["backbone"] = file_hash(path)
+    return chosen
+
+
 def _jobs(settings: Settings, scene: Scene, seed: int) -> Iterator[Job]:
     device = pick_device(settings.run.device)
     machine = {
@@ -174,11 +192,16 @@ def _jobs(settings: Settings, scene: Scene, seed: int) -> Iterator[Job]:
             leaks=instance.leaks if instance else "",
             seed=seed,
         )
-        metrics = settings.metrics.model_dump()
-        parameters = _identity(instance) if instance else {}
-        key = content_key(cell=cell, needs=[n.key for n in needs], metrics=metrics, machine=machine, attack=parameters)
+        key = content_key(
+            cell=cell,
+            needs=[need.key for need in needs],
+            metrics=metrics if kind == "reconstruction" else {"bootstrap": settings.metrics.bootstrap},
+            machine=machine,
+            attack=_identity(instance) if instance else {},
+        )
         return Job(cell, key, scene, needs)
 
+    metrics = _metrics(settings)
     identity = task("identity", faces=scene.faces_key)
     for name, defense in settings.defenses.items():
         state = task("defense_state", defense=name, public=scene.defender_key, plugin=_identity(defense))
@@ -196,14 +219,18 @@ def _jobs(settings: Settings, scene: Scene, seed: int) -> Iterator[Job]:
                 fits["defense"] = _identity(defense)
             if attack.level >= Knowledge.ENROLMENT or (attack.level >= Knowledge.ENCODER and _own_encode(defense)):
                 needs = (state,)
-            fitted = task("attack_state", *needs, defense=name if needs else "", attack=label, **fits)
+            fitted = task("attack_state", *needs, defense=name, attack=label, **fits)
             leaked = embeddings if attack.leaks == "embedding" else templates
             made = task("reconstruction", leaked, fitted, state, defense=name, attack=label)
             reconstructions[label] = made
             yield job("reconstruction", name, label, made, fitted, identity, state)
         for label, attack in settings.attacks.items():
             if isinstance(attack, ReplayAttack):
-                yield job("replay", name, label, reconstructions[attack.attack], embeddings, state)
+                if attack.present == "template":
+                    yield job("replay", name, label, embeddings, state)
+                    continue
+                shown = task("presentation", reconstructions[attack.attack], state, defense=name, attack=attack.attack)
+                yield job("replay", name, label, shown, embeddings, state)
             elif not isinstance(attack, ReconstructionAttack):
                 raise UserError(f"{settings.path}: attack {label!r} is of a kind that this version does not judge")
 

@@ -142,6 +142,7 @@ class Workbench:
             "embeddings": self._embeddings,
             "attack_state": self._attack_state,
             "reconstruction": self._reconstruction,
+            "presentation": self._presentation,
         }
         return self.store.make(task.kind, task.key, lambda folder: makers[task.kind](task, folder))
 
@@ -232,9 +233,8 @@ class Workbench:
     def _attack_state(self, task: Task, folder: Path) -> None:
         stage = self.stage(task.scene)
         attack = self._attack(task)
-        # Without a need for the defence's state the attack cannot ask for it: any defence's system serves.
-        defense = task.defense or next(iter(self.settings.defenses))
-        system = self.system(task.scene, defense, task.need("defense_state"))
+        # Without the defence's state among its needs the attack cannot ask for it: any defence that shares E serves.
+        system = self.system(task.scene, task.defense, task.need("defense_state"))
         rng = self.rng(task.seed, "attack", type(attack).__name__)
         oracle = Oracle(attack.level, system, rng.child("oracle"))
         state = attack.fit(oracle, stage.attacker, rng.child("fit"))
@@ -276,6 +276,31 @@ class Workbench:
             images[batch] = made.detach().clamp(0, 1).cpu().numpy()
         images.flush()
         write_state(folder, State(info={"clamped_values": clamped, "queries": dict(oracle.queries)}))
+
+    def _presentation(self, task: Task, folder: Path) -> None:
+        """Embeddings (N, D) of reconstructions that passed the whole defended pipeline, as a login would.
+
+        Only the left images of genuine pairs are ever presented; the other rows stay zero.
+        """
+        stage = self.stage(task.scene)
+        made, state = task.need("reconstruction"), task.need("defense_state")
+        assert made is not None
+        images = read_array(self.ready(made), "images")
+        system = self.system(task.scene, task.defense, state)
+        chosen = np.unique(stage.pairs.left[stage.pairs.genuine])
+        rebuilt = [torch.from_numpy(np.array(images[i], dtype=np.float32)) for i in chosen]
+        names = [stage.test.names[i] for i in chosen]
+        rng = self.rng(task.seed, "replay", task.defense, task.attack)
+        found: NDArray[np.float32] | None = None
+        for batch, _, templates in self.protect(system, rebuilt, names, rng, None):
+            with torch.no_grad():
+                embeddings = system.embed(templates).cpu().numpy()
+            if found is None:
+                found = np.zeros((len(stage.test), embeddings.shape[1]), dtype=np.float32)
+            found[chosen[batch]] = embeddings
+        if found is None:
+            raise ValueError("the protocol has no genuine pairs to replay")
+        write_arrays(folder, {"embeddings": found})
 
 
 def _first_images(evaluation: Evaluation, limit: int | None) -> tuple[FaceSet, Pairs]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +17,10 @@ from bench.store import file_hash
 
 _SETTING = "[recognizers.facenet] weights"
 _CLIENT = ("conv2d_1a", "conv2d_2a", "conv2d_2b")
+_MIDDLE = (
+    "maxpool_3a", "conv2d_3b", "conv2d_4a", "conv2d_4b", "repeat_1", "mixed_6a", "repeat_2", "mixed_7a", "repeat_3",
+    "block8", "avgpool_1a", "dropout",
+)  # fmt: skip
 # The names under which facenet-pytorch's own download keeps its weights.
 _DOWNLOADS = {"vggface2": "20180402-114759-vggface2.pt", "casia-webface": "20180408-102900-casia-webface.pt"}
 
@@ -31,18 +36,7 @@ class _Server(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         x = features
-        for name in (
-            "maxpool_3a",
-            "conv2d_3b",
-            "conv2d_4a",
-            "conv2d_4b",
-            "repeat_1",
-            "mixed_6a",
-            "repeat_2",
-            "mixed_7a",
-        ):
-            x = self.get_submodule(name)(x)
-        for name in ("repeat_3", "block8", "avgpool_1a", "dropout"):
+        for name in _MIDDLE:
             x = self.get_submodule(name)(x)
         embedding: Tensor = self.get_submodule("last_bn")(self.get_submodule("last_linear")(x.flatten(1)))
         return embedding
@@ -65,14 +59,16 @@ class FaceNet(Recognizer):
     def _path(self) -> Path:
         if self.weights:
             return find_weights(self.weights, _SETTING)
-        name = _DOWNLOADS[self.pretrained]
-        path = Path(torch.hub.get_dir()) / "checkpoints" / name
-        if not path.is_file():
-            from facenet_pytorch import InceptionResnetV1
+        from facenet_pytorch.models.inception_resnet_v1 import InceptionResnetV1, get_torch_home
 
+        name = _DOWNLOADS[self.pretrained]
+        # Its own folder: torch.hub's lies one deeper, in hub/checkpoints.
+        path = Path(get_torch_home()) / "checkpoints" / name
+        if not path.is_file():
             try:
-                InceptionResnetV1(pretrained=self.pretrained)  # downloads into torch's cache
-            except (OSError, RuntimeError) as error:
+                with torch.random.fork_rng(devices=[]):
+                    InceptionResnetV1(pretrained=self.pretrained)  # downloads there
+            except (OSError, RuntimeError, HTTPException) as error:
                 raise DataError(
                     f"FaceNet's weights could not be downloaded ({error}): get {name} from facenet-pytorch's releases "
                     f"on another machine, then set {_SETTING} to it, or put it into {path.parent}"

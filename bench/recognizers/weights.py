@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bench.contracts import DataError
+
+# What torch's restricted unpickler says of a class or function that a file asks for.
+_FOREIGN = re.compile(r"[Uu]nsupported (?:global: )?(?:GLOBAL|class) (\S+)")
 
 
 def find_weights(path: str, setting: str) -> Path:
@@ -38,10 +40,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, EOFError, ValueError, RuntimeError) as error:
-        raise DataError(f"{path}: damaged or not a weights file ({_first_line(error)}); fetch it again") from error
-    except pickle.UnpicklingError as error:
-        raise DataError(f"{path}: refused: it holds more than tensors ({_first_line(error)})") from error
+    except Exception as error:  # damaged bytes make torch's unpickler fail in any way: IndexError, struct.error, ...
+        wanted = _FOREIGN.search(str(error))
+        if wanted:
+            raise DataError(
+                f"{path}: refused: it holds more than tensors ({wanted[1]}); save model.state_dict() and use that file"
+            ) from error
+        raise DataError(f"{path}: damaged or not a weights file ({_reason(error)}); fetch it again") from error
     if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise DataError(f"{path}: not a state dict (names to tensors); save model.state_dict() and use that file")
     return {str(name): value for name, value in loaded.items()}
@@ -67,5 +72,7 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) 
     module.load_state_dict(dict(tensors))
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+def _reason(error: Exception) -> str:
+    """One line of what went wrong, without torch's preamble, which advises to load the file with all of pickle."""
+    lines = str(error).rpartition("WeightsUnpickler error:")[2].strip().splitlines()
+    return lines[0][:160] if lines and not lines[0].startswith("Weights only load failed") else type(error).__name__
