@@ -32,6 +32,9 @@ class _Group(click.Group):
         except UserError as error:
             err.print(f"veilbench: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
             sys.exit(2)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read us has had enough
+            sys.exit(1)
         except OSError as error:
             place = f"{error.filename}: " if error.filename else ""
             message = f"veilbench: {place}{error.strerror or error}"

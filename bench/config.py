@@ -234,7 +234,7 @@ def _resolve(file: _File, path: Path) -> Settings:
                 name: _expand(getattr(file.run, name), f"{path}: run.{name}") for name in ("output", "store", "cache")
             }
         ),
-        metrics=MetricSettings(**_expand(metrics, f"{path}: [metrics]")),
+        metrics=MetricSettings(**_expand(metrics, f"{path}: [metrics]")) if file.metrics.lpips else file.metrics,
         datasets=plugins("datasets", file.run.datasets),
         recognizers=plugins("recognizers", file.run.recognizers),
         defenses=plugins("defenses", file.run.defenses),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -105,8 +105,10 @@ class Judge:
         impostors = all_impostors(stored[found], owners[found])
         genuine = similarity[pairs.genuine & found[pairs.left] & found[pairs.right]]
         metrics = {
-            "acc": self._measure(job, decisions.correct, pair_owners),
-            "acc_raw_probe": self._measure(job, raw_decisions.correct, pair_owners),
+            "acc": replace(self._measure(job, decisions.correct, pair_owners), value=decisions.accuracy),
+            "acc_raw_probe": replace(
+                self._measure(job, raw_decisions.correct, pair_owners), value=raw_decisions.accuracy
+            ),
             "eer": Measure(equal_error_rate(genuine, impostors), n=len(genuine)),
         }
         for far in _FARS:

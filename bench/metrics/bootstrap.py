@@ -13,8 +13,8 @@ from bench.records import Measure
 def _weights(owners: NDArray[Any], seed: int, resamples: int) -> NDArray[np.float64]:
     """(R, N): how much each value counts in each resample.
 
-    An image weighs its person's count; a pair the product of its two people's (Snijders and Borgatti 1999); a pair of
-    one person's images that person's count.
+    An image weighs its person's count; a pair the product of its two people's (Snijders and Borgatti 1999). A pair of
+    one person's images weighs that person's count, not its square: it is one draw of one person, as an image is.
     """
     names, inverse = np.unique(owners, return_inverse=True)
     inverse = inverse.reshape(owners.shape)
@@ -23,7 +23,9 @@ def _weights(owners: NDArray[Any], seed: int, resamples: int) -> NDArray[np.floa
     if owners.ndim == 1:
         return counts[:, inverse]
     left, right = inverse[:, 0], inverse[:, 1]
-    return np.where(left == right, counts[:, left], counts[:, left] * counts[:, right])
+    weights = counts[:, left]
+    weights[:, left != right] *= counts[:, right[left != right]]
+    return weights
 
 
 def _interval(values: NDArray[np.float64], weights: NDArray[np.float64], level: float) -> tuple[float, float]:
@@ -37,7 +39,14 @@ def _interval(values: NDArray[np.float64], weights: NDArray[np.float64], level: 
 def interval(
     values: NDArray[Any], owners: NDArray[Any], *, seed: int, resamples: int = 1000, level: float = 0.95
 ) -> tuple[float, float, float]:
-    """(mean, low, high) of values (N,) that belong to owners (N,), or of pairs to owners (N, 2).
+    """(mean, low, high): the plain mean of values, and the percentile interval of its resamples.
+
+    Args:
+        values: (N,), of images or of pairs. A NaN has no place in a mean that means anything: it raises.
+        owners: (N,) the person that each image shows, or (N, 2) the two people of each pair.
+        seed: the same seed and people give the same resamples, so that figures of two cells are paired.
+        resamples: how often the people are drawn again, with replacement.
+        level: the share of resamples inside the interval.
 
     Raises:
         ValueError: no values, some that are not finite, or another number of owners.
@@ -54,7 +63,7 @@ def interval(
 def paired_difference(
     first: NDArray[Any], second: NDArray[Any], owners: NDArray[Any], *, seed: int, resamples: int = 1000
 ) -> tuple[float, float, float]:
-    """(mean, low, high) of first - second on the same images or pairs."""
+    """(mean, low, high) of first - second, both (N,), on the same images or pairs; as `interval` otherwise."""
     return interval(np.asarray(first, float) - np.asarray(second, float), owners, seed=seed, resamples=resamples)
 
 

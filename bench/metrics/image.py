@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from skimage.metrics import mean_squared_error, structural_similarity
+from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
 SSIM_WINDOW = 7
 PSNR_CAP_DB = 100.0  #: what identical images get
 
-IMAGE_SETTINGS = {
+IMAGE_SETTINGS: dict[str, str] = {
     "ssim": f"scikit-image, uniform {SSIM_WINDOW}x{SSIM_WINDOW} window, data range 1, mean over RGB",
     "psnr_db": f"mean of per-image dB, peak 1, capped at {PSNR_CAP_DB:g}",
     "mse": "on [0, 1]",
@@ -21,7 +22,7 @@ IMAGE_SETTINGS = {
 
 
 def image_scores(originals: Tensor, reconstructions: Tensor) -> dict[str, NDArray[np.float64]]:
-    """`ssim`, `psnr_db` and `mse` of each image, (B,).
+    """`ssim` (at most 1), `psnr_db` (at most 100 dB) and `mse` (0 to 1) of each image, (B,).
 
     Args:
         originals, reconstructions: (B, 3, H, W) in [0, 1].
@@ -39,8 +40,9 @@ def image_scores(originals: Tensor, reconstructions: Tensor) -> dict[str, NDArra
     with ThreadPoolExecutor() as pool:
         ssim = np.fromiter(pool.map(lambda pair: _ssim(*pair), pairs), dtype=np.float64, count=len(pairs))
     mse = np.array([mean_squared_error(a, b) for a, b in pairs], dtype=np.float64)
-    with np.errstate(divide="ignore"):
-        psnr = np.minimum(-10 * np.log10(mse), PSNR_CAP_DB)
+    with np.errstate(divide="ignore"):  # identical images: infinitely many dB, before the cap
+        psnr = np.array([_psnr(a, b) for a, b in pairs], dtype=np.float64)
+    psnr = np.minimum(psnr, PSNR_CAP_DB)
     return {"ssim": ssim, "psnr_db": psnr, "mse": mse}
 
 
@@ -49,7 +51,12 @@ def _arrays(images: Tensor) -> NDArray[np.float64]:
 
 
 def _ssim(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    score = structural_similarity(  # type: ignore[no-untyped-call]
+    found: Any = structural_similarity(  # type: ignore[no-untyped-call]
         one, other, win_size=SSIM_WINDOW, data_range=1.0, channel_axis=-1
     )
-    return float(score)
+    return float(found)
+
+
+def _psnr(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    found: Any = peak_signal_noise_ratio(one, other, data_range=1.0)  # type: ignore[no-untyped-call]
+    return float(found)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +22,9 @@ from bench.store import file_hash
 
 _CACHED = "alexnet-owt-*.pth"  #: torchvision's own name for the backbone
 _FEATURE = re.compile(r"(?:features\.)?(\d+\.(?:weight|bias))")
+#: What `_digest` makes of torchvision's ImageNet features. The heads in the lpips package were fitted to these and no
+#: others; with them the package's example pairs give its published 0.7219 and 0.1376.
+_BACKBONE = "75e6a889035bb6078511a8412db5b05606bc8372b2eeabe845eb1fc4cc8b7aed"
 
 
 @dataclass(frozen=True)
@@ -32,17 +37,22 @@ class Unavailable:
 class Lpips:
     """LPIPS v0.1 with AlexNet's features."""
 
-    def __init__(self, network: nn.Module, backbone: str, device: torch.device) -> None:
+    def __init__(self, network: nn.Module, backbone: str, weights: str, device: torch.device) -> None:
         self._network = network.to(device).eval().requires_grad_(False)
         self._device = device
-        self.settings = {"net": "alex", "lpips": version("lpips"), "backbone_sha256": backbone}
+        self.settings = {
+            "net": "alex",
+            "lpips": version("lpips"),
+            "backbone_sha256": backbone,  # of the file
+            "weights_sha256": weights,  # of what is in it, the same for every format
+        }
 
     @classmethod
     def load(cls, backbone: Path | None, *, device: torch.device, download: bool = False) -> Lpips | Unavailable:
         """From a local file of AlexNet's `features.*`, from torchvision's cache, or from its download if allowed.
 
         Raises:
-            DataError: a file was named, and it is missing, damaged or of another network.
+            DataError: the file is missing, damaged, or holds other weights than those that LPIPS was fitted to.
         """
         import lpips
 
@@ -55,32 +65,48 @@ class Lpips:
 
                 try:
                     AlexNet_Weights.DEFAULT.get_state_dict(progress=False)
-                except OSError as error:
-                    return Unavailable(f"no network for AlexNet's weights ({error})")
+                except (OSError, RuntimeError) as error:  # RuntimeError: what came has another hash
+                    return Unavailable(f"AlexNet's weights could not be downloaded ({error})")
                 path = next(iter(sorted(folder.glob(_CACHED))), None)
             if path is None:
                 return Unavailable("no AlexNet backbone: set metrics.lpips_backbone, or metrics.lpips_download = true")
         if not path.is_file():
             raise DataError(f"{path}: no such LPIPS backbone; set metrics.lpips_backbone, or metrics.lpips = false")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # lpips calls torchvision in a way that it has deprecated
+        # lpips calls torchvision in a way that it has deprecated, and first fills AlexNet from the global generator.
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+            warnings.simplefilter("ignore")
             network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
         tensors = {m[1]: value for name, value in read_weights(path).items() if (m := _FEATURE.fullmatch(name))}
         # lpips keeps torchvision's layer numbers inside its slices: slice3.6.weight is features.6.weight.
-        for part in (
-            network.net.slice1,
-            network.net.slice2,
-            network.net.slice3,
-            network.net.slice4,
-            network.net.slice5,
-        ):
-            own = part.state_dict()
-            load_strictly(part, {name: tensors[name] for name in own if name in tensors}, path)
-        return cls(network, file_hash(path), device)
+        for number in range(1, 6):
+            part = getattr(network.net, f"slice{number}")
+            load_strictly(part, {name: tensors[name] for name in part.state_dict() if name in tensors}, path)
+        digest = _digest(tensors)
+        if digest != _BACKBONE:
+            raise DataError(
+                f"{path}: an AlexNet, but not torchvision's ImageNet weights, which LPIPS was fitted to "
+                f"(their digest is {digest[:12]}, not {_BACKBONE[:12]}); set metrics.lpips_backbone to those"
+            )
+        return cls(network, file_hash(path), digest, device)
 
     def __call__(self, originals: Tensor, reconstructions: Tensor) -> NDArray[np.float64]:
-        """Distance of each pair, (B,), of images (B, 3, H, W) in [0, 1]; 0 is identical."""
+        """Distance of each pair, (B,), of images (B, 3, H, W) in [0, 1]; 0 is identical.
+
+        Raises:
+            ValueError: the shapes differ (lpips would broadcast them in silence).
+        """
+        if originals.shape != reconstructions.shape:
+            raise ValueError(f"shapes differ: {tuple(originals.shape)} and {tuple(reconstructions.shape)}")
         with torch.no_grad():
+            # normalize: lpips wants [-1, 1], and moves [0, 1] there itself.
             found: Any = self._network(originals.to(self._device), reconstructions.to(self._device), normalize=True)
         values: NDArray[np.float64] = found.flatten().double().cpu().numpy()
         return values
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 of names and float32 values: the same weights from a .pth and from a .safetensors are the same."""
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        total.update(name.encode() + b"\0" + tensors[name].float().cpu().contiguous().numpy().tobytes())
+    return total.hexdigest()

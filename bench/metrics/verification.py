@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _TRUSTED = 10  #: impostor pairs that a false-accept rate must stand for before it is reported
+_BLOCK = 512  #: rows of similarities that are held at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,10 +25,16 @@ class FoldAccuracy:
 def best_threshold(similarity: NDArray[Any], genuine: NDArray[np.bool_]) -> float:
     """The threshold (accept at or above) with most correct decisions; the middle of the best interval.
 
-    Among equally good intervals the median one. An end interval gives its one score, nudged outwards by 1e-6.
+    Exact: only where it falls between the sorted scores matters, and every place is tried. Among equally good
+    intervals the median one. An end interval gives its one score, nudged outwards by 1e-6.
+
+    Args:
+        similarity: (P,), finite.
+        genuine: (P,) True where both show the same person.
     """
+    similarity = np.asarray(similarity, dtype=np.float64)
     order = np.argsort(similarity, kind="stable")
-    scores, labels = np.asarray(similarity, dtype=np.float64)[order], genuine[order]
+    scores, labels = similarity[order], genuine[order]
     # Accept everything from position k on: k impostors rejected rightly, genuine ones below k wrongly.
     right = np.concatenate([[0], np.cumsum(~labels)]) + labels.sum() - np.concatenate([[0], np.cumsum(labels)])
     edges = np.concatenate([[True], scores[1:] > scores[:-1], [True]])  # a threshold cannot part equal scores
@@ -36,8 +43,9 @@ def best_threshold(similarity: NDArray[Any], genuine: NDArray[np.bool_]) -> floa
     if k == 0:
         return float(scores[0] - 1e-6)
     if k == len(scores):
-        return float(scores[-1] + 1e-6)
-    return float((scores[k - 1] + scores[k]) / 2)
+        return float(max(scores[-1] + 1e-6, np.nextafter(scores[-1], np.inf)))
+    middle = scores[k - 1] + (scores[k] - scores[k - 1]) / 2
+    return float(middle if middle > scores[k - 1] else scores[k])  # neighbouring floats have no middle
 
 
 def fold_accuracy(
@@ -47,9 +55,19 @@ def fold_accuracy(
 
     A pair that is not `valid` (an image without a face) is never decided correctly and chooses no threshold.
 
+    Args:
+        similarity: (P,) higher for more alike; only its order matters, but for rounding.
+        genuine: (P,) True where both show the same person.
+        fold: (P,) 0, 1, ...
+        valid: (P,) False where an image of the pair shows no face.
+
     Raises:
-        ValueError: no valid pairs to choose a threshold on.
+        ValueError: no valid pairs to choose a threshold on, or a similarity of one that is not finite.
     """
+    # Thresholds are float64: compared in float32 they could round onto the score that they should lie above.
+    similarity = np.asarray(similarity, dtype=np.float64)
+    if not np.isfinite(similarity[valid]).all():
+        raise ValueError("similarities that are not finite: the embeddings hold NaN, or have no length")
     folds = np.unique(fold)
     alone = len(folds) == 1
     thresholds = []
@@ -66,23 +84,34 @@ def fold_accuracy(
 
 
 def accepted(similarity: NDArray[Any], fold: NDArray[np.int64], thresholds: tuple[float, ...]) -> NDArray[np.bool_]:
-    """Whether each comparison passes at its fold's threshold."""
-    passed: NDArray[np.bool_] = similarity >= np.array(thresholds)[fold]
+    """Whether each comparison (P,) passes at its fold's threshold; `thresholds` are those of a `FoldAccuracy`."""
+    passed: NDArray[np.bool_] = np.asarray(similarity, dtype=np.float64) >= np.array(thresholds)[fold]
     return passed
 
 
 def all_impostors(embeddings: NDArray[Any], subjects: NDArray[Any]) -> NDArray[np.float64]:
-    """Similarities of all pairs of different people, from unit embeddings (N, D)."""
+    """Similarities of all pairs of different people, from unit embeddings (N, D) and whose they are (N,).
+
+    Each pair once, in the order of `numpy.triu_indices`. Goes by blocks of rows: beyond its result (8 bytes a pair) it
+    holds a block only.
+    """
     _, person = np.unique(subjects, return_inverse=True)
-    rows, columns = np.triu_indices(len(embeddings), 1)
-    different = person[rows] != person[columns]
-    similarity = np.asarray(embeddings, dtype=np.float64) @ np.asarray(embeddings, dtype=np.float64).T
-    found: NDArray[np.float64] = similarity[rows[different], columns[different]]
-    return found
+    vectors = np.asarray(embeddings, dtype=np.float64)
+    position = np.arange(len(vectors))
+    found = [np.empty(0)]
+    for start in range(0, len(vectors), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        wanted = (position[block, None] < position) & (person[block, None] != person)
+        found.append((vectors[block] @ vectors.T)[wanted])
+    return np.concatenate(found)
 
 
 def equal_error_rate(genuine: NDArray[Any], impostor: NDArray[Any]) -> float:
-    """Where false rejection and false acceptance cross, linearly between the operating points."""
+    """Where false rejection and false acceptance cross, 0 to 1, linearly between the operating points.
+
+    Raises:
+        ValueError: no genuine or no impostor scores.
+    """
     if not len(genuine) or not len(impostor):
         raise ValueError("an equal error rate needs genuine and impostor scores")
     thresholds = np.concatenate([np.unique(np.concatenate([genuine, impostor])), [np.inf]])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from bench.contracts import UserError
 from bench.records import Run
@@ -13,44 +16,77 @@ from bench.registry import near_miss
 from bench.report.heatmap import save
 from bench.report.summary import Board, boards
 
+_PEOPLE = 8  #: columns at most
+_WIDTH = 1.05  #: inches a picture
 
-def grid(run: Run, board: Board, defense: str) -> Figure | None:
-    """Columns: people; rows: the original, then each attack, with the SSIM of each picture. None without samples."""
-    shown = []
+
+@dataclass(frozen=True, eq=False)
+class _Row:
+    """One attack's pictures and their SSIM, by the image's name; none where it failed."""
+
+    label: str
+    pictures: dict[str, NDArray[Any]] = field(default_factory=dict)
+    ssim: dict[str, float] = field(default_factory=dict)
+    failed: str = ""
+
+
+def _rows(run: Run, board: Board, defense: str) -> list[_Row]:
+    """The originals, then the attacks as in the heatmap. Empty where no attack kept pictures."""
+    originals: dict[str, NDArray[Any]] = {}
+    rows = []
     for attack in board.attacks:
         entry = board.find("reconstruction", defense, attack)
-        samples = run.samples(entry.cell) if entry and not entry.failed else {}
-        if entry and samples and len(samples["name"]):
-            assert entry.scores is not None
-            scores = entry.scores.set_index("name")["ssim"]
-            shown.append((attack, samples["reconstruction"], [float(scores[str(n)]) for n in samples["name"]]))
-    if not shown:
+        if entry is None or entry.failed:
+            rows.append(_Row(attack, failed=(entry.failed.split(":")[0] if entry else "not run")))
+            continue
+        samples = run.samples(entry.cell)
+        if not samples or not len(samples["name"]):
+            continue
+        names = [str(name) for name in samples["name"]]
+        originals.update(zip(names, samples["original"], strict=True))
+        # The pictures are the first seed's, so the figures under them are too, and not means over seeds.
+        ssim = run.scores(entry.cell).set_index("name")["ssim"]
+        rows.append(
+            _Row(
+                attack,
+                dict(zip(names, samples["reconstruction"], strict=True)),
+                {name: float(ssim[name]) for name in names},
+            )
+        )
+    return [_Row("original", originals), *rows] if originals else []
+
+
+def grid(run: Run, board: Board, defense: str) -> Figure | None:
+    """Columns: at most 8 people; rows: the original, then each attack, with the SSIM of each picture.
+
+    An attack that failed keeps its row, and says so. None where no pictures were kept.
+    """
+    rows = _rows(run, board, defense)
+    if not rows:
         return None
-    original = samples["original"] if samples else run.samples(_first(board, defense, shown[0][0]))["original"]
-    rows, columns = len(shown) + 1, len(original)
-    height, width = original.shape[1:3]
-    cell = 1.05
-    figure = Figure(figsize=(1.1 + columns * cell, 0.5 + rows * (cell * height / width + 0.2)), layout="constrained")
+    names = list(rows[0].pictures)[:_PEOPLE]
+    height, width = rows[0].pictures[names[0]].shape[:2]
+    tall = _WIDTH * height / width + 0.2
+    heights = [0.35 if row.failed else tall for row in rows]
+    margin = 0.25 + 0.085 * max(len(row.label) for row in rows)  # inches, for the longest name in 9 points
+    figure = Figure(figsize=(max(margin + len(names) * _WIDTH, 4.0), 0.5 + sum(heights)), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for row, (label, pictures, scores_) in enumerate([("original", original, None), *shown]):
-        for column, axis in enumerate(axes[row]):
-            axis.imshow(pictures[column], interpolation="lanczos")
-            axis.set_xticks([])
-            axis.set_yticks([])
-            for spine in axis.spines.values():
-                spine.set_visible(False)
-            if scores_ is not None:
-                axis.set_xlabel(f"{scores_[column]:.2f}", fontsize=8, labelpad=1)
-        axes[row][0].set_ylabel(label, fontsize=9)
-    figure.suptitle(f"{defense}: {board.dataset}, {board.recognizer}; SSIM under each picture", fontsize=10)
+    axes = figure.subplots(len(rows), len(names), squeeze=False, height_ratios=heights)
+    for row, line in zip(rows, axes, strict=True):
+        for name, axis in zip(names, line, strict=True):
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+            if row.failed:
+                axis.set_facecolor("0.93")
+                axis.text(0.5, 0.5, row.failed, ha="center", va="center", fontsize=8, color="0.25")
+            elif name in row.pictures:
+                axis.imshow(row.pictures[name], interpolation="lanczos")
+            if name in row.ssim:
+                axis.set_xlabel(f"{row.ssim[name]:.2f}", fontsize=8, labelpad=1)
+        # Level text, with room made for it: a name is easier to read lying than standing.
+        line[0].set_ylabel(row.label, fontsize=9, rotation=0, ha="right", va="center", labelpad=6)
+    figure.suptitle(f"{defense}: {board.dataset}, {board.recognizer}\nSSIM (7x7) under each picture", fontsize=10)
     return figure
-
-
-def _first(board: Board, defense: str, attack: str):  # type: ignore[no-untyped-def]
-    entry = board.find("reconstruction", defense, attack)
-    assert entry is not None
-    return entry.cell
 
 
 def write_grids(run: Run, defense: str | None = None) -> list[Path]:
@@ -71,5 +107,7 @@ def write_grids(run: Run, defense: str | None = None) -> list[Path]:
             if figure is not None:
                 several = len(some) > 1
                 place = f"{board.dataset}_{board.recognizer}_{label}" if several else label
-                written += save(figure, run.folder / f"grid_{place}", ("png",))
+                # A label is free text in bench.toml: it must stay one file in this folder.
+                safe = "".join(c if c.isalnum() or c in "-_.=[]," else "_" for c in place)
+                written += save(figure, run.folder / f"grid_{safe}", ("png",))
     return written

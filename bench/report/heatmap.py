@@ -6,14 +6,16 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
 
 from bench.contracts import UserError
 from bench.records import Run, replacing
 from bench.registry import near_miss
-from bench.report.summary import Board, boards
+from bench.report.summary import Board, Entry, boards
 
 # Heading, decimals, and whether a larger figure means that more leaked.
 METRICS = {
@@ -38,19 +40,20 @@ def heatmap(run: Run, metric: str = "ssim") -> Figure:
     width = max(5.0, 2.6 + 0.95 * max(len(b.attacks) for b in some))
     heights = [1.9 + 0.52 * len(b.defenses) for b in some]
     figure = Figure(figsize=(width, sum(heights)), layout="constrained")
-    FigureCanvasAgg(figure)
+    FigureCanvasAgg(figure)  # seaborn asks for a renderer
     axes = figure.subplots(len(some), 1, squeeze=False, height_ratios=heights)[:, 0]
     for axis, board in zip(axes, some, strict=True):
         _draw(axis, board, metric)
     return figure
 
 
-def _draw(axis, board: Board, metric: str) -> None:  # type: ignore[no-untyped-def]
-    import seaborn
+def _draw(axis: Axes, board: Board, metric: str) -> None:
+    import seaborn  # takes a second, which a command that draws nothing should not
 
     heading, decimals, more_leaks = METRICS[metric]
     defenses, attacks = board.defenses, board.attacks
     values = np.full((len(defenses), len(attacks)), np.nan)
+    gaps: dict[tuple[int, int], str] = {}
     images = 0
     for row, defense in enumerate(defenses):
         for column, attack in enumerate(attacks):
@@ -58,15 +61,23 @@ def _draw(axis, board: Board, metric: str) -> None:  # type: ignore[no-untyped-d
             figure = entry.metric(metric) if entry and not entry.failed else None
             if figure is not None and figure.value is not None:
                 values[row, column], images = figure.value, max(images, figure.n)
+            else:
+                gaps[row, column] = _gap(entry)
     levels = {a: e.cell.level for e in board.entries for a in [e.cell.attack] if e.cell.kind == "reconstruction"}
-    low, high = (0, 1) if metric in ("ssim", "cosine") else (None, None)
+    if metric in ("ssim", "cosine"):
+        low, high = 0.0, 1.0  # the same colours in every run
+    elif len(gaps) < values.size:
+        low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    else:
+        low, high = 0.0, 1.0  # nothing to show; a scale without ends would warn
     seaborn.heatmap(
         values,
         ax=axis,
-        annot=True,
-        fmt=f".{decimals}f",
-        # Perceptually even and safe for colour-blind eyes; the dark end is always what gives most away.
-        cmap="cividis_r" if more_leaks else "cividis",
+        annot=np.vectorize(lambda value: _label(value, decimals), otypes=[object])(values),
+        fmt="",
+        # Perceptually even, lightness alone tells it apart for colour-blind eyes and in grey print, and figures stay
+        # readable on all of it; the dark end is always what gives most away.
+        cmap="rocket_r" if more_leaks else "rocket",
         vmin=low,
         vmax=high,
         linewidths=1.5,
@@ -76,14 +87,42 @@ def _draw(axis, board: Board, metric: str) -> None:  # type: ignore[no-untyped-d
         cbar_kws={"label": f"{heading}\n(darker: more leaked)"},
         annot_kws={"fontsize": 10},
     )
-    for row, column in np.argwhere(np.isnan(values)):
-        axis.add_patch(Rectangle((column, row), 1, 1, facecolor="0.9", edgecolor="0.6", hatch="///", linewidth=0))
-        axis.text(column + 0.5, row + 0.5, "no figure", ha="center", va="center", fontsize=8, color="0.2")
+    for text, (red, green, blue, _) in zip(axis.texts, _filled(axis, values), strict=True):
+        # Black or white, whichever stands out more by WCAG 2's relative luminance: seaborn puts white on orange.
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (red, green, blue)]
+        text.set_color("black" if np.dot([0.2126, 0.7152, 0.0722], linear) > 0.179 else "white")
+    for (row, column), why in gaps.items():
+        axis.add_patch(
+            Rectangle((column + 0.01, row + 0.015), 0.98, 0.97, facecolor="0.93", edgecolor="0.75", hatch="///", lw=0)
+        )
+        plate = {"facecolor": "0.93", "edgecolor": "none", "pad": 1.5}
+        axis.text(column + 0.5, row + 0.5, why, ha="center", va="center", fontsize=8, color="0.25", bbox=plate)
     axis.set_title(f"{heading}: {board.dataset}, {board.recognizer}, {images} images", fontsize=11)
     axis.set_ylabel("defence")
     axis.set_xlabel("attack (what the attacker knows)")
     axis.tick_params(axis="x", labelsize=8, rotation=0, length=0)
     axis.tick_params(axis="y", labelsize=9, rotation=0, length=0)
+
+
+def _filled(axis: Axes, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Colours (K, 4) of the cells that have a figure, in the order in which seaborn labels them."""
+    colours = np.asarray(axis.collections[0].get_facecolor(), dtype=np.float64).reshape(-1, 4)
+    return colours[~np.isnan(values).ravel()]
+
+
+def _gap(entry: Entry | None) -> str:
+    """Why a cell has no figure, in a word."""
+    if entry is None:
+        return "not run"
+    if entry.failed:
+        return "skipped" if entry.failed.startswith("skipped") else "failed"
+    return "unavailable"
+
+
+def _label(value: float, decimals: int) -> str:
+    """.26: the zero before the point says nothing, and many cells stand side by side."""
+    text = f"{value:.{decimals}f}"
+    return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text
 
 
 def save(figure: Figure, base: Path, formats: tuple[str, ...] = ("png", "svg")) -> list[Path]:

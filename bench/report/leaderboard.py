@@ -1,9 +1,14 @@
-"""The leaderboard: defences as rows, from the one that gives away least under its worst attack."""
+"""The leaderboard: defences as rows, from the one that gives away least under its worst attack.
+
+Only attacks on templates count; one on embeddings answers another question. Where an attack is missing, the worst case
+is marked as a lower bound, and stands below the defences that faced every attack: nobody wins by not being attacked.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import pandas as pd
@@ -31,7 +36,23 @@ _COLUMNS = (
     ("srra2", "SRRA II ↓", 3),
     ("noise_rms", "noise rms", 3),
     ("snr_db", "SNR dB", 1),
+    ("template_bytes", "bytes a template", 0),
 )
+_INTERVALS = tuple(name for name, _, _ in _COLUMNS if name not in ("noise_rms", "snr_db", "template_bytes"))
+# A page is narrow: these columns under shorter headings, and intervals for two of them. The CSV has everything.
+_TEX_COLUMNS = {
+    "acc": "ACC ↑",
+    "worst_ssim": "SSIM ↓",
+    "worst_psnr_db": "PSNR dB ↓",
+    "worst_cosine": "cosine ↓",
+    "worst_lpips": "LPIPS ↑",
+    "paper_ssim": "at encoder",
+    "bound_ssim": "bound",
+    "blind_ssim": "blind floor",
+    "srra1": "SRRA I ↓",
+    "srra2": "II ↓",
+}
+_TEX_INTERVALS = ("acc", "worst_ssim")
 _CELL_COLUMNS = (("ssim", "SSIM (7x7)", 3), ("psnr_db", "PSNR dB", 1), ("lpips", "LPIPS", 3), ("cosine", "cosine", 3))
 
 
@@ -40,14 +61,21 @@ def leaderboard(run: Run) -> pd.DataFrame:
 
     `worst_*`: the single attack that rebuilds most, by SSIM, at any level. `paper_*`: the same among those at level
     `encoder`. `bound_ssim`: per image the best of all attacks, averaged (an upper bound that no single attacker
-    reaches); absent, with `bound_note`, where an attack that others faced is missing. `failed`: cells without a figure.
+    reaches); absent, with `bound_note`, where an attack that others faced is missing: `worst_*` then is what is known,
+    and a lower bound. `blind_*`: the best guess of an attacker who never looked. `failed`: cells without a figure.
 
     Raises:
         DataError: there are no records, or damaged ones.
     """
     rows = [_row(board, defense) for board in boards(run) for defense in board.defenses]
     frame = pd.DataFrame(rows)
-    return frame.sort_values(["dataset", "recognizer", "worst_ssim"], na_position="last", ignore_index=True)
+    for name in (column + part for column, _, _ in _COLUMNS for part in ("", "_low", "_high")):
+        if name in frame:  # a column of None alone would hold objects, which don't sort
+            frame[name] = pd.to_numeric(frame[name])
+    order = frame.assign(incomplete=frame["bound_note"] != "").sort_values(
+        ["dataset", "recognizer", "incomplete", "worst_ssim"], na_position="last"
+    )
+    return frame.loc[order.index].reset_index(drop=True)
 
 
 def _row(board: Board, defense: str) -> dict[str, Any]:
@@ -110,7 +138,9 @@ def _bound(board: Board, good: list[Entry]) -> tuple[Measure, str]:
     if missing or not good:
         return UNKNOWN, f"incomplete: {', '.join(missing) or 'no attack'}"
     tables = [e.scores.set_index("name") for e in good if e.scores is not None]
-    names = sorted(set.intersection(*(set(t.index) for t in tables)))
+    names = sorted(set.intersection(*(set(t.index) for t in tables))) if tables else []
+    if not names:
+        return UNKNOWN, "incomplete: no image that all attacks rebuilt"
     best = pd.concat([t.loc[names, "ssim"] for t in tables], axis=1).max(axis=1)
     owners = tables[0].loc[names, "subject"].to_numpy(dtype=object)
     return measure(best.to_numpy(), owners, seed=derive_seed("bootstrap", board.dataset)), ""
@@ -120,8 +150,10 @@ def _bound(board: Board, good: list[Entry]) -> tuple[Measure, str]:
 
 
 def _number(value: Any, decimals: int) -> str:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    if value is None or math.isnan(value):
         return "–"
+    if decimals == 0:
+        return f"{value:,.0f}"
     text = f"{value:.{decimals}f}"
     return text.replace("0.", ".", 1) if decimals == 3 and text.startswith(("0.", "-0.")) else text
 
@@ -133,22 +165,33 @@ def _figure(value: Any, low: Any, high: Any, decimals: int) -> str:
     return f"{text} [{_number(low, decimals)}, {_number(high, decimals)}]"
 
 
-def _text_rows(frame: pd.DataFrame) -> list[list[str]]:
-    rows = []
+def _table(frame: pd.DataFrame, columns: Sequence[str], intervals: Sequence[str]) -> list[list[str]]:
+    """Headings, then a row a defence."""
+    known = {name: (heading, decimals) for name, heading, decimals in _COLUMNS}
+    rows = [["defence", *(known[name][0] for name in columns), "failed"]]
+    rows[0].insert(1 + list(columns).index("worst_ssim"), "worst attack (level)")
     for row in frame.to_dict("records"):
-        cells = [str(row["defense"]), *_figures(row)]
-        cells[1 + [name for name, _, _ in _COLUMNS].index("worst_ssim")] += f" {row['worst_attack']}"
-        if row["bound_note"]:
-            cells[1 + [name for name, _, _ in _COLUMNS].index("bound_ssim")] = row["bound_note"].split(":")[0]
+        cells = [str(row["defense"])]
+        for name in columns:
+            low, high = (row[f"{name}_low"], row[f"{name}_high"]) if name in intervals else (None, None)
+            text = _figure(row[name], low, high, known[name][1])
+            if name == "worst_ssim":
+                cells.append(f"{row['worst_attack']} ({row['worst_level']})" if row["worst_attack"] else "–")
+                # What a missing attack would have rebuilt is not known.
+                text = f"≥ {text}" if row["bound_note"] and text != "–" else text
+            cells.append("incomplete" if name == "bound_ssim" and row["bound_note"] else text)
         rows.append([*cells, row["failed"] or "0"])
     return rows
 
 
-def _figures(row: dict[Any, Any]) -> list[str]:
-    return [_figure(row[n], row.get(f"{n}_low"), row.get(f"{n}_high"), d) for n, _, d in _COLUMNS]
-
-
-_HEADINGS = ["defence", *(heading for _, heading, _ in _COLUMNS), "failed cells"]
+def _remarks(frame: pd.DataFrame) -> str:
+    """What must be known to read a row: flags, and what is missing."""
+    lines = []
+    for row in frame.to_dict("records"):
+        said = "; ".join(part for part in (row["flags"], row["bound_note"]) if part)
+        if said:
+            lines.append(f"- {_plain(row['defense'])}: {_plain(said)}")
+    return "\n" + "\n".join(lines) if lines else ""
 
 
 def render(frame: pd.DataFrame, fmt: Format, run: Run | None = None) -> str:
@@ -167,25 +210,30 @@ def render(frame: pd.DataFrame, fmt: Format, run: Run | None = None) -> str:
         if fmt == "tex":
             parts.append(_tex(some, f"{dataset}, {recognizer}"))
         else:
+            table = _table(some, [name for name, _, _ in _COLUMNS], _INTERVALS)
             missed = int(some["images_without_a_face"].max())
             note = f"{_NOTE} No face was found in {missed} images; they count as failures." if missed else _NOTE
-            parts.append(f"## {dataset}, {recognizer}\n\n{_markdown(_HEADINGS, _text_rows(some))}\n\n{note}")
+            parts.append(f"## {dataset}, {recognizer}\n\n{_markdown(table)}\n\n{note}\n{_remarks(some)}".rstrip())
     if fmt == "md" and run is not None:
         parts += [_every_cell(board) for board in boards(run)]
-    return "\n\n".join(parts) + ("" if fmt == "md" else "\n")
+    return "\n\n".join(parts) + "\n"
 
 
 _NOTE = (
-    "95 % intervals by bootstrap over identities. *worst*: the single attack that rebuilds most; *oracle bound*: per "
-    "image the best of all attacks. Arrows point to better protection or better use."
+    "95 % intervals by bootstrap over identities. *worst*: the single attack that rebuilds most, and what it reaches; "
+    "≥: an attack is missing, and the row stands below those that faced all; *oracle bound*: per image the best of all "
+    "attacks. Arrows point to better protection or better use."
 )
 
 
-def _markdown(headings: list[str], rows: list[list[str]]) -> str:
-    def line(cells: list[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+def _plain(text: str) -> str:
+    """Text that Markdown shows as it is: an error's message may hold lines, bars and angle brackets."""
+    return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
 
-    return "\n".join([line(headings), "|" + "---|" * len(headings), *map(line, rows)])
+
+def _markdown(rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(map(_plain, cells)) + " |" for cells in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
 
 
 def _every_cell(board: Board) -> str:
@@ -194,8 +242,8 @@ def _every_cell(board: Board) -> str:
         for attack in board.attacks:
             entry = board.find("reconstruction", defense, attack)
             if entry is None or entry.failed:
-                why = entry.failed if entry else "not run"
-                rows.append([defense, attack, entry.cell.level if entry else "", f"failed: {why}", "", "", ""])
+                why = f"failed: {entry.failed}" if entry else "not run"
+                rows.append([defense, attack, entry.cell.level if entry else "", why, "", "", ""])
                 continue
             figures = [
                 m.note if m.value is None and m.note else _figure(m.value, m.low, m.high, decimals)
@@ -208,7 +256,7 @@ def _every_cell(board: Board) -> str:
             figures = [f"failed: {entry.failed}"] if entry.failed else [f"SRRA I {srra[0]}", f"SRRA II {srra[1]}"]
             rows.append([defense, entry.cell.attack, entry.cell.level, *figures, *[""] * (4 - len(figures))])
     headings = ["defence", "attack", "level", *(heading for _, heading, _ in _CELL_COLUMNS)]
-    return f"### Every cell: {board.dataset}, {board.recognizer}\n\n{_markdown(headings, rows)}"
+    return f"### Every cell: {board.dataset}, {board.recognizer}\n\n{_markdown([headings, *rows])}"
 
 
 _ESCAPES = str.maketrans(
@@ -220,28 +268,36 @@ _SIGNS = {"↑": r"$\uparrow$", "↓": r"$\downarrow$", "–": "--", "≥": r"$\
 
 def escape_tex(text: str) -> str:
     """Text that LaTeX prints as it is."""
-    text = text.translate(_ESCAPES)
+    text = " ".join(text.split()).translate(_ESCAPES)
     for sign, tex in _SIGNS.items():
         text = text.replace(sign, tex)
     return text
 
 
+def _shielded(cell: str) -> str:
+    """A cell that begins with a bracket would be read as the optional argument of the line break before it."""
+    return f"{{}}{cell}" if cell.startswith("[") else cell
+
+
 def _tex(frame: pd.DataFrame, caption: str) -> str:
-    rows = [_HEADINGS, *_text_rows(frame)]
-    lines = [" & ".join(escape_tex(cell) for cell in row) + r" \\" for row in rows]
+    rows = _table(frame, list(_TEX_COLUMNS), _TEX_INTERVALS)
+    rows[0] = ["defence", "ACC ↑", "worst attack (level)", *list(_TEX_COLUMNS.values())[1:], "failed"]
+    lines = [" & ".join(_shielded(escape_tex(cell)) for cell in row) + r" \\" for row in rows]
+    note = "SSIM (7x7) of the worst attack, of the best at level encoder, oracle bound over all, best blind guess"
+    figures = "rl" + "r" * (len(_TEX_COLUMNS) - 1)  # the attack's name stands before the second figure
     return "\n".join(
         [
+            r"% Needs \usepackage{booktabs}",
             r"\begin{table*}",
             r"  \centering",
             r"  \scriptsize",
-            f"  \\caption{{{escape_tex(caption)}. Brackets: 95\\,\\% intervals by bootstrap over identities.}}",
-            f"  \\begin{{tabular}}{{l{'r' * (len(_HEADINGS) - 2)}l}}",
+            r"  \setlength{\tabcolsep}{3pt}",
+            f"  \\caption{{{escape_tex(caption)}. {note}. Brackets: 95\\,\\% intervals, bootstrap over identities.}}",
+            f"  \\begin{{tabular}}{{l{figures}l}}",
             r"    \toprule",
             f"    {lines[0]}",
             r"    \midrule",
             *(f"    {line}" for line in lines[1:]),
-            r"    \bottomrule",
-            r"  \end{tabular}",
-            r"\end{table*}",
+            *(r"    \bottomrule", r"  \end{tabular}", r"\end{table*}"),
         ]
     )

@@ -76,11 +76,12 @@ def test_accuracy_does_not_depend_on_the_scores_scale(raw: np.ndarray, seed: int
     rng = np.random.default_rng(seed)
     genuine, fold = rng.random(60) < 0.5, np.arange(60) // 20
     valid = np.ones(60, dtype=bool)
-    first = fold_accuracy(raw / 50, genuine, fold, valid)
-    second = fold_accuracy(raw / 200 + 0.1, genuine, fold, valid)
+    # Powers of two keep a threshold that falls on a held-out score there: any other scale may round it past.
+    first = fold_accuracy(raw / 64, genuine, fold, valid)
+    second = fold_accuracy(raw / 256 + 0.25, genuine, fold, valid)
     assert first.accuracy == pytest.approx(second.accuracy)
     assert not first.in_sample
-    assert (accepted(raw / 50, fold, first.thresholds) == genuine).tolist() == first.correct.tolist()
+    assert (accepted(raw / 64, fold, first.thresholds) == genuine).tolist() == first.correct.tolist()
 
 
 def test_thresholds_come_from_the_other_folds() -> None:
