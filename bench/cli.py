@@ -200,6 +200,7 @@ def clean(
     """Frees the store of what no record needs any more: artefacts of other settings, sources or killed runs.
 
     The artefacts behind the records of every run folder beside run.output are kept, and those of --run.
+    What an interrupted run had made for cells that it did not reach is freed too: finish it first.
     """
     from bench.config import load
     from bench.records import Run
