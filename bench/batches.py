@@ -16,10 +16,8 @@ def plain_batches(count: int, size: int = 50) -> list[NDArray[np.int64]]:
 def coupled_batches(count: int, size: int, rng: Rng, pairs: Pairs | None = None) -> list[NDArray[np.int64]]:
     """A seeded permutation of all images in batches of `size`; a remainder joins the last one.
 
-    Two images of one pair never share a batch, as long as there is more than one batch to choose from.
-
-    Raises:
-        ValueError: no arrangement was found (a pair graph denser than verification protocols have).
+    Two images of one pair never share a batch where there are three batches and nobody is in more than one pair; in
+    denser protocols, or with fewer batches, some may have to. `shared_pairs` counts them.
     """
     order = rng.numpy().permutation(count)
     bins = max(1, count // size)
@@ -54,7 +52,7 @@ def coupled_batches(count: int, size: int, rng: Rng, pairs: Pairs | None = None)
 def _make_room(
     image: int, batches: list[list[int]], room: list[int], home: NDArray[np.int64], rivals: list[set[int]]
 ) -> int:
-    """Moves somebody out of a full batch that would suit `image`; returns that batch, which now has room."""
+    """Moves somebody out of a full batch that would suit `image`; returns that batch, or any with room if none does."""
     open_batches = [b for b, members in enumerate(batches) if len(members) < room[b]]
     for batch, members in enumerate(batches):
         if any(home[other] == batch for other in rivals[image]):
@@ -66,7 +64,7 @@ def _make_room(
                     batches[target].append(other)
                     home[other] = target
                     return batch
-    raise ValueError("no way to keep the two images of every pair apart in batches of this size")
+    return open_batches[0]
 
 
 def shared_pairs(batches: list[NDArray[np.int64]], pairs: Pairs, count: int) -> int:

@@ -121,6 +121,8 @@ def test_an_interrupt_keeps_what_is_finished_and_says_so(config: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
         env=ENVIRONMENT,
+        # Whoever runs the tests in the background has them ignore interrupts, and children would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     record = Path("out/main/records/reconstruction--blobs--tiny--unprotected--mean_face--seed0.json")
     for _ in range(600):
