@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -37,8 +36,7 @@ def image_scores(originals: Tensor, reconstructions: Tensor) -> dict[str, NDArra
     if not (torch.isfinite(originals).all() and torch.isfinite(reconstructions).all()):
         raise ValueError("images hold values that are not finite")
     pairs = list(zip(_arrays(originals), _arrays(reconstructions), strict=True))
-    with ThreadPoolExecutor() as pool:
-        ssim = np.fromiter(pool.map(lambda pair: _ssim(*pair), pairs), dtype=np.float64, count=len(pairs))
+    ssim = np.array([_ssim(one, other) for one, other in pairs], dtype=np.float64)
     mse = np.array([mean_squared_error(a, b) for a, b in pairs], dtype=np.float64)
     with np.errstate(divide="ignore"):  # identical images: infinitely many dB, before the cap
         psnr = np.array([_psnr(a, b) for a, b in pairs], dtype=np.float64)
