@@ -46,7 +46,8 @@ def coupled_batches(count: int, size: int, rng: Rng, pairs: Pairs | None = None)
             batch = _make_room(image, batches, room, home, rivals)
         batches[batch].append(image)
         home[image] = batch
-    return [np.array(sorted(batch, key=order.tolist().index), dtype=np.int64) for batch in batches]
+    place = np.argsort(order)
+    return [np.array(sorted(batch, key=place.__getitem__), dtype=np.int64) for batch in batches]
 
 
 def _make_room(

@@ -133,14 +133,6 @@ def load(path: Path | None = None, profile: str | None = None, overrides: Sequen
     return _resolve(file, path)
 
 
-def profile_names(path: Path | None = None) -> list[str]:
-    """The profiles of a config file; none if it can't be read."""
-    try:
-        return sorted(tomllib.loads((path or default_path()).read_text(encoding="utf-8")).get("profile", {}))
-    except (OSError, ValueError):
-        return []
-
-
 def _profile(name: str, profiles: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """A profile with those that it extends laid under it."""
     chain: list[dict[str, Any]] = []

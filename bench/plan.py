@@ -206,7 +206,7 @@ def _jobs(settings: Settings, scene: Scene, seed: int) -> Iterator[Job]:
     for name, defense in settings.defenses.items():
         state = task("defense_state", defense=name, public=scene.defender_key, plugin=_identity(defense))
         templates = task("templates", state, defense=name, faces=scene.faces_key)
-        embeddings = task("embeddings", templates, state, identity, defense=name)
+        embeddings = task("embeddings", templates, state, defense=name)
         yield job("utility", name, "", embeddings, templates, state)
         reconstructions: dict[str, Task] = {}
         for label, attack in settings.attacks.items():
@@ -229,7 +229,9 @@ def _jobs(settings: Settings, scene: Scene, seed: int) -> Iterator[Job]:
                 if attack.present == "template":
                     yield job("replay", name, label, embeddings, state)
                     continue
-                shown = task("presentation", reconstructions[attack.attack], state, defense=name, attack=attack.attack)
+                # Its noise is seeded by these names, so they are part of what made it.
+                names = {"defense": name, "attack": attack.attack}
+                shown = task("presentation", reconstructions[attack.attack], state, **names, labels=names)
                 yield job("replay", name, label, shown, embeddings, state)
             elif not isinstance(attack, ReconstructionAttack):
                 raise UserError(f"{settings.path}: attack {label!r} is of a kind that this version does not judge")

@@ -118,9 +118,11 @@ class Store:
         locks = self.root / _LOCKS
         locks.mkdir(exist_ok=True)
         path = locks / f"run-{uuid.uuid4().hex}.lock"
-        with FileLock(path):
-            yield
-        path.unlink(missing_ok=True)
+        try:
+            with FileLock(path):
+                yield
+        finally:
+            path.unlink(missing_ok=True)
 
     def clean(self, keep: set[str], dry_run: bool = False) -> tuple[int, int]:
         """Removes artefacts whose key is not in `keep`, and what killed runs left. Returns (how many, bytes).

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -117,9 +117,9 @@ class Workbench:
             self._systems[key] = System(network, plugin, prepared, self.device)
         return self._systems[key]
 
-    def rng(self, task_or_seed: int, *names: object) -> Rng:
+    def rng(self, seed: int, *names: object) -> Rng:
         """The source of randomness for a role, named."""
-        return Rng(derive_seed(task_or_seed, *names))
+        return Rng(derive_seed(seed, *names))
 
     # -------------------------------------------------------------------------------------------------- making
 
@@ -168,7 +168,7 @@ class Workbench:
 
     def protect(
         self, system: System, images: Sequence[Tensor] | FaceSet, names: Sequence[str], rng: Rng, pairs: Pairs | None
-    ) -> Any:
+    ) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor]]:
         """Yields (indices, features, templates) of each batch, in the batches that the defence asks for."""
         size = system.defense.protect_batch
         batches = plain_batches(len(names)) if size is None else coupled_batches(len(names), size, rng, pairs)
@@ -250,7 +250,7 @@ class Workbench:
         assert fitted is not None
         values = read_array(self.ready(leaked), "templates" if leaked.kind == "templates" else "stored")
         system = self.system(task.scene, task.defense, state)
-        rng = self.rng(task.seed, "attack", type(attack).__name__, task.defense)
+        rng = self.rng(task.seed, "attack", type(attack).__name__, type(system.defense).__name__)
         stored = None
         if attack.level >= Knowledge.ENROLMENT and leaked.kind == "embeddings":
             stored = torch.from_numpy(np.array(values))

@@ -115,7 +115,6 @@ extends = "left"
     assert resolved.run.images == 8
     assert resolved.defenses["advface"].iterations == 1  # type: ignore[attr-defined]
     assert resolved.defenses["advface"].batch == 8  # type: ignore[attr-defined]
-    assert settings.profile_names(config) == ["left", "right", "small", "smaller"]
     with pytest.raises(UserError, match="circle: left -> right -> left"):
         _load(config, profile="left")
 

@@ -8,6 +8,7 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,7 @@ def align(
             found = _align_all(source, alignment, folder, aligned)
             with replacing(folder / "manifest.json") as path:
                 path.write_text(json.dumps({"found": found, "sha256": file_hash(folder / "faces.npy")}))
+            (folder / "progress.json").unlink(missing_ok=True)  # not before: a kill would cost all of it
             manifest = {"found": found}
     pixels: NDArray[np.uint8] = np.load(folder / "faces.npy", mmap_mode="r", allow_pickle=False)
     return pixels, np.array(manifest["found"], dtype=bool)
@@ -135,7 +137,6 @@ def _align_all(source: ImageSource, alignment: Alignment, folder: Path, aligned:
             with replacing(done_path) as temporary:
                 temporary.write_text(json.dumps(found))
     pixels.flush()
-    done_path.unlink(missing_ok=True)
     return found
 
 
@@ -153,6 +154,14 @@ def _resized(image: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
     left, top = (image.width - width * scale) / 2, (image.height - height * scale) / 2
     box = (left, top, left + width * scale, top + height * scale)
     return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR, box=box))
+
+
+@cache
+def _mtcnn(smallest: int) -> Any:
+    """The detector, its weights loaded once."""
+    from facenet_pytorch import MTCNN
+
+    return MTCNN(min_face_size=smallest, keep_all=True, device="cpu")
 
 
 class _Detector:
@@ -177,9 +186,7 @@ class _Detector:
         self, images: list[Image.Image], size: tuple[int, int]
     ) -> list[tuple[NDArray[Any], NDArray[Any]] | None]:
         """Box and five points of the face nearest the centre, for images of one size (width, height)."""
-        from facenet_pytorch import MTCNN
-
-        detector = MTCNN(min_face_size=max(20, int(_SMALLEST * min(size))), keep_all=True, device="cpu")
+        detector = _mtcnn(max(20, int(_SMALLEST * min(size))))
         with torch.inference_mode():
             boxes, probabilities, points = detector.detect(images, landmarks=True)
         faces: list[tuple[NDArray[Any], NDArray[Any]] | None] = []

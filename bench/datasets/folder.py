@@ -40,8 +40,8 @@ class ImageFolder(Dataset):
         return {p.relative_to(root).as_posix(): p for p in paths[: self.limit]}
 
     def revision(self) -> str:
-        """Over every image's name and bytes."""
-        return self._source(self._files()).revision
+        """Over every image's name and bytes, whether people are known, and how faces are cut out."""
+        return revision_of([(self._source(self._files()).revision, bytes([self.identities, self.aligned]))])
 
     def _source(self, files: dict[str, Path]) -> ImageSource:
         paths = list(files.values())

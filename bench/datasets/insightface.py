@@ -149,8 +149,8 @@ class InsightfaceBin(Dataset):
         return images, pairs
 
     def revision(self) -> str:
-        """Over the images and pairs that are judged."""
-        return _revision(*self._read())
+        """Over the images and pairs that are judged, and how they are cut out."""
+        return revision_of([(_revision(*self._read()), bytes([self.aligned]))])
 
     def size(self) -> tuple[int, int]:
         """Judged images; none are public."""

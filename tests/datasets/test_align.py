@@ -101,6 +101,8 @@ def test_folders_with_and_without_identities(tmp_path: Path) -> None:
     assert public.names == ("ann/1.png", "ann/2.jpg", "bob/1.png")
     assert public.subjects == ("ann", "ann", "bob")
     assert known.size() == (0, 3)
+    assert known.revision() != ImageFolder(path=known.path, aligned=False).revision()
+    assert known.revision() != ImageFolder(path=known.path, aligned=True, identities=False).revision()
     flat = ImageFolder(path=str(tmp_path / "set"), identities=False, limit=2, aligned=True)
     public = flat.load(SQUARE, tmp_path / "cache").public
     assert public is not None
