@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import version
@@ -15,20 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
 
 from bench.contracts import Alignment, DataError
-from bench.progress import track
-from bench.records import replacing
-from bench.store import content_key, file_hash
-
-log = logging.getLogger("veilbench")
+from bench.datasets.face_cache import CHUNK, cached_faces
+from bench.store import content_key
 
 _ALGORITHM = 1  #: raised whenever other pixels would come out
-_CHUNK = 256  #: images that a kill can cost
-_DETECTED = 32  #: images a detector pass
 _PROBABILITY = 0.9  #: below this, what MTCNN shows is taken for no face
 _SMALLEST = 0.2  #: of the image's shorter side: smaller faces are bystanders, and searching for them takes most time
 
@@ -83,61 +75,15 @@ def align(
     """
     parts = {"revision": source.revision, "alignment": asdict(alignment), "aligned": aligned, "algorithm": _ALGORITHM}
     folder = cache / content_key(**parts, detector=version("facenet-pytorch"))
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "lock"):
-        manifest = _manifest(folder)
-        if manifest is None:
-            found = _align_all(source, alignment, folder, aligned)
-            with replacing(folder / "manifest.json") as path:
-                path.write_text(json.dumps({"found": found, "sha256": file_hash(folder / "faces.npy")}))
-            (folder / "progress.json").unlink(missing_ok=True)  # not before: a kill would cost all of it
-            manifest = {"found": found}
-    pixels: NDArray[np.uint8] = np.load(folder / "faces.npy", mmap_mode="r", allow_pickle=False)
-    return pixels, np.array(manifest["found"], dtype=bool)
-
-
-def _manifest(folder: Path) -> dict[str, Any] | None:
-    """The finished cache's account; None where there is none yet, or where the cache is damaged (and removed)."""
-    try:
-        manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
-        if file_hash(folder / "faces.npy") == manifest["sha256"]:
-            return manifest
-        reason = "its hash is wrong"
-    except FileNotFoundError:
-        if not (folder / "manifest.json").exists():
-            return None
-        reason = "its pixels are missing"
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = str(error)
-    log.warning("%s: aligned faces damaged (%s); aligning again", folder, reason)
-    for name in ("manifest.json", "faces.npy", "progress.json"):
-        (folder / name).unlink(missing_ok=True)
-    return None
-
-
-def _align_all(source: ImageSource, alignment: Alignment, folder: Path, aligned: bool) -> list[bool]:
-    count = len(source.names)
-    path, done_path = folder / "faces.npy", folder / "progress.json"
-    found: list[bool] = []
-    if done_path.exists() and path.exists():
-        found = json.loads(done_path.read_text())
-    shape = (count, *alignment.size, 3)
-    pixels = np.lib.format.open_memmap(
-        path, mode="r+" if found else "w+", dtype=np.uint8, shape=None if found else shape
-    )
     cut = _resizer(alignment) if aligned else _Detector(alignment).cut
-    steps = range(len(found), count, _DETECTED)
-    for start in track(steps, "aligning faces (once)", len(steps)):
-        images = [source.read(i) for i in range(start, min(start + _DETECTED, count))]
-        for offset, (face, seen) in enumerate(cut(images)):
-            pixels[start + offset] = face
-            found.append(seen)
-        if len(found) % _CHUNK == 0:
-            pixels.flush()
-            with replacing(done_path) as temporary:
-                temporary.write_text(json.dumps(found))
-    pixels.flush()
-    return found
+    count = len(source.names)
+
+    def chunks(first: int) -> Iterator[tuple[list[NDArray[np.uint8]], list[bool]]]:
+        for start in range(first, count, CHUNK):
+            cuts = list(cut([source.read(i) for i in range(start, min(start + CHUNK, count))]))
+            yield [face for face, _ in cuts], [seen for _, seen in cuts]
+
+    return cached_faces(folder, count, alignment.size, chunks, "aligning faces (once)")
 
 
 def _resizer(alignment: Alignment) -> Callable[[list[Image.Image]], list[tuple[NDArray[np.uint8], bool]]]:

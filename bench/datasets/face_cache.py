@@ -1,0 +1,99 @@
+"""Faces as a recogniser wants them, made once into a memory-mapped cache; a kill costs the last few hundred."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from bench.progress import track
+from bench.records import replacing
+from bench.store import file_hash
+
+log = logging.getLogger("veilbench")
+
+CHUNK = 32  #: faces that `chunks` gives at a time
+_KEPT = 8  #: chunks that a kill can cost
+
+#: Faces from an index on, `CHUNK` at a time, with whether each was found.
+Chunks = Callable[[int], Iterator[tuple[Sequence[NDArray[np.uint8]] | NDArray[np.uint8], Sequence[bool]]]]
+
+
+def cached_faces(
+    folder: Path,
+    count: int,
+    size: tuple[int, int],
+    chunks: Callable[[int], Iterator[tuple[Faces, Sequence[bool]]]],
+    label: str,
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """The faces (N, H, W, 3), memory-mapped, and whether one was found in each image.
+
+    Work done before a kill is not done again; two runs at once share it.
+
+    Args:
+        folder: the cache's own folder, named by what makes the faces.
+        chunks: gives the faces from an index on, `CHUNK` at a time, with whether each was found.
+        label: for the progress bar.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "lock"):
+        manifest = _manifest(folder)
+        if manifest is None:
+            found = _make(folder, count, size, chunks, label)
+            with replacing(folder / "manifest.json") as path:
+                path.write_text(json.dumps({"found": found, "sha256": file_hash(folder / "faces.npy")}))
+            (folder / "progress.json").unlink(missing_ok=True)  # not before: a kill would cost all of it
+            manifest = {"found": found}
+    pixels: NDArray[np.uint8] = np.load(folder / "faces.npy", mmap_mode="r", allow_pickle=False)
+    return pixels, np.array(manifest["found"], dtype=bool)
+
+
+def _manifest(folder: Path) -> dict[str, Any] | None:
+    """The finished cache's account; None where there is none yet, or where the cache is damaged (and removed)."""
+    try:
+        manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
+        if file_hash(folder / "faces.npy") == manifest["sha256"]:
+            return manifest
+        reason = "its hash is wrong"
+    except FileNotFoundError:
+        if not (folder / "manifest.json").exists():
+            return None
+        reason = "its pixels are missing"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = str(error)
+    log.warning("%s: cached faces damaged (%s); making them again", folder, reason)
+    for name in ("manifest.json", "faces.npy", "progress.json"):
+        (folder / name).unlink(missing_ok=True)
+    return None
+
+
+def _make(
+    folder: Path,
+    count: int,
+    size: tuple[int, int],
+    chunks: Callable[[int], Iterator[tuple[Faces, Sequence[bool]]]],
+    label: str,
+) -> list[bool]:
+    path, done_path = folder / "faces.npy", folder / "progress.json"
+    found: list[bool] = []
+    if done_path.exists() and path.exists():
+        found = json.loads(done_path.read_text())
+    shape = (count, *size, 3)
+    pixels = np.lib.format.open_memmap(
+        path, mode="r+" if found else "w+", dtype=np.uint8, shape=None if found else shape
+    )
+    for number, (faces, seen) in enumerate(track(chunks(len(found)), label, -(-(count - len(found)) // CHUNK)), 1):
+        pixels[len(found) : len(found) + len(faces)] = faces
+        found.extend(seen)
+        if number % _KEPT == 0:
+            pixels.flush()
+            with replacing(done_path) as temporary:
+                temporary.write_text(json.dumps(found))
+    pixels.flush()
+    return found
