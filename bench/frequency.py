@@ -9,6 +9,7 @@ ever made.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cache
 
 import torch
@@ -58,8 +59,10 @@ def grid(image_size: tuple[int, int], upsample: int = 8) -> tuple[int, int]:
     return height, width
 
 
-def block_dct(images: Tensor, upsample: int = 8) -> Tensor:
+def block_dct(images: Tensor, upsample: int = 8, channels: Sequence[int] | None = None) -> Tensor:
     """Images (B, 3, H, W) in [0, 1] to coefficients (B, 192, h, w), h and w as `grid` says; differentiable.
+
+    `channels` picks some of the 192.
 
     Sides that are no whole number of blocks have their last pixel repeated.
     """
@@ -72,7 +75,8 @@ def block_dct(images: Tensor, upsample: int = 8) -> Tensor:
         tall = rows.flatten(0, 1) @ planes
         wide = torch.stack([tall @ column for column in columns], 2)  # (B, 3, column frequency, row frequency * h, w)
         wide = wide.reshape(len(some), 3, BLOCK, BLOCK, -1, wide.shape[-1]).transpose(2, 3)
-        parts.append(wide.reshape(len(some), CHANNELS, *wide.shape[-2:]))
+        found = wide.reshape(len(some), CHANNELS, *wide.shape[-2:])
+        parts.append(found if channels is None else found[:, list(channels)])
     return torch.cat(parts)
 
 

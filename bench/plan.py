@@ -235,7 +235,7 @@ def _jobs(settings: Settings, scene: Scene, seed: int) -> Iterator[Job]:
             # A decoder trained at level `encoder` knows nothing of `protect`: one serves all defences that share E.
             own_encode = attack.level >= Knowledge.ENCODER and _own_encode(defense)
             if attack.level >= Knowledge.ALGORITHM or own_encode:
-                fits["defense"] = protects
+                fits["protects"] = protects
             if attack.level >= Knowledge.ENROLMENT or own_encode:
                 needs = (state,)
             asked: tuple[Task, ...] = ()

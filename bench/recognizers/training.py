@@ -68,7 +68,7 @@ def train_embedding(
         for group in optimiser.param_groups:
             group["lr"] = recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * step / steps))
         optimiser.step()
-        curve.append(float(loss))
+        curve.append(float(loss.detach()))
     return State(
         {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()},
         {"curve": [round(v, 5) for v in curve[::batches]], "train_s": round(time.perf_counter() - started, 2)},
