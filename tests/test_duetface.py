@@ -97,9 +97,9 @@ def test_decoders_learn_to_undo_it(scene: tuple[SplitNetwork, FaceSet], architec
         spec = DecoderSpec(architecture, "batch", 16)
         return build_decoder(spec, oracle.feature_shape, oracle.layout, oracle.image_size)
 
-    training = Training(epochs=4 if upsample == 8 else 25, batch=8)
+    training = Training(epochs=4 if upsample == 8 else 9, batch=8)
     state: State = train_decoder(make, oracle.encode, public, training, Rng(0), CPU, "test")
-    assert state.info["curve_held_out_l1"][-1] < 0.22, "constant grey has 0.25"
+    assert state.info["curve_held_out_l1"][-1] < (0.2 if upsample == 8 else 0.245), "constant grey has 0.252"
 
 
 DUETFACE = """
