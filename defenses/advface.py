@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
@@ -141,9 +142,10 @@ class AdvFace(Defense):
             return None
         faces, identities = teaching_faces(public, self.labels, self.server_images, rng.child("faces"))
         archive = _Archive(system, rng.child("protect"))
-        starts = range(0, len(faces), self.batch)
-        for start in track(starts, "protecting public faces", len(starts)):
-            archive(faces.batch(slice(start, start + self.batch), system.device))
+        # Batches as large as those of the templates: a small remainder would have statistics of its own.
+        batches = np.array_split(np.arange(len(faces)), max(1, len(faces) // self.batch))
+        for batch in track(batches, "protecting public faces", len(batches)):
+            archive(faces.batch(batch, system.device))
         server = copy.deepcopy(system.recognizer.server)
         what = "retraining the server on adversarial features"
         return train_server(

@@ -3,11 +3,14 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support import CONFIG, Cli, figures
 
 from bench import config as settings
+from bench.contracts import DataError, FaceSet, Rng
 from bench.plan import plan
+from bench.recognizers.server import knows_identities, teaching_faces
 
 OFFLINE = """
 [defenses.offline]
@@ -78,3 +81,56 @@ def test_a_setting_remakes_what_depends_on_it_alone(config: Path, override: str,
         for extra in ([], [override])
     )
     assert {after[key] for key in after.keys() - before.keys()} == changed
+
+
+NOSY = """
+from dataclasses import dataclass
+import torch
+from bench.contracts import Knowledge, ReconstructionAttack
+
+@dataclass(frozen=True, kw_only=True)
+class Nosy(ReconstructionAttack):
+    asks_server = {asks}
+
+    @property
+    def level(self):
+        return Knowledge.ENROLMENT
+
+    def reconstruct(self, oracle, state, leak, rng):
+        images = torch.full((len(leak.values), 3, *oracle.image_size), 0.5)
+        return images + 0 * oracle.embed(images).sum()
+"""
+
+
+def test_an_attack_that_asks_the_server_must_say_so(config: Path, cli: Cli) -> None:
+    config.write_text(CONFIG + OFFLINE)
+    attacks = ("--set", 'run.attacks=["nosy"]', "--set", 'attacks.nosy.plugin="nosy.py"')
+    Path("nosy.py").write_text(NOSY.format(asks=False))
+    cli("run", "-q", *attacks, "--set", 'run.defenses=["laplace"]')  # its server learns nothing: nothing to say
+    said = cli("run", "-q", *attacks, *BOTH, status=1).stdout
+    assert "declare asks_server = True" in said
+    Path("nosy.py").write_text(NOSY.format(asks=True))
+    cli("run", "-q", *attacks, *BOTH)
+    assert _kinds(Path("store"))["reconstruction"] == 1 + 2, "what the server says is part of what they made"
+
+
+def _faces(people: int, images: int) -> FaceSet:
+    count = people * images
+    names = tuple(map(str, range(count)))
+    subjects = tuple(f"person{i % people}" for i in range(count))
+    return FaceSet(np.zeros((count, 2, 2, 3), np.uint8), np.arange(count), names, subjects, np.ones(count, bool))
+
+
+def test_identities_teach_where_there_are_enough_of_them() -> None:
+    assert knows_identities(_faces(100, 4))
+    assert not knows_identities(_faces(99, 4))
+    assert not knows_identities(_faces(200, 3))
+    chosen, identities = teaching_faces(_faces(100, 4), "auto", 40, Rng(0))
+    assert identities
+    assert len(chosen) == 40
+    assert len(set(chosen.subjects or ())) == 10, "people stay whole"
+    chosen, identities = teaching_faces(_faces(100, 4), "teacher", 40, Rng(0))
+    assert not identities
+    assert len(set(chosen.names)) == 40
+    with pytest.raises(DataError, match="identities cannot teach"):
+        teaching_faces(_faces(5, 1), "identity", None, Rng(0))
