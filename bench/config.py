@@ -248,8 +248,9 @@ def _instances(file: _File, section: str, label: str, path: Path) -> dict[str, A
         known = {*registry.names(kind), *entries}
         raise UserError(f"{path}: unknown {registry.word(kind)} {label!r}.{registry.near_miss(label, known)}")
     plugin = registry.find(kind, str(name), where)
-    for trained in (f for f in fields(plugin) if f.name == "training"):
-        parameters["training"] = {**vars(trained.default), **file.training, **parameters.get("training", {})}
+    for trained in (f for f in fields(plugin) if f.name in ("training", "recipe")):
+        shared = file.training if trained.name == "training" else {}
+        parameters[trained.name] = {**vars(trained.default), **shared, **parameters.get(trained.name, {})}
     if not isinstance(sweep, Mapping) or not all(isinstance(values, list) and values for values in sweep.values()):
         raise UserError(f"{where}: a sweep is a list of values a parameter: sweep.epsilon = [0.1, 0.2]")
     made: dict[str, Any] = {}

@@ -15,9 +15,9 @@ from __future__ import annotations
 import enum
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -266,6 +266,8 @@ class System:
     defense: Defense
     state: Any = field(default=None, repr=False)  #: what `Defense.prepare` made of the fitted state
     device: torch.device = torch.device("cpu")
+    server: Any = field(default=None, repr=False)  #: what `Defense.prepare_server` made of what `fit_server` trained
+    templates_only: bool = False  #: the server's own training was left out: nobody here asks it to recognise
 
     def encode(self, images: Tensor) -> Tensor:
         """Client: images (B, 3, H, W) to features."""
@@ -276,15 +278,34 @@ class System:
         return self.defense.protect(self, features, rng)
 
     def embed(self, templates: Tensor) -> Tensor:
-        """Server: templates to unit embeddings (B, D)."""
+        """Server: templates to unit embeddings (B, D).
+
+        Raises:
+            KnowledgeError: the server's recogniser was left out of this system.
+        """
+        if self.templates_only:
+            raise KnowledgeError("the server's trained recogniser is asked for: declare asks_server = True")
         return self.defense.embed(self, templates)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Defense(ABC):
-    """A way to store features. Override the steps that differ; a feature-noise defence overrides `protect` alone."""
+    """A way to store features. Override the steps that differ; a feature-noise defence overrides `protect` alone.
+
+    What is learned comes in two parts, so that templates and all that is rebuilt from them outlive a change of the
+    server: `fit` learns what `encode` and `protect` need, `fit_server` what `embed` alone does.
+    """
 
     randomized: ClassVar[bool] = False  #: the same image protected twice gives two templates
+    template_dtype: ClassVar[Literal["float32", "float16"]] = "float32"  #: in which the server stores templates
+    #: Fields that change nothing in `fit`, or nothing in the steps up to the stored template (`fit`, `encode`,
+    #: `protect`, `prepare`). Settings that differ in these alone share what the step made.
+    ignored: ClassVar[Mapping[Literal["fit", "protect"], frozenset[str]]] = {}
+
+    def at(self, step: Literal["fit", "protect"]) -> Self:
+        """The plugin as the harness runs this step: what the step ignores stands at its default, and cannot matter."""
+        own = {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in fields(self)}
+        return replace(self, **{name: own[name] for name in self.ignored.get(step, ())})
 
     @property
     def protect_batch(self) -> int | None:
@@ -297,6 +318,26 @@ class Defense(ABC):
 
     def prepare(self, recognizer: SplitNetwork, state: State | None) -> Any:
         """Turns the stored state into what `System.state` should hold (say, a network). Default: the state itself."""
+        return state
+
+    def fit_server(self, system: System, public: FaceSet, rng: Rng) -> State | None:
+        """Learns what `embed` alone needs, on the defender's own public faces. Default: nothing to learn.
+
+        Args:
+            system: fitted, without a trained server.
+        """
+        return None
+
+    def files(self) -> Mapping[str, Path]:
+        """What `fit_server` reads from disk, by the field that names it: bytes count as settings, places don't.
+
+        Raises:
+            DataError: a file is missing.
+        """
+        return {}
+
+    def prepare_server(self, recognizer: SplitNetwork, state: State | None) -> Any:
+        """Turns what `fit_server` returned into what `System.server` should hold. Default: the state itself."""
         return state
 
     def encode(self, system: System, images: Tensor) -> Tensor:
@@ -340,6 +381,7 @@ class Attack(ABC):
     """Someone with a stolen database. `knowledge` is enforced: the oracle refuses what lies above it."""
 
     leaks: ClassVar[Literal["template", "embedding"]] = "template"
+    asks_server: ClassVar[bool] = False  #: steals templates, but asks for embeddings or similarities too
 
     @property
     @abstractmethod

@@ -91,9 +91,13 @@ def estimate(settings: Settings, plan: Plan, run: Run) -> Outlook:
 
 def _shortened(plugin: Any) -> Any:
     """The plugin with as little training as there can be, if it trains."""
-    if "training" not in {f.name for f in fields(plugin)}:
-        return plugin
-    return replace(plugin, training=replace(plugin.training, epochs=1, images=None))
+    names = {f.name for f in fields(plugin)}
+    short: dict[str, Any] = {}
+    if "training" in names:
+        short["training"] = replace(plugin.training, epochs=1, images=None)
+    if "recipe" in names:
+        short["recipe"] = replace(plugin.recipe, epochs=1, head_epochs=0)
+    return replace(plugin, **short)
 
 
 def _tensors(state: State | None) -> int:
@@ -134,6 +138,7 @@ class _Probe:
             )
         }
         self._defended: dict[str, tuple[float, int, float, int, System, Any]] = {}
+        self._served: dict[str, tuple[float, State | None]] = {}
         self._attacked: dict[str, tuple[float, int, float]] = {}
         self._embed = self._judge = 0.0
 
@@ -149,6 +154,8 @@ class _Probe:
             short = _shortened(plugin)
             fit, state = _timed(lambda: short.fit(self.network, self.faces, Rng(0)))
             system = System(self.network, plugin, plugin.prepare(self.network, state), self.device)
+            _, server = self._server(label, system)
+            system = replace(system, server=plugin.prepare_server(self.network, server))
             images = self.faces.batch(slice(0, _PROBE), self.device)
 
             def protect() -> torch.Tensor:
@@ -156,10 +163,29 @@ class _Probe:
                     return system.protect(system.encode(images), Rng(0).images(self.faces.names[:_PROBE]))
 
             seconds, templates = _timed(protect)
-            size = templates[0].numel() * 4
+            size = templates[0].numel() * np.dtype(plugin.template_dtype).itemsize
             fit = self._fit_seconds(plugin, fit, self.public["defender"])
             self._defended[label] = (fit, _tensors(state), seconds / _PROBE, size, system, templates)
         return self._defended[label]
+
+    def _server(self, label: str, system: System) -> tuple[float, State | None]:
+        """(seconds of training on the probe's faces for an epoch, the state) of the server's own part."""
+        if label not in self._served:
+            started = time.perf_counter()
+            state = _shortened(system.defense).fit_server(system, self.faces, Rng(0))
+            self._served[label] = time.perf_counter() - started, state
+        return self._served[label]
+
+    def _serving(self, label: str) -> Item:
+        """Every template that it learns from is made once, and seen in each epoch."""
+        _, _, protect, *_, system, _ = self._defense(label)
+        plugin = system.defense
+        epoch, state = self._server(label, system)
+        made = min(epoch, protect * len(self.faces))
+        images = min(self.public["defender"], getattr(plugin, "server_images", None) or self.public["defender"])
+        epochs = plugin.recipe.epochs if hasattr(plugin, "recipe") else 1
+        seconds = (made + (epoch - made) * epochs) * images / len(self.faces)
+        return Item(f"server state: {label}", seconds, _tensors(state))
 
     def _attack(self, label: str, defense: str) -> tuple[float, int, float]:
         """(fit seconds, state bytes, reconstruct seconds an image)."""
@@ -201,6 +227,8 @@ class _Probe:
         if task.kind == "embeddings":
             return Item(task.label, 2 * self.test * self._embedding(), self.test * 4096)
         defense = task.defense
+        if task.kind == "server_state":
+            return self._serving(defense)
         if task.kind == "attack_state":
             fit, state, _ = self._attack(task.attack, defense)
             return Item(task.label, fit, state)

@@ -167,7 +167,7 @@ class Judge:
     def _fit_info(self, job: Job) -> dict[str, Any]:
         """How the fitted parts came about."""
         found = {}
-        for kind in ("defense_state", "attack_state"):
+        for kind in ("defense_state", "server_state", "attack_state"):
             task = job.need(kind)
             state = read_state(self.bench.ready(task)) if task else None
             if state is not None and state.info:

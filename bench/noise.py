@@ -21,14 +21,17 @@ class NoiseMeter:
             self._add("shadow_step_", features, reference)
 
     def _add(self, name: str, start: Tensor, end: Tensor) -> None:
-        step = (end - start).double()
         sums = self._sums.setdefault(name, [0.0] * 6)
-        sums[0] += float(step.square().sum())
-        sums[1] += float(start.double().square().sum())
-        sums[2] += step.numel()
-        sums[3] = max(sums[3], float(step.abs().max()))
-        sums[4] += float(step.flatten(1).norm(dim=1).sum())
-        sums[5] += len(step)
+        # One image at a time: a batch of large templates, in double precision, would not fit everywhere.
+        for one, other in zip(start, end, strict=True):
+            step = (other - one).double()
+            square = float(step.square().sum())
+            sums[0] += square
+            sums[1] += float(one.double().square().sum())
+            sums[2] += step.numel()
+            sums[3] = max(sums[3], float(step.abs().max()))
+            sums[4] += math.sqrt(square)
+            sums[5] += 1
 
     def figures(self) -> dict[str, float]:
         """rms, linf and mean L2 in the features' units, and the signal-to-noise ratio in dB (absent without noise)."""

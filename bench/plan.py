@@ -19,8 +19,9 @@ from bench.store import content_key, file_hash
 PROTOCOL = 1  #: raised whenever the harness would give another figure for the same plugins and data
 
 TaskKind = Literal[
-    "identity", "defense_state", "templates", "embeddings", "attack_state", "reconstruction", "presentation"
-]
+    "identity", "defense_state", "templates", "server_state", "embeddings", "attack_state", "reconstruction",
+    "presentation",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -146,9 +147,21 @@ def _identity(plugin: Defense | Attack) -> dict[str, Any]:
     return {"source": source_hash(type(plugin)), "parameters": asdict(plugin)}
 
 
+def _server(defense: Defense) -> dict[str, Any]:
+    """What the server's part depends on: a file's bytes, not its place."""
+    identity = _identity(defense)
+    files = {name: file_hash(path) for name, path in defense.files().items()}
+    return {**identity, "parameters": {**identity["parameters"], **files}}
+
+
 def _own_encode(defense: Defense) -> bool:
     """Whether the client does something of the defence's own."""
     return type(defense).encode is not Defense.encode or type(defense).layout is not Defense.layout
+
+
+def asks_server(attack: Attack) -> bool:
+    """Whether what an attack makes depends on how the server recognises, and not on its templates alone."""
+    return attack.level >= Knowledge.ENROLMENT and (attack.asks_server or attack.leaks == "embedding")
 
 
 def _metrics(settings: Settings) -> dict[str, Any]:
@@ -204,10 +217,15 @@ def _jobs(settings: Settings, scene: Scene, seed: int) -> Iterator[Job]:
     metrics = _metrics(settings)
     identity = task("identity", faces=scene.faces_key)
     for name, defense in settings.defenses.items():
-        state = task("defense_state", defense=name, public=scene.defender_key, plugin=_identity(defense))
-        templates = task("templates", state, defense=name, faces=scene.faces_key)
-        embeddings = task("embeddings", templates, state, defense=name)
-        yield job("utility", name, "", embeddings, templates, state)
+        protects, serves = _identity(defense.at("protect")), _server(defense)
+        state = task("defense_state", defense=name, public=scene.defender_key, plugin=_identity(defense.at("fit")))
+        templates = task("templates", state, defense=name, faces=scene.faces_key, plugin=protects)
+        # What the server trains for itself is seen in its embeddings and decisions, never in what is rebuilt.
+        server: tuple[Task, ...] = ()
+        if type(defense).fit_server is not Defense.fit_server:
+            server = (task("server_state", state, defense=name, public=scene.defender_key, plugin=serves),)
+        embeddings = task("embeddings", templates, state, *server, defense=name, plugin=serves)
+        yield job("utility", name, "", embeddings, templates, state, *server)
         reconstructions: dict[str, Task] = {}
         for label, attack in settings.attacks.items():
             if not isinstance(attack, ReconstructionAttack):
@@ -215,13 +233,19 @@ def _jobs(settings: Settings, scene: Scene, seed: int) -> Iterator[Job]:
             fits: dict[str, Any] = {"plugin": _identity(attack), "public": scene.attacker_key}
             needs: tuple[Task, ...] = ()
             # A decoder trained at level `encoder` knows nothing of `protect`: one serves all defences that share E.
-            if attack.level >= Knowledge.ALGORITHM:
-                fits["defense"] = _identity(defense)
-            if attack.level >= Knowledge.ENROLMENT or (attack.level >= Knowledge.ENCODER and _own_encode(defense)):
+            own_encode = attack.level >= Knowledge.ENCODER and _own_encode(defense)
+            if attack.level >= Knowledge.ALGORITHM or own_encode:
+                fits["protects"] = protects
+            if attack.level >= Knowledge.ENROLMENT or own_encode:
                 needs = (state,)
-            fitted = task("attack_state", *needs, defense=name, attack=label, **fits)
+            asked: tuple[Task, ...] = ()
+            recogniser: dict[str, Any] = {}
+            if asks_server(attack):
+                asked, recogniser = server, {"server": serves}
+            needs += asked
+            fitted = task("attack_state", *needs, defense=name, attack=label, **fits, **recogniser)
             leaked = embeddings if attack.leaks == "embedding" else templates
-            made = task("reconstruction", leaked, fitted, state, defense=name, attack=label)
+            made = task("reconstruction", leaked, fitted, state, *asked, defense=name, attack=label, **recogniser)
             reconstructions[label] = made
             yield job("reconstruction", name, label, made, fitted, identity, state)
         for label, attack in settings.attacks.items():
@@ -231,7 +255,8 @@ def _jobs(settings: Settings, scene: Scene, seed: int) -> Iterator[Job]:
                     continue
                 # Its noise is seeded by these names, so they are part of what made it.
                 names = {"defense": name, "attack": attack.attack}
-                shown = task("presentation", reconstructions[attack.attack], state, **names, labels=names)
+                rebuilt = reconstructions[attack.attack]
+                shown = task("presentation", rebuilt, state, *server, **names, labels=names, plugin=serves)
                 yield job("replay", name, label, shown, embeddings, state)
             elif not isinstance(attack, ReconstructionAttack):
                 raise UserError(f"{settings.path}: attack {label!r} is of a kind that this version does not judge")

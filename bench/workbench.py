@@ -17,6 +17,7 @@ from torch import Tensor
 from bench.batches import coupled_batches, plain_batches, shared_pairs
 from bench.config import Settings
 from bench.contracts import (
+    Defense,
     Evaluation,
     FaceSet,
     Knowledge,
@@ -32,7 +33,7 @@ from bench.contracts import (
 from bench.datasets.disjoint import refuse_overlap, split_public
 from bench.noise import NoiseMeter
 from bench.oracle import Oracle
-from bench.plan import Scene, Task
+from bench.plan import Scene, Task, asks_server
 from bench.precision import pick_device
 from bench.progress import track
 from bench.seeds import derive_seed
@@ -58,7 +59,7 @@ class Workbench:
     def __init__(self, settings: Settings, store: Store) -> None:
         self.settings, self.store = settings, store
         self._stages: dict[Scene, Stage] = {}
-        self._systems: dict[str, System] = {}
+        self._systems: dict[tuple[str, ...], System] = {}
 
     @cached_property
     def device(self) -> torch.device:
@@ -106,15 +107,30 @@ class Workbench:
         network = recognizer.load().to(self.device).eval().requires_grad_(False)
         return Stage(test, pairs, defender, attacker, network)
 
-    def system(self, scene: Scene, defense: str, state: Task | None) -> System:
-        """The defended system; `state` None leaves it unfitted, enough for an attack that never asks for more."""
-        key = state.key if state else f"{defense} unfitted {scene.recognizer_key}"
+    def system(self, task: Task, recognises: bool = False) -> System:
+        """The defended system as a task's needs have it; unfitted, it is enough for an attack that asks for no more.
+
+        Args:
+            recognises: the server embeds too, with what it trained for itself; otherwise settings that only matter
+                there stand at their defaults, and two defences that store the same templates are one.
+        """
+        plugin = self.settings.defenses[task.defense]
+        state, server = task.need("defense_state"), task.need("server_state")
+        if not recognises:
+            plugin = plugin.at("protect")
+        keys = (task.scene.recognizer_key, *(need.key if need else "" for need in (state, server)))
+        key = (*keys, task.defense if recognises else f"{type(plugin).__module__} {plugin!r}")
         if key not in self._systems:
-            network = self.stage(scene).network
-            plugin = self.settings.defenses[defense]
-            fitted = read_state(self.ready(state)) if state else None
-            prepared = plugin.prepare(network, fitted) if state else None
-            self._systems[key] = System(network, plugin, prepared, self.device)
+            network = self.stage(task.scene).network
+            learns = type(plugin).fit_server is not Defense.fit_server or "protect" in plugin.ignored
+            self._systems[key] = System(
+                recognizer=network,
+                defense=plugin,
+                state=plugin.prepare(network, read_state(self.ready(state))) if state else None,
+                device=self.device,
+                server=plugin.prepare_server(network, read_state(self.ready(server))) if server else None,
+                templates_only=not recognises and learns,
+            )
         return self._systems[key]
 
     def rng(self, seed: int, *names: object) -> Rng:
@@ -140,6 +156,7 @@ class Workbench:
             "identity": self._identity,
             "defense_state": self._defense_state,
             "templates": self._templates,
+            "server_state": self._server_state,
             "embeddings": self._embeddings,
             "attack_state": self._attack_state,
             "reconstruction": self._reconstruction,
@@ -162,9 +179,14 @@ class Workbench:
 
     def _defense_state(self, task: Task, folder: Path) -> None:
         stage = self.stage(task.scene)
-        plugin = self.settings.defenses[task.defense]
+        plugin = self.settings.defenses[task.defense].at("fit")
         rng = self.rng(task.seed, "fit", type(plugin).__name__)
         write_state(folder, plugin.fit(stage.network, stage.defender, rng))
+
+    def _server_state(self, task: Task, folder: Path) -> None:
+        system = self.system(task, recognises=True)
+        rng = self.rng(task.seed, "fit server", type(system.defense).__name__)
+        write_state(folder, system.defense.fit_server(system, self.stage(task.scene).defender, rng))
 
     def protect(
         self, system: System, images: Sequence[Tensor] | FaceSet, names: Sequence[str], rng: Rng, pairs: Pairs | None
@@ -183,10 +205,11 @@ class Workbench:
 
     def _templates(self, task: Task, folder: Path) -> None:
         stage = self.stage(task.scene)
-        system = self.system(task.scene, task.defense, task.need("defense_state"))
+        system = self.system(task)
         noise = NoiseMeter()
         rng = self.rng(task.seed, "protect", type(system.defense).__name__)
-        stored: np.memmap[Any, np.dtype[np.float32]] | None = None
+        dtype = np.dtype(system.defense.template_dtype)
+        stored: np.memmap[Any, Any] | None = None
         batches = []
         seconds = 0.0
         started = time.perf_counter()
@@ -194,7 +217,7 @@ class Workbench:
             seconds += time.perf_counter() - started
             if stored is None:
                 shape = (len(stage.test), *templates.shape[1:])
-                stored = np.lib.format.open_memmap(folder / "templates.npy", mode="w+", dtype=np.float32, shape=shape)
+                stored = np.lib.format.open_memmap(folder / "templates.npy", mode="w+", dtype=dtype, shape=shape)
             stored[batch] = templates.float().cpu().numpy()
             batches.append(batch)
             with torch.no_grad():
@@ -215,16 +238,20 @@ class Workbench:
     def _embeddings(self, task: Task, folder: Path) -> None:
         """Embeddings of the stored templates, and of unprotected probes through the same server."""
         stage = self.stage(task.scene)
-        templates_task, state = task.need("templates"), task.need("defense_state")
+        templates_task = task.need("templates")
         assert templates_task is not None
-        system = self.system(task.scene, task.defense, state)
+        system = self.system(task, recognises=True)
         templates = read_array(self.ready(templates_task), "templates")
         stored, probes = [], []
         with torch.no_grad():
             for batch in track(plain_batches(len(stage.test)), "embedding templates", -(-len(stage.test) // _BATCH)):
-                stored.append(system.embed(torch.from_numpy(templates[batch]).to(self.device)).cpu().numpy())
+                stored.append(system.embed(self._tensor(templates[batch])).cpu().numpy())
                 probes.append(system.embed(system.encode(stage.test.batch(batch, self.device))).cpu().numpy())
         write_arrays(folder, {"stored": np.concatenate(stored), "probes": np.concatenate(probes)})
+
+    def _tensor(self, values: NDArray[Any]) -> Tensor:
+        """Stored values as float32, whatever they are stored in."""
+        return torch.from_numpy(values).to(self.device, torch.float32)
 
     def _attack(self, task: Task) -> ReconstructionAttack:
         attack = self.settings.attacks[task.attack]
@@ -235,7 +262,7 @@ class Workbench:
         stage = self.stage(task.scene)
         attack = self._attack(task)
         # Without the defence's state among its needs the attack cannot ask for it: any defence that shares E serves.
-        system = self.system(task.scene, task.defense, task.need("defense_state"))
+        system = self.system(task, asks_server(attack))
         rng = self.rng(task.seed, "attack", type(attack).__name__)
         oracle = Oracle(attack.level, system, rng.child("oracle"))
         state = attack.fit(oracle, stage.attacker, rng.child("fit"))
@@ -246,10 +273,10 @@ class Workbench:
     def _reconstruction(self, task: Task, folder: Path) -> None:
         stage = self.stage(task.scene)
         attack = self._attack(task)
-        fitted, leaked, state = task.need("attack_state"), task.needs[0], task.need("defense_state")
+        fitted, leaked = task.need("attack_state"), task.needs[0]
         assert fitted is not None
         values = read_array(self.ready(leaked), "templates" if leaked.kind == "templates" else "stored")
-        system = self.system(task.scene, task.defense, state)
+        system = self.system(task, asks_server(attack))
         rng = self.rng(task.seed, "attack", type(attack).__name__, type(system.defense).__name__)
         stored = None
         if attack.level >= Knowledge.ENROLMENT and leaked.kind == "embeddings":
@@ -266,7 +293,7 @@ class Workbench:
         for batch in track(batches, f"attacking: {task.defense} x {task.attack}", len(batches)):
             names = [test.names[i] for i in batch]
             subjects = () if test.subjects is None else tuple(test.subjects[i] for i in batch)
-            leak = Leak(torch.from_numpy(values[batch]).to(self.device), subjects)
+            leak = Leak(self._tensor(values[batch]), subjects)
             made = attack.reconstruct(oracle, prepared, leak, rng.images(names))
             wanted = (len(batch), 3, *test.image_size)
             if tuple(made.shape) != wanted:
@@ -284,10 +311,10 @@ class Workbench:
         Only the left images of genuine pairs are ever presented; the other rows stay zero.
         """
         stage = self.stage(task.scene)
-        made, state = task.need("reconstruction"), task.need("defense_state")
+        made = task.need("reconstruction")
         assert made is not None
         images = read_array(self.ready(made), "images")
-        system = self.system(task.scene, task.defense, state)
+        system = self.system(task, recognises=True)
         chosen = np.unique(stage.pairs.left[stage.pairs.genuine])
         rebuilt = [torch.from_numpy(np.array(images[i], dtype=np.float32)) for i in chosen]
         names = [stage.test.names[i] for i in chosen]

@@ -1,18 +1,28 @@
-"""AdvFace, online mode (Wang et al., CVPR 2023, section 4): adversarial features against a shadow decoder."""
+"""AdvFace (Wang et al., CVPR 2023, section 4): adversarial features against a shadow decoder."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from bench.contracts import Defense, FaceSet, ImageRng, Rng, SplitNetwork, State, System
 from bench.decoders import DecoderSpec, Training, build_decoder, restore_decoder, set_batch_statistics, train_decoder
 from bench.features import feature_scale
 from bench.precision import autocast
+from bench.progress import track
+from bench.recognizers.server import Labels, restore_server, teaching_faces, train_server
+from bench.recognizers.training import Recipe
+
+# What offline mode adds: it changes neither the shadow nor a template.
+_SERVER = frozenset({"mode", "labels", "server_images", "recipe"})
 
 
 @dataclass(frozen=True)
@@ -23,6 +33,26 @@ class _Shadow:
     unit: float
 
 
+class _Archive:
+    """Templates of public faces, looked up by the face: protecting one takes longer than a step of training does."""
+
+    def __init__(self, system: System, rng: Rng) -> None:
+        self._system, self._rng = system, rng
+        self._kept: dict[str, Tensor] = {}
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Their templates; those of faces never seen before (say, mirrored ones) are made and kept."""
+        names = [hashlib.blake2b(image.numpy().tobytes(), digest_size=16).hexdigest() for image in images.cpu()]
+        new = [i for i, name in enumerate(names) if name not in self._kept]
+        if new:
+            with torch.no_grad():
+                features = self._system.encode(images[new])
+            made = self._system.protect(features, self._rng.images([names[i] for i in new]))
+            for i, template in zip(new, made, strict=True):
+                self._kept[names[i]] = template.half().cpu()
+        return torch.stack([self._kept[name] for name in names]).to(self._system.device, torch.float32)
+
+
 @dataclass(frozen=True, kw_only=True)
 class AdvFace(Defense):
     """Stores E(S(z)) + noise, the noise climbing the shadow decoder's reconstruction loss by PGD with sign.
@@ -31,7 +61,15 @@ class AdvFace(Defense):
     defences; `bound` says which. `bn` says whether the shadow normalises with the statistics of the batch being
     protected (section 4.2, last paragraph), which makes a template depend on its batch mates, or with its own.
     With alpha = epsilon and a total bound, every element of the noise is -epsilon, 0 or +epsilon.
+
+    `mode = "offline"` (section 4.4) stores the same templates and retrains the server's part on such templates of
+    public faces, starting from the weights that it has.
     """
+
+    ignored: ClassVar[Mapping[Literal["fit", "protect"], frozenset[str]]] = {
+        "fit": frozenset({"epsilon", "alpha", "iterations", "bound", "bn", "batch", "units", *_SERVER}),
+        "protect": _SERVER,
+    }
 
     shadow: Literal["trans", "res", "unet"] = "res"
     epsilon: float = 0.2  #: largest change of an element, in all (total) or per step (step)
@@ -43,10 +81,16 @@ class AdvFace(Defense):
     units: Literal["absolute", "std"] = "absolute"  #: std: epsilon and alpha count the features' standard deviations
     width: int = 64
     training: Training = Training()
+    mode: Literal["online", "offline"] = "online"
+    labels: Labels = "auto"  #: offline: what the server's part learns from
+    server_images: int | None = 500  #: offline: public faces that it learns from; each has to be protected first
+    recipe: Recipe = Recipe(epochs=10, learning_rate=1e-3)  #: offline
 
     def __post_init__(self) -> None:
         if self.epsilon < 0 or self.alpha < 0 or self.iterations < 0 or self.batch < 1:
             raise ValueError("epsilon, alpha and iterations must be at least 0, and batch at least 1")
+        if self.server_images is not None and self.server_images < 4:
+            raise ValueError("server_images must be at least 4")
 
     @property
     def protect_batch(self) -> int | None:
@@ -91,6 +135,32 @@ class AdvFace(Defense):
         )
         set_batch_statistics(decoder, self.bn == "batch")
         return _Shadow(decoder, std if self.units == "std" else 1.0)
+
+    def fit_server(self, system: System, public: FaceSet, rng: Rng) -> State | None:
+        """Offline: retrains Psi on adversarial features, with identities or clean embeddings for labels."""
+        if self.mode == "online":
+            return None
+        faces, identities = teaching_faces(public, self.labels, self.server_images, rng.child("faces"))
+        archive = _Archive(system, rng.child("protect"))
+        # Batches as large as those of the templates: a small remainder would have statistics of its own.
+        batches = np.array_split(np.arange(len(faces)), max(1, len(faces) // self.batch))
+        for batch in track(batches, "protecting public faces", len(batches)):
+            archive(faces.batch(batch, system.device))
+        server = copy.deepcopy(system.recognizer.server)
+        what = "retraining the server on adversarial features"
+        return train_server(
+            server, archive, system.recognizer, faces, identities, self.recipe, rng.child("train"), what
+        )
+
+    def prepare_server(self, recognizer: SplitNetwork, state: State | None) -> nn.Module | None:
+        """The retrained Psi."""
+        if state is None:
+            return None
+        return restore_server(copy.deepcopy(recognizer.server), state, next(recognizer.parameters()).device)
+
+    def embed(self, system: System, templates: Tensor) -> Tensor:
+        """Psi, or offline the retrained one."""
+        return super().embed(system, templates) if system.server is None else normalize(system.server(templates))
 
     def reference(self, system: System, features: Tensor) -> Tensor:
         """The shadow feature (Eq. 4)."""

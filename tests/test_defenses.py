@@ -1,5 +1,6 @@
 """Defences do what their papers say, measured from outside."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,7 +23,9 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> tuple[SplitNetwork, FaceS
 def _system(scene: tuple[SplitNetwork, FaceSet], name: str, **parameters: Any) -> System:
     network, public = scene
     plugin: Defense = registry.make(registry.find("defense", name, "test"), parameters, "test")
-    return System(network, plugin, plugin.prepare(network, plugin.fit(network, public, Rng(0))))
+    system = System(network, plugin, plugin.prepare(network, plugin.fit(network, public, Rng(0))))
+    trained = plugin.fit_server(system, public, Rng(0))
+    return replace(system, server=plugin.prepare_server(network, trained))
 
 
 def _protect(system: System, images: Tensor, seed: int = 0, batch: int = 99) -> tuple[Tensor, Tensor]:
@@ -46,6 +49,9 @@ EVERY: list[tuple[str, dict[str, Any]]] = [
     ("laplace", {"convention": "clipped"}),
     ("advface", SMALL),
     ("advface", {**SMALL, "bn": "frozen", "units": "std", "bound": "step"}),
+    ("advface", {**SMALL, "mode": "offline", "recipe": {"epochs": 1}}),
+    ("duetface", {"recipe": {"epochs": 1}}),
+    ("duetface", {"upsample": 1, "recipe": {"epochs": 1}}),
 ]
 
 

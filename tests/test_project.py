@@ -13,10 +13,12 @@ ALLOWED = {
     "bench.contracts",
     "bench.decoders",
     "bench.features",
+    "bench.frequency",
     "bench.metrics",
     "bench.oracle",  # for the name of a type alone
     "bench.precision",
     "bench.progress",
+    "bench.recognizers",
     "bench.seeds",
 }
 PLUGINS = sorted([*(ROOT / "defenses").glob("*.py"), *(ROOT / "attacks").glob("*.py")])

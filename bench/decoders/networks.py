@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -100,19 +100,26 @@ class _Residual(nn.Module):
         return F.relu(x + self.branch(x))
 
 
-def _res(inputs: int, spec: DecoderSpec, scale: int) -> nn.Module:
+def _res(inputs: int, spec: DecoderSpec, stride: int, scale: int) -> nn.Module:
     blocks = [_Residual(spec.width, spec.norm) for _ in range(3)]
     head = nn.Conv2d(spec.width, 3 * scale**2, 3, padding=1)
-    return nn.Sequential(*_conv(inputs, spec.width, spec.norm), *blocks, head, nn.PixelShuffle(scale))
+    return nn.Sequential(*_conv(inputs, spec.width, spec.norm, stride), *blocks, head, nn.PixelShuffle(scale))
+
+
+def _plain(inputs: int, spec: DecoderSpec, stride: int, scale: int) -> nn.Module:
+    """`trans` where the features come of no convolutions that it could mirror."""
+    blocks = [layer for _ in range(2) for layer in _conv(spec.width, spec.width, spec.norm)]
+    head = nn.Conv2d(spec.width, 3 * scale**2, 3, padding=1)
+    return nn.Sequential(*_conv(inputs, spec.width, spec.norm, stride), *blocks, head, nn.PixelShuffle(scale))
 
 
 class _UNet(nn.Module):
     """Ronneberger et al. 2015, two levels deep, on the features' grid; its sides must be multiples of 4."""
 
-    def __init__(self, inputs: int, spec: DecoderSpec, scale: int) -> None:
+    def __init__(self, inputs: int, spec: DecoderSpec, stride: int, scale: int) -> None:
         super().__init__()
         width, norm = spec.width, spec.norm
-        self.top = nn.Sequential(*_conv(inputs, width, norm))
+        self.top = nn.Sequential(*_conv(inputs, width, norm, stride))
         self.middle = nn.Sequential(*_conv(width, 2 * width, norm, stride=2), *_conv(2 * width, 2 * width, norm))
         self.bottom = nn.Sequential(*_conv(2 * width, 2 * width, norm, stride=2), *_conv(2 * width, 2 * width, norm))
         self.rise = nn.Sequential(*_conv(4 * width, width, norm))
@@ -139,8 +146,6 @@ def _sizes(side: int, layout: Sequence[Conv]) -> list[int]:
 
 def _trans(inputs: int, layout: Sequence[Conv], norm: Norm, image_size: tuple[int, int]) -> nn.Module:
     """The extractor reversed layer by layer: each convolution becomes a transposed one of the same shape."""
-    if not layout:
-        return nn.Sequential(*_conv(inputs, 64, norm), nn.Conv2d(64, 3, 3, padding=1))
     rows, columns = (_sizes(side, layout) for side in image_size)
     layers: list[nn.Module] = []
     for index in reversed(range(len(layout))):
@@ -179,14 +184,20 @@ def build_decoder(
         image_size: (H, W) of the images to make.
     """
     channels, rows, columns = feature_shape
-    if spec.architecture == "trans":
+    if spec.architecture == "trans" and layout:
         return Decoder(_trans(channels, layout, spec.norm, image_size), image_size, (rows, columns))
     ratio = max(image_size[0] / rows, image_size[1] / columns)
     scale = max(1, 2 ** round(math.log2(ratio)))
-    multiple = 4 if spec.architecture == "unet" else 1
+    # Features as large as the image are halved by the first layer: the rest would cost four times as much.
+    stride = 2 if scale == 1 else 1
+    multiple = stride * (4 if spec.architecture == "unet" else 1)
     grid = tuple(
         multiple * math.ceil(max(have, math.ceil(side / scale)) / multiple)
         for have, side in ((rows, image_size[0]), (columns, image_size[1]))
     )
-    body = _UNet(channels, spec, scale) if spec.architecture == "unet" else _res(channels, spec, scale)
+    scale *= stride
+    # A place has as many channels as it has values to give: a narrower body would hide part of a face from itself.
+    spec = replace(spec, width=max(spec.width, 3 * scale**2))
+    bodies = {"trans": _plain, "res": _res, "unet": _UNet}
+    body = bodies[spec.architecture](channels, spec, stride, scale)
     return Decoder(body, image_size, (grid[0], grid[1]))
