@@ -161,11 +161,20 @@ def _overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
-def _parse_override(text: str) -> dict[str, Any]:
+def parse_values(texts: Sequence[str], option: str) -> dict[str, Any]:
+    """KEY=VALUE of a repeatable option, as one nested table; values are TOML, or else plain strings."""
+    values: dict[str, Any] = {}
+    for text in texts:
+        values = _overlay(values, _parse_override(text, option))
+    return values
+
+
+def _parse_override(text: str, option: str = "--set") -> dict[str, Any]:
     """`defenses.advface.epsilon=0.1` as nested tables; the value is TOML, or else a plain string."""
     key, separator, value = text.partition("=")
     if not separator or not key.strip():
-        raise UserError(f"--set {text!r}: write it as section.name.parameter=value")
+        form = "section.name.parameter=value" if option == "--set" else "name=value"
+        raise UserError(f"{option} {text!r}: write it as {form}")
     try:
         parsed: Any = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:

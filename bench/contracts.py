@@ -238,6 +238,13 @@ class Recognizer(ABC):
             DataError: no weights; says where they were looked for and how to get them.
         """
 
+    def build(self) -> SplitNetwork:
+        """The network untrained, drawing its weights from torch's global generator; for `veilbench train-recognizer`.
+
+        `load` must accept the state dict of what this gives (`bench.recognizers.weights.fill` does).
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot be trained: it has no build()")
+
     @abstractmethod
     def load(self) -> SplitNetwork:
         """The network with its weights, on the CPU, in eval mode.

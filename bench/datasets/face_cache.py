@@ -29,7 +29,7 @@ def cached_faces(
     folder: Path,
     count: int,
     size: tuple[int, int],
-    chunks: Callable[[int], Iterator[tuple[Faces, Sequence[bool]]]],
+    chunks: Chunks,
     label: str,
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """The faces (N, H, W, 3), memory-mapped, and whether one was found in each image.
@@ -77,7 +77,7 @@ def _make(
     folder: Path,
     count: int,
     size: tuple[int, int],
-    chunks: Callable[[int], Iterator[tuple[Faces, Sequence[bool]]]],
+    chunks: Chunks,
     label: str,
 ) -> list[bool]:
     path, done_path = folder / "faces.npy", folder / "progress.json"

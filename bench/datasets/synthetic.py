@@ -6,10 +6,7 @@ Nobody's face, nothing to download. The protocols mirror the AdvFace paper's set
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,59 +14,15 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bench import synthesis
 from bench.contracts import Alignment, Dataset, Evaluation, FaceSet, Pairs
 from bench.datasets.face_cache import CHUNK, cached_faces
-from bench.seeds import derive_seed
 from bench.store import content_key
+from bench.synthesis import Photograph, Points, develop_all
 
 _GENERATOR = 1  #: raised whenever the same name would give another face
 _YEARS = 30  #: between the two images of an `age` pair
-_WORTH_PROCESSES = 400  #: faces from which starting processes pays
 # Where MTCNN's box with a margin puts the five points of a frontal face, as shares of the crop.
 _IN_MARGIN = ((0.31, 0.40), (0.69, 0.40), (0.50, 0.60), (0.345, 0.775), (0.655, 0.775))
-
-Points = tuple[tuple[float, float], ...]
-
-
-@dataclass(frozen=True)
-class _Face:
-    """One image to render: whose, which, and how taken."""
-
-    group: str  #: `test`, `public` or `training`: people of different groups are different people
-    person: int
-    image: int
-    pose: Literal["frontal", "profile"] = "frontal"
-    young: bool = False  #: shown at 20 to 35 years
-    older: int = 0  #: years after the young image
-
-    @property
-    def subject(self) -> str:
-        return f"{self.group}{self.person:05d}"
-
-    @property
-    def name(self) -> str:
-        """Unique within a protocol, and the name that its seed comes from."""
-        return f"{self.subject}/{self.image:02d}"
-
-
-def _render(faces: Sequence[_Face], salt: str, size: tuple[int, int], points: Points) -> NDArray[np.uint8]:
-    people = [synthesis.sample_person(salt, face.group, face.person) for face in faces]
-    shots = []
-    for face, person in zip(faces, people, strict=True):
-        age = None
-        if face.young:
-            first = 20 + derive_seed("age", salt, face.subject) % 16
-            age = float(first + face.older)
-        names = (salt, face.group, face.person, face.image)
-        shots.append(synthesis.sample_shot(person, *names, pose=face.pose, age=age))
-    return synthesis.render(people, shots, size, points)
-
-
-def _one_thread() -> None:
-    import torch
-
-    torch.set_num_threads(1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,14 +48,14 @@ class Synthetic(Dataset):
         """Judged and public images."""
         return len(self._test()), len(self._public())
 
-    def _test(self) -> list[_Face]:
+    def _test(self) -> list[Photograph]:
         """Two images of each judged person, an enrolled one and a probe."""
         if self.protocol == "training":
             return []
         people = range(self.folds * self.pairs_per_fold)
         aged = self.protocol == "age"
         return [
-            _Face(
+            Photograph(
                 f"{self.protocol} test ",
                 person,
                 image,
@@ -114,7 +67,7 @@ class Synthetic(Dataset):
             for image in range(2)
         ]
 
-    def _public(self) -> list[_Face]:
+    def _public(self) -> list[Photograph]:
         group = "training " if self.protocol == "training" else f"{self.protocol} public "
         faces = []
         for index in range(self.public):
@@ -123,7 +76,7 @@ class Synthetic(Dataset):
             if kind == "training":  # every second image frontal, the others by turns from the side or of another age
                 kind = ("frontal", "profile", "frontal", "age")[image % 4]  # type: ignore[assignment]
             faces.append(
-                _Face(
+                Photograph(
                     group,
                     person,
                     image,
@@ -138,12 +91,13 @@ class Synthetic(Dataset):
         """Faces rendered as a detector would have aligned them, with a detector's error; cached."""
         height, width = alignment.size
         points = alignment.points or tuple((x * width, y * height) for x, y in _IN_MARGIN)
+        points = tuple((float(x), float(y)) for x, y in points)
         test, public = self._test(), self._public()
         every = self._faces([*test, *public], alignment.size, points, cache)
         held = len(test)
         return Evaluation(every.subset(range(held)), self._pairs(held), every.subset(range(held, len(every))))
 
-    def _faces(self, faces: list[_Face], size: tuple[int, int], points: Points, cache: Path) -> FaceSet:
+    def _faces(self, faces: list[Photograph], size: tuple[int, int], points: Points, cache: Path) -> FaceSet:
         salt = self.salt
         folder = cache / content_key(
             generator=_GENERATOR, faces=[asdict(f) for f in faces], salt=salt, size=size, points=points
@@ -151,17 +105,7 @@ class Synthetic(Dataset):
 
         def chunks(first: int) -> Iterator[tuple[NDArray[np.uint8], list[bool]]]:
             parts = [faces[start : start + CHUNK] for start in range(first, len(faces), CHUNK)]
-            arguments = (parts, [salt] * len(parts), [size] * len(parts), [points] * len(parts))
-            if len(faces) - first < _WORTH_PROCESSES:
-                made = map(_render, *arguments)
-                yield from ((images, [True] * len(images)) for images in made)
-                return
-            workers = max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-            pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _one_thread)
-            try:
-                yield from ((images, [True] * len(images)) for images in pool.map(_render, *arguments))
-            finally:
-                pool.shutdown(cancel_futures=True)
+            yield from ((images, [True] * len(images)) for images in develop_all(parts, salt, size, points))
 
         pixels, found = cached_faces(folder, len(faces), size, chunks, "rendering faces (once)")
         names, subjects = tuple(f.name for f in faces), tuple(f.subject for f in faces)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.contracts import Alignment, Conv, DataError, Recognizer, SplitNetwork
-from bench.recognizers.weights import find_weights, load_strictly, read_weights
+from bench.recognizers.weights import fill, find_weights, is_split, load_strictly, read_weights
 from bench.store import file_hash
 
 _SETTING = "[recognizers.facenet] weights"
@@ -81,17 +81,27 @@ class FaceNet(Recognizer):
         """sha256 of the weights' file, which is downloaded first where there is none."""
         return file_hash(self._path())
 
-    def load(self) -> SplitNetwork:
-        """The network, strictly filled but for the classifier that recognition has no use for."""
+    def build(self) -> SplitNetwork:
+        """The network, untrained."""
         from facenet_pytorch import InceptionResnetV1
 
+        return self._split(InceptionResnetV1(pretrained=None, classify=False))
+
+    def load(self) -> SplitNetwork:
+        """The network, strictly filled but for the classifier that recognition has no use for."""
         path = self._path()
+        tensors = {name: value for name, value in read_weights(path).items() if not name.startswith("logits.")}
+        from facenet_pytorch import InceptionResnetV1
+
         with torch.random.fork_rng(devices=[]):
             whole = InceptionResnetV1(pretrained=None, classify=False)
-        tensors = {name: value for name, value in read_weights(path).items() if not name.startswith("logits.")}
+        if is_split(tensors):
+            return fill(self._split(whole), tensors, path).eval()
         load_strictly(whole, tensors, path)
+        return self._split(whole).eval()
+
+    def _split(self, whole: nn.Module) -> SplitNetwork:
         client = nn.Sequential(OrderedDict((name, getattr(whole, name)) for name in _CLIENT))
         layout = (Conv(3, 32, 3, 2), Conv(32, 32, 3), Conv(32, 64, 3, 1, 1))
         mean, scale = (0.5, 128 / 255) if self.normalisation == "fixed" else (0.0, 1.0)
-        network = SplitNetwork(client, _Server(whole), image_size=(160, 160), layout=layout, mean=mean, scale=scale)
-        return network.eval()
+        return SplitNetwork(client, _Server(whole), image_size=(160, 160), layout=layout, mean=mean, scale=scale)

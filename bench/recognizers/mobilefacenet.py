@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.contracts import Alignment, Conv, Recognizer, SplitNetwork
-from bench.recognizers.weights import find_weights, load_strictly, read_weights
+from bench.recognizers.weights import fill, find_weights, is_split, load_strictly, read_weights
 from bench.store import file_hash
 
 _SETTING = "[recognizers.mobilefacenet] weights"
@@ -111,12 +111,22 @@ class MobileFaceNet(Recognizer):
         """sha256 of the weights' file."""
         return file_hash(find_weights(self.weights, _SETTING))
 
+    def build(self) -> SplitNetwork:
+        """The network, untrained."""
+        return self._split(_Whole())
+
     def load(self) -> SplitNetwork:
-        """The network, strictly filled."""
+        """The network, strictly filled, with its published weights or with those of `veilbench train-recognizer`."""
         path = find_weights(self.weights, _SETTING)
+        tensors = read_weights(path)
         with torch.random.fork_rng(devices=[]):
             whole = _Whole()
-        load_strictly(whole, read_weights(path), path)
+        if is_split(tensors):
+            return fill(self._split(whole), tensors, path).eval()
+        load_strictly(whole, tensors, path)
+        return self._split(whole).eval()
+
+    def _split(self, whole: _Whole) -> SplitNetwork:
         client, server = whole.halves()
         layout = (Conv(3, 64, 3, 2, 1), Conv(64, 64, 3, 1, 1, 64), Conv(64, 128, 1))
-        return SplitNetwork(client, server, image_size=(112, 96), layout=layout).eval()
+        return SplitNetwork(client, server, image_size=(112, 96), layout=layout)

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from bench.contracts import DataError
+from bench.contracts import DataError, SplitNetwork
 
 # What torch's restricted unpickler says of a class or function that a file asks for.
 _FOREIGN = re.compile(r"[Uu]nsupported (?:global: )?(?:GLOBAL|class) (\S+)")
@@ -70,6 +70,21 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) 
         shown = "; ".join(wrong[:3]) + (f"; and {len(wrong) - 3} more" if len(wrong) > 3 else "")
         raise DataError(f"{path}: these weights are for another architecture: {shown}")
     module.load_state_dict(dict(tensors))
+
+
+def fill(network: SplitNetwork, tensors: Mapping[str, Tensor], path: Path) -> SplitNetwork:
+    """A network with the weights that `veilbench train-recognizer` wrote, in single precision.
+
+    Raises:
+        DataError: they are another network's.
+    """
+    load_strictly(network, {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}, path)
+    return network
+
+
+def is_split(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether weights are named by client and server, as `veilbench train-recognizer` writes them."""
+    return any(name.startswith("client.") for name in tensors)
 
 
 def _reason(error: Exception) -> str:

@@ -1,6 +1,9 @@
 """Synthetic faces: parametric people, rendered. No photograph, mesh or texture of anybody goes into them."""
 
-from bench.synthesis.render import landmarks, render
-from bench.synthesis.traits import Shot, sample_person, sample_shot
+from bench.synthesis.album import Photograph, develop, develop_all
+from bench.synthesis.render import Points, landmarks, render
+from bench.synthesis.traits import sample_person, sample_shot
 
-__all__ = ["Shot", "landmarks", "render", "sample_person", "sample_shot"]
+__all__ = [
+    "Photograph", "Points", "develop", "develop_all", "landmarks", "render", "sample_person", "sample_shot",
+]  # fmt: skip

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from bench.synthesis.head import Column, head_map, on_map, ramp, sample, surface_points, unit
-from bench.synthesis.surface import hair_colour, mouth_place, paint
+from bench.synthesis.surface import hair_colour, mouth_place, paint, skin_tone
 from bench.synthesis.traits import Traits, control_grid
 
 Points = Sequence[tuple[float, float]]
@@ -217,12 +217,8 @@ def _shade(
     seen = _lit(linear, normal, own_light, rotation[:, 1], -own, gloss, shadow, hollow, shot)
 
     # Neck, shoulders and hanging hair; none of them turns with the head.
-    camera = torch.cat((0 * distance_of(shot), 0 * distance_of(shot), distance_of(shot)), 1)
-    skin = sample(maps[:, :1], x[:, :1], y[:, :1]) * 0  # keeps dtype and shape handy
-    del skin
-    from bench.synthesis.surface import _skin_tone
-
-    tone = (_skin_tone(who) * 0.93) ** 2.2
+    camera = torch.cat((torch.zeros_like(shot["distance"]).expand(-1, 2), shot["distance"]), 1)
+    tone = (skin_tone(who) * 0.93) ** 2.2
     cloth = torch.stack([shot[f"cloth_{c}"] for c in "rgb"], 1) ** 2.2
     strands = hair_colour(who, shot)
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -278,10 +274,6 @@ def _shade(
         colour = torch.where(front[:, None], lit, colour)
         nearest = torch.minimum(nearest, part_depth)
     return _glasses(colour, nearest, who, shot, maps, own, eye)
-
-
-def distance_of(shot: Column) -> Tensor:
-    return shot["distance"]
 
 
 def _shadow(maps: Tensor, points: Tensor, light: Tensor) -> Tensor:

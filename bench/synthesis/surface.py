@@ -13,7 +13,7 @@ _TONES = torch.tensor(
 )
 
 
-def _skin_tone(who: Column) -> Tensor:
+def skin_tone(who: Column) -> Tensor:
     """(B, 3, 1) sRGB."""
     place = who["skin"].clamp(0, 0.999) * (len(_TONES) - 1)
     low = place.long().clamp_max(len(_TONES) - 2)[:, 0]
@@ -60,10 +60,10 @@ def paint(
     front = ramp(-0.1, 0.15, nz)
     side = x.abs()
     age = ((shot["age"] - 22) / 45).clamp(0, 1.2)
-    tone = _skin_tone(who)
+    tone = skin_tone(who)
     albedo = tone * (1 + (0.035 * mottle + 0.035 * grain)[:, None])
     # Blood: cheeks, nose, ears; less of it shows on dark skin.
-    nose_y, eye_x, eye_y = who["nose_y"], who["eye_x"], who["eye_y"]
+    nose_y = who["nose_y"]
     flush = spot((((side - 0.45) / 0.2) ** 2) + ((y + 0.3) / 0.18) ** 2)
     flush = flush + 0.8 * spot(((x / 0.1) ** 2) + ((y - nose_y) / 0.09) ** 2) + 0.6 * ramp(1.3, 1.45, side)
     albedo = albedo * (1 + flush[:, None] * torch.tensor([0.03, -0.07, -0.06])[None, :, None])
@@ -119,7 +119,7 @@ def _wrinkles(x: Tensor, y: Tensor, who: Column, shot: Column, age: Tensor) -> T
         * ramp(0.17, 0.06, out)
         * ramp(0.12, 0.05, (y - who["eye_y"]).abs())
     )
-    bag = spot(((y - who["eye_y"] + 0.095 + 1.6 * (side - who["eye_x"]) ** 2 * -1) / 0.014) ** 2) * ramp(
+    bag = spot(((y - who["eye_y"] + 0.095 - 1.6 * (side - who["eye_x"]) ** 2) / 0.014) ** 2) * ramp(
         0.15, 0.08, (side - who["eye_x"]).abs()
     )
     circles = spot((((side - who["eye_x"] + 0.03) / 0.11) ** 2) + ((y - who["eye_y"] + 0.06) / 0.045) ** 2)
@@ -166,7 +166,7 @@ def _lips(albedo: Tensor, x: Tensor, y: Tensor, who: Column, shot: Column, front
     top, bottom = line + gap * 0.35 + upper, line - gap - lower
     soft = 0.010
     lip = ramp(-soft, soft, top - y) * ramp(-soft, soft, y - bottom) * ramp(1.02, 0.9, s.abs()) * front
-    tone = _skin_tone(who)
+    tone = skin_tone(who)
     red = who["lip_red"][..., None]
     lip_colour = (
         tone * torch.tensor([0.80, 0.52, 0.53])[None, :, None] + red * torch.tensor([1.0, -0.6, -0.4])[None, :, None]
@@ -215,7 +215,7 @@ def _eyes(
     age = ((shot["age"] - 40) / 40).clamp(0, 1)
     opened = who["eye_open"].clamp(0.2, 0.6) * (shot["lids"] - 0.12 * shot["smile"].clamp_min(0) - 0.15 * age)
     across = (1 - away * away).clamp_min(0)
-    lid = opened * across * (1 + 0.25 * away * -1) * 1.08
+    lid = opened * across * (1 - 0.25 * away) * 1.08
     floor = -opened * 0.72 * across * (1 + 0.15 * away)
     edge = 0.07
     inside = ramp(-edge, edge, lid - up) * ramp(-edge, edge, up - floor) * ramp(1.02, 0.94, away.abs()) * front

@@ -1,0 +1,84 @@
+"""A compact recogniser for synthetic faces, its weights shipped: the AdvFace paper's client before a light body."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from bench.contracts import Alignment, Conv, Recognizer, SplitNetwork
+from bench.recognizers.weights import fill, find_weights, read_weights
+from bench.store import file_hash
+
+SHIPPED = Path(__file__).with_name("compact.safetensors")
+_POINTS = ((34.0, 40.0), (62.0, 40.0), (48.0, 56.0), (37.0, 72.4), (59.6, 72.2))
+
+
+def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1, padding: int = 0) -> nn.Sequential:
+    """As in Inception-ResNet-v1: no bias, batch norm with its epsilon, ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False), nn.BatchNorm2d(outputs, eps=0.001), nn.ReLU()
+    )
+
+
+class _Bottleneck(nn.Module):
+    def __init__(self, width: int, middle: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            _conv(width, middle, 1),
+            _conv(middle, middle, 3, 1, 1),
+            nn.Conv2d(middle, width, 1, bias=False),
+            nn.BatchNorm2d(width),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x + self.body(x))
+
+
+def _client() -> nn.Sequential:
+    """FaceNet's first three convolutions."""
+    return nn.Sequential(_conv(3, 32, 3, 2), _conv(32, 32, 3), _conv(32, 64, 3, 1, 1))
+
+
+def _server() -> nn.Sequential:
+    """Down to 6 x 6 at once, where convolutions are cheap; every place of the face then has a filter of its own."""
+    return nn.Sequential(
+        _conv(64, 96, 3, 2, 1), _Bottleneck(96, 48), _Bottleneck(96, 48),
+        _conv(96, 160, 3, 2, 1), _Bottleneck(160, 80), _Bottleneck(160, 80),
+        _conv(160, 224, 3, 2, 1), _Bottleneck(224, 112),
+        nn.Conv2d(224, 224, 6, groups=224, bias=False), nn.BatchNorm2d(224), nn.Flatten(),
+        nn.Linear(224, 128, bias=False), nn.BatchNorm1d(128),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compact(Recognizer):
+    """96 x 96 pixels; features of 64 x 45 x 45; 128-d embeddings; 1.0 M parameters. Knows synthetic people only."""
+
+    weights: str = ""  #: a state dict; empty: the one that comes with the package
+
+    @property
+    def alignment(self) -> Alignment:
+        """Five points, wide enough for chin and hairline."""
+        return Alignment("five-point", (96, 96), points=_POINTS)
+
+    def _path(self) -> Path:
+        return find_weights(self.weights or str(SHIPPED), "[recognizers.compact] weights")
+
+    def weights_hash(self) -> str:
+        """sha256 of the weights' file."""
+        return file_hash(self._path())
+
+    def build(self) -> SplitNetwork:
+        """The network, untrained."""
+        layout = (Conv(3, 32, 3, 2), Conv(32, 32, 3), Conv(32, 64, 3, 1, 1))
+        return SplitNetwork(_client(), _server(), image_size=(96, 96), layout=layout)
+
+    def load(self) -> SplitNetwork:
+        """The network, strictly filled."""
+        path = self._path()
+        with torch.random.fork_rng(devices=[]):
+            network = self.build()
+        return fill(network, read_weights(path), path).eval()
