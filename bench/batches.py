@@ -13,6 +13,20 @@ def plain_batches(count: int, size: int = 50) -> list[NDArray[np.int64]]:
     return [np.arange(start, min(start + size, count)) for start in range(0, count, size)]
 
 
+def attacked_first(pairs: Pairs, count: int) -> NDArray[np.int64]:
+    """All positions 0 to count - 1, in the order in which an attack that can't take all takes them.
+
+    Enrolled images of genuine pairs come first, since those can be replayed, one of each fold in turn.
+    """
+    _, first = np.unique(pairs.left[pairs.genuine], return_index=True)
+    left, fold = pairs.left[pairs.genuine][np.sort(first)], pairs.fold[pairs.genuine][np.sort(first)]
+    rank = np.zeros(len(left), dtype=np.int64)
+    for number in np.unique(fold):
+        rank[fold == number] = np.arange((fold == number).sum())
+    enrolled = left[np.lexsort((fold, rank))]
+    return np.concatenate([enrolled, np.setdiff1d(np.arange(count), enrolled)])
+
+
 def coupled_batches(count: int, size: int, rng: Rng, pairs: Pairs | None = None) -> list[NDArray[np.int64]]:
     """A seeded permutation of all images in batches of `size`; a remainder joins the last one.
 

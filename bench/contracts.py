@@ -400,6 +400,13 @@ class Attack(ABC):
 class ReconstructionAttack(Attack):
     """Rebuilds images from templates."""
 
+    def subset(self, defense: Defense) -> int | None:
+        """How many images are attacked, where all of them would take too long; None: all. Default: all.
+
+        The harness chooses them: enrolled images of genuine pairs, spread over the folds, the same for every attack.
+        """
+        return None
+
     def fit(self, oracle: Oracle, public: FaceSet, rng: Rng) -> State | None:
         """Learns from the attacker's own public faces and from what the oracle allows. Default: nothing."""
         return None

@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from bench.batches import attacked_first
 from bench.contracts import ReplayAttack
 from bench.metrics.bootstrap import measure
 from bench.metrics.image import IMAGE_SETTINGS, image_scores
@@ -33,6 +34,7 @@ from bench.store import read_array, read_state
 from bench.workbench import Stage, Workbench
 
 _BATCH = 50
+_CONVERGED = 0.9  #: share of the images whose optimisation settled, below which the record says that it did not
 _FARS = (1e-1, 1e-2, 1e-3, 1e-4)
 
 
@@ -192,13 +194,14 @@ class Judge:
         stage = self.bench.stage(job.scene)
         made, identity = job.need("reconstruction"), job.need("identity")
         assert made is not None and identity is not None
-        images = read_array(self.bench.ready(made), "images")
-        clean = read_array(self.bench.ready(identity), "embeddings")
+        images, rows = (read_array(self.bench.ready(made), name) for name in ("images", "rows"))
+        clean = read_array(self.bench.ready(identity), "embeddings")[rows]
+        test = stage.test.subset(rows)
         columns: dict[str, list[NDArray[Any]]] = {}
-        steps = range(0, len(stage.test), _BATCH)
+        steps = range(0, len(test), _BATCH)
         for start in track(steps, f"judging: {job.cell.defense} x {job.cell.attack}", len(steps)):
             some = slice(start, start + _BATCH)
-            original = stage.test.batch(some)
+            original = test.batch(some)
             rebuilt = torch.from_numpy(np.array(images[some], dtype=np.float32))
             scores = dict(image_scores(original, rebuilt))
             if not isinstance(self._lpips, Unavailable):
@@ -209,14 +212,14 @@ class Judge:
             for name, values in scores.items():
                 columns.setdefault(name, []).append(values)
         table = pd.DataFrame({name: np.concatenate(parts) for name, parts in columns.items()})
-        owners = self._owners(stage)
+        owners = self._owners(stage)[rows]
         metrics = {name: self._measure(job, table[name].to_numpy(), owners) for name in columns}
         lpips: dict[str, Any] = {}
         if isinstance(self._lpips, Unavailable):
             metrics["lpips"] = Measure(None, note=f"unavailable: {self._lpips.reason}")
         else:
             lpips = {"lpips": self._lpips.settings}
-        table.insert(0, "name", list(stage.test.names))
+        table.insert(0, "name", list(test.names))
         table.insert(1, "subject", owners)
         settings = {
             **IMAGE_SETTINGS,
@@ -226,23 +229,26 @@ class Judge:
         }
         attacked = read_state(self.bench.ready(made))
         info = {**self._fit_info(job), "reconstruction": dict(attacked.info) if attacked else {}}
-        samples = self._samples(stage, images)
+        samples = self._samples(stage, images, rows)
         flags = self._defense_flags(job)
+        if attacked and attacked.info.get("converged", 1) < _CONVERGED:
+            flags = (*flags, "attack not converged")
         return Verdict(metrics, table, samples, self._parameters(job), {}, flags, info, settings)
 
-    def _samples(self, stage: Stage, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    def _samples(self, stage: Stage, images: NDArray[Any], rows: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """A few reconstructions beside their originals, of different people, the same ones in every cell."""
         owners = self._owners(stage)
-        _, first = np.unique(owners, return_index=True)
-        rng = np.random.default_rng(derive_seed("samples"))
-        chosen = rng.permutation(np.sort(first))[: self.bench.settings.run.samples]
+        order = attacked_first(stage.pairs, len(stage.test))
+        _, first = np.unique(owners[order], return_index=True)
+        chosen = order[np.sort(first)][: self.bench.settings.run.samples]
+        chosen = chosen[np.isin(chosen, rows)]
 
         def to_bytes(batch: NDArray[Any]) -> NDArray[np.uint8]:
             return np.asarray(np.rint(batch.astype(np.float32) * 255), dtype=np.uint8).transpose(0, 2, 3, 1)
 
         return {
             "original": to_bytes(stage.test.batch(chosen).numpy()),
-            "reconstruction": to_bytes(np.asarray(images[chosen])),
+            "reconstruction": to_bytes(np.asarray(images[np.searchsorted(rows, chosen)])),
             "name": np.array([stage.test.names[i] for i in chosen]),
         }
 
@@ -256,9 +262,10 @@ class Judge:
         stored, _ = self._embeddings(job)
         pairs, owners = stage.pairs, self._owners(stage)
         _, decisions = self._decisions(stage, stored, stored)
-        genuine = np.flatnonzero(pairs.genuine)
-        left, right, fold = pairs.left[genuine], pairs.right[genuine], pairs.fold[genuine]
         shown_task = job.need("presentation")
+        shown_rows = read_array(self.bench.ready(shown_task), "rows") if shown_task else pairs.left
+        genuine = np.flatnonzero(pairs.genuine & np.isin(pairs.left, shown_rows))
+        left, right, fold = pairs.left[genuine], pairs.right[genuine], pairs.fold[genuine]
         presented = read_array(self.bench.ready(shown_task), "embeddings") if shown_task else stored
         shown = (presented[left] * stored[left]).sum(1), (presented[left] * stored[right]).sum(1)
         # A pair with an image where no face was found stays in the denominator, as not accepted.

@@ -33,6 +33,7 @@ class Oracle:
         """`stored`: embeddings (N, D) of the victims' templates, which `similarity` compares with."""
         self.level = level
         self.queries: Counter[str] = Counter()
+        self._reported: dict[str, list[float]] = {}
         self.device = system.device
         self.image_size = system.recognizer.image_size
         self._system, self._rng, self._stored = system, rng, stored
@@ -46,6 +47,16 @@ class Oracle:
             raise KnowledgeError(f"{method}() needs level '{level}', and this attack declared '{self.level}'")
         self.queries[method] += 1
         self.queries[f"{method}_images"] += images
+
+    def report(self, **figures: Tensor) -> None:
+        """For the record: figures of an attack's progress, one an image. `converged` (0 or 1) is looked at."""
+        for name, values in figures.items():
+            self._reported.setdefault(name, []).extend(values.double().tolist())
+
+    @property
+    def reported(self) -> dict[str, float]:
+        """Means over the images of all that was reported."""
+        return {name: round(sum(values) / len(values), 6) for name, values in self._reported.items()}
 
     def encode(self, images: Tensor) -> Tensor:
         """`encoder`: the client's features of own images; values without gradients."""

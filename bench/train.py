@@ -134,7 +134,7 @@ def _settings(order: Order, config: Path | None, profile: str | None, overrides:
     run = {
         "datasets": list(dict.fromkeys(datasets)) or None,
         "recognizers": list(dict.fromkeys(label for label in (order.recognizer, order.teacher) if label)),
-        "defenses": [order.defense or "unprotected"],
+        "defenses": [order.defense] if order.defense else None,
         "attacks": [],
     }
     chosen = [f"run.{key}={json.dumps(value)}" for key, value in run.items() if value is not None]
@@ -190,7 +190,7 @@ def _train_server(
     defense = settings.defenses[order.defense]
     if not hasattr(defense, "recipe"):
         raise UserError(f"--defense {order.defense}: it trains no recogniser of its own")
-    defense = replace(defense, recipe=_recipe(order, defense.recipe))
+    defense = replace(defense, recipe=_recipe(order, defense.recipe))  # type: ignore[call-arg]
     network = recognizer.load().to(device).eval().requires_grad_(False)
     fitted = defense.prepare(network, defense.fit(network, faces, rng.child("fit")))
     state = defense.fit_server(System(network, defense, fitted, device), faces, rng.child("server"))

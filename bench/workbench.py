@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench.batches import coupled_batches, plain_batches, shared_pairs
+from bench.batches import attacked_first, coupled_batches, plain_batches, shared_pairs
 from bench.config import Settings
 from bench.contracts import (
     Defense,
@@ -284,13 +284,16 @@ class Workbench:
         oracle = Oracle(attack.level, system, rng.child("oracle"), stored)
         prepared = attack.prepare(oracle, read_state(self.ready(fitted)))
         test = stage.test
+        rows = np.sort(attacked_first(stage.pairs, len(test))[: attack.subset(system.defense)])
+        np.save(folder / "rows.npy", rows)
         # Half precision keeps 80 dB, and the judge sees exactly what is stored.
         images = np.lib.format.open_memmap(
-            folder / "images.npy", mode="w+", dtype=np.float16, shape=(len(test), 3, *test.image_size)
+            folder / "images.npy", mode="w+", dtype=np.float16, shape=(len(rows), 3, *test.image_size)
         )
-        batches = plain_batches(len(test))
+        batches = plain_batches(len(rows))
         clamped = 0
-        for batch in track(batches, f"attacking: {task.defense} x {task.attack}", len(batches)):
+        for place in track(batches, f"attacking: {task.defense} x {task.attack}", len(batches)):
+            batch = rows[place]
             names = [test.names[i] for i in batch]
             subjects = () if test.subjects is None else tuple(test.subjects[i] for i in batch)
             leak = Leak(self._tensor(values[batch]), subjects)
@@ -301,22 +304,25 @@ class Workbench:
             if not torch.isfinite(made).all():
                 raise ValueError(f"{task.attack} returned values that are not finite")
             clamped += int(((made < 0) | (made > 1)).sum())
-            images[batch] = made.detach().clamp(0, 1).cpu().numpy()
+            images[place] = made.detach().clamp(0, 1).cpu().numpy()
         images.flush()
-        write_state(folder, State(info={"clamped_values": clamped, "queries": dict(oracle.queries)}))
+        info = {"images": len(rows), "clamped_values": clamped, "queries": dict(oracle.queries), **oracle.reported}
+        write_state(folder, State(info=info))
 
     def _presentation(self, task: Task, folder: Path) -> None:
         """Embeddings (N, D) of reconstructions that passed the whole defended pipeline, as a login would.
 
-        Only the left images of genuine pairs are ever presented; the other rows stay zero.
+        Only the left images of genuine pairs are ever presented; the other rows stay zero. `rows` says which were.
         """
         stage = self.stage(task.scene)
         made = task.need("reconstruction")
         assert made is not None
         images = read_array(self.ready(made), "images")
         system = self.system(task, recognises=True)
-        chosen = np.unique(stage.pairs.left[stage.pairs.genuine])
-        rebuilt = [torch.from_numpy(np.array(images[i], dtype=np.float32)) for i in chosen]
+        rows = read_array(self.ready(made), "rows")
+        chosen = np.intersect1d(stage.pairs.left[stage.pairs.genuine], rows)
+        place = {int(row): index for index, row in enumerate(rows)}
+        rebuilt = [torch.from_numpy(np.array(images[place[int(i)]], dtype=np.float32)) for i in chosen]
         names = [stage.test.names[i] for i in chosen]
         rng = self.rng(task.seed, "replay", task.defense, task.attack)
         found: NDArray[np.float32] | None = None
@@ -328,7 +334,7 @@ class Workbench:
             found[chosen[batch]] = embeddings
         if found is None:
             raise ValueError("the protocol has no genuine pairs to replay")
-        write_arrays(folder, {"embeddings": found})
+        write_arrays(folder, {"embeddings": found, "rows": chosen})
 
 
 def _first_images(evaluation: Evaluation, limit: int | None) -> tuple[FaceSet, Pairs]:

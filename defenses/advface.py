@@ -84,7 +84,7 @@ class AdvFace(Defense):
     mode: Literal["online", "offline"] = "online"
     labels: Labels = "auto"  #: offline: what the server's part learns from
     server_images: int | None = 500  #: offline: public faces that it learns from; each has to be protected first
-    recipe: Recipe = Recipe(epochs=10, learning_rate=1e-3)  #: offline
+    recipe: Recipe = Recipe(epochs=10, batch=32, schedule="cosine", warm_up=0, flip=False)  #: offline
 
     def __post_init__(self) -> None:
         if self.epsilon < 0 or self.alpha < 0 or self.iterations < 0 or self.batch < 1:

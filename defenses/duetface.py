@@ -121,7 +121,7 @@ class DuetFace(Defense):
     upsample: Literal[1, 8] = 8  #: 8: the paper's, channels as large as the image; 1: plain 8 x 8 blocks
     mode: Labels = "auto"  #: what the server's recogniser learns from
     weights: str = ""  #: a trained recogniser (.safetensors); empty: trained here, on the defender's public faces
-    recipe: Recipe = Recipe(epochs=6)
+    recipe: Recipe = Recipe(epochs=6, batch=32, schedule="cosine", warm_up=0)
 
     def encode(self, system: System, images: Tensor) -> Tensor:
         """The channels that are not crucial, (B, 162, h, w)."""

@@ -48,7 +48,7 @@ class Recipe:
     warm_up: int = 50  #: steps until the full rate
     weight_decay: float = 0.0
     loss: Literal["softmax+triplet", "softmax", "arcface", "triplet", "distill"] = "softmax+triplet"
-    margin: float = 0.3  #: arcface: radians (Deng et al. 2019); triplet: of squared distance (Schroff et al. 2015)
+    margin: float = 0.3  #: arcface: radians (Deng et al. 2019); triplet: of squared distance
     scale: float = 24.0  #: of cosines, before cross-entropy
     flip: bool = True  #: mirror half of the images
 
@@ -89,17 +89,25 @@ class _Head(nn.Module):
                 cosines = cosines.scatter(1, labels[:, None], turned)
             loss = functional.cross_entropy(recipe.scale * cosines, labels)
         if "triplet" in recipe.loss:
-            loss = loss + _hardest_triplets(unit, labels, recipe.margin)
+            loss = loss + _semi_hard_triplets(unit, labels, recipe.margin)
         return loss
 
 
-def _hardest_triplets(unit: Tensor, labels: Tensor, margin: float) -> Tensor:
-    """Each anchor against its farthest own and its nearest other image in the batch (Hermans et al. 2017)."""
+def _semi_hard_triplets(unit: Tensor, labels: Tensor, margin: float) -> Tensor:
+    """Each pair of one person against the nearest stranger who is farther than the pair (FaceNet, section 3.2).
+
+    Where every stranger is nearer, against the farthest of them: the hardest would pull everybody onto one point.
+    """
     distance = 2 - 2 * unit @ unit.T
     same = labels[:, None] == labels
-    own = distance.masked_fill(~same, -1).amax(1)
-    other = distance.masked_fill(same, 5).amin(1)
-    return functional.relu(own - other + margin).mean()
+    farther = (~same)[:, None] & (distance[:, None] > distance[..., None])  # (anchor, positive, negative)
+    nearest = distance[:, None].expand_as(farther).masked_fill(~farther, torch.inf).amin(2)
+    farthest = distance.masked_fill(same, -torch.inf).amax(1, keepdim=True).expand_as(nearest)
+    negative = torch.where(farther.any(2), nearest, farthest)
+    positive = same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    if not positive.any() or bool(same.all()):
+        return unit.sum() * 0
+    return functional.relu(distance - negative + margin)[positive].mean()
 
 
 def train_embedding(
@@ -181,7 +189,7 @@ def train_embedding(
             assert head is not None
             loss = head(embeddings.float(), torch.from_numpy(labels[chosen]).to(device))
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         for group in optimiser.param_groups:
             group["lr"] = recipe.rate(step, steps, batches)
         optimiser.step()

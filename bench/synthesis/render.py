@@ -394,4 +394,5 @@ def _blurred(image: Tensor, sigma: float) -> Tensor:
     padded = functional.pad(image[None], (reach,) * 4, mode="replicate")
     channels = image.shape[0]
     padded = functional.conv2d(padded, kernel.view(1, 1, -1, 1).expand(channels, -1, -1, -1), groups=channels)
-    return functional.conv2d(padded, kernel.view(1, 1, 1, -1).expand(channels, -1, -1, -1), groups=channels)[0]
+    smooth: Tensor = functional.conv2d(padded, kernel.view(1, 1, 1, -1).expand(channels, -1, -1, -1), groups=channels)
+    return smooth[0]
