@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-PROFILE ?= $(if $(VEILBENCH_DATA),lfw)
+PROFILE ?=
 ARGS ?=
 
 .PHONY: help setup run test lint format benchmark clean
@@ -21,7 +21,7 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
-run: $(READY) ## the main job; with VEILBENCH_DATA set, on LFW (PROFILE=..., ARGS='--set ...')
+run: $(READY) ## the main job, with nothing to download (PROFILE=quick, ARGS='--set ...')
 	$(BIN)/veilbench run $(if $(PROFILE),--profile $(PROFILE)) $(ARGS)
 
 test: $(READY) ## the tests (ARGS='-k name')

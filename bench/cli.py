@@ -257,13 +257,35 @@ def _run_argument(command: Callable[..., Any]) -> Callable[..., Any]:
 @main.command()
 @_run_argument
 @click.option("--format", "fmt", type=click.Choice(["md", "csv", "tex", "json"]), default="md", show_default=True)
-def leaderboard(folder: Path, fmt: Any) -> None:
+@click.option("--embeddings", is_flag=True, help="Of the attacks on embeddings, which have a table of their own.")
+def leaderboard(folder: Path, fmt: Any, embeddings: bool) -> None:
     """Prints the leaderboard of a run."""
     from bench.records import Run
+    from bench.report.embeddings import embedding_attacks, render_embedding_attacks
     from bench.report.leaderboard import leaderboard as make
     from bench.report.leaderboard import render
 
+    if embeddings:
+        click.echo(render_embedding_attacks(embedding_attacks(Run(folder)), fmt))
+        return
     click.echo(render(make(Run(folder)), fmt))
+
+
+@main.command()
+@_run_argument
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="Base name; default RUN/scatter.")
+def scatter(folder: Path, output: Path | None) -> None:
+    """Draws accuracy against what the worst attack rebuilds, as PNG and SVG."""
+    from bench.contracts import UserError
+    from bench.records import Run
+    from bench.report.heatmap import save
+    from bench.report.scatter import scatter as draw
+
+    figure = draw(Run(folder))
+    if figure is None:
+        raise UserError(f"{folder}: fewer than two defences have both figures; nothing to compare")
+    for path in save(figure, output or folder / "scatter"):
+        click.echo(path)
 
 
 @main.command()

@@ -15,7 +15,16 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bench import registry
-from bench.contracts import Attack, Dataset, Defense, Recognizer, ReconstructionAttack, ReplayAttack, UserError
+from bench.contracts import (
+    Attack,
+    Dataset,
+    Defense,
+    Knowledge,
+    Recognizer,
+    ReconstructionAttack,
+    ReplayAttack,
+    UserError,
+)
 
 _SECTIONS = ("datasets", "recognizers", "defenses", "attacks")
 _KINDS: dict[str, registry.Kind] = {
@@ -37,6 +46,7 @@ class RunSettings(_Strict):
     recognizers: list[str] = Field(min_length=1)
     defenses: list[str] = Field(min_length=1)
     attacks: list[str]
+    replay: bool = False  #: also replays what every attack above `blind` rebuilds, as `replay_NAME`
     seeds: list[int] = Field(default=[0], min_length=1)
     public_defender: str = "rest"  #: a dataset's name, or `rest`: half of the people in no pair
     public_attacker: str = "rest"
@@ -221,6 +231,11 @@ def _resolve(file: _File, path: Path) -> Settings:
         return found
 
     attacks = plugins("attacks", file.run.attacks)
+    if file.run.replay:
+        replay = registry.find("attack", "replay", f"{path}: run.replay")
+        for label, attack in list(attacks.items()):
+            if isinstance(attack, ReconstructionAttack) and attack.level > Knowledge.BLIND:
+                attacks.setdefault(f"replay_{label}", registry.make(replay, {"attack": label}, f"{path}: run.replay"))
     for label, attack in list(attacks.items()):
         if isinstance(attack, ReplayAttack) and attack.attack not in attacks:
             where = f"{path}: [attacks.{label}] attack = {attack.attack!r}"

@@ -153,8 +153,8 @@ def test_list_shows_every_plugin_with_its_defaults(config: Path, cli: Cli) -> No
     shown = json.loads(cli("list", "--json").stdout)
     assert set(shown["defense"]) >= {"unprotected", "random_noise", "laplace", "advface"}
     assert set(shown["attack"]) >= {"blind", "transrec", "resrec", "urec", "replay"}
-    assert set(shown["dataset"]) == {"lfw", "insightface", "folder"}
-    assert set(shown["recognizer"]) == {"facenet", "mobilefacenet"}
+    assert set(shown["dataset"]) == {"lfw", "insightface", "folder", "synthetic"}
+    assert set(shown["recognizer"]) == {"compact", "facenet", "mobilefacenet"}
     assert shown["defense"]["advface"]["parameters"]["epsilon"] == "0.2"
     assert shown["dataset"]["lfw"]["parameters"]["images"] == "(required)"
     assert all(plugin["summary"] for kind in shown.values() for plugin in kind.values())

@@ -132,7 +132,11 @@ images_defended = 4
     )
     cli("run", "--quiet")
     records = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "out/main/records").glob("*.json")}
-    sizes = {(r["cell"]["defense"], r["cell"]["attack"]): r["metrics"]["ssim"]["n"] for r in records.values() if "ssim" in r["metrics"]}
+    sizes = {
+        (r["cell"]["defense"], r["cell"]["attack"]): r["metrics"]["ssim"]["n"]
+        for r in records.values()
+        if "ssim" in r["metrics"]
+    }
     assert sizes[("unprotected", "wide")] == 6 and sizes[("laplace", "wide")] == sizes[("advface", "wide")] == 4
     assert sizes[("unprotected", "mean_face")] == 32
     replays = {r["cell"]["defense"]: r["metrics"]["srra1"]["n"] for r in records.values() if "srra1" in r["metrics"]}
@@ -160,3 +164,63 @@ def test_its_state_is_nothing() -> None:
     assert _attack().fit(None, None, None) is None
     assert replace(_attack(), images=None).subset(_plugin("defense", "unprotected")) is None
     assert isinstance(State(), State)
+
+
+def _stolen() -> tuple[System, Tensor, Tensor]:
+    system, images = _system(_plugin("defense", "unprotected")), _faces()
+    return system, images, system.embed(system.encode(images))
+
+
+def _search(system: System, stolen: Tensor, level: Knowledge = Knowledge.ENROLMENT, **parameters: object):  # type: ignore[no-untyped-def]
+    attack = _plugin("attack", "gaussian_inversion", **{"queries": 400, "candidates": 16, **parameters})
+    oracle = Oracle(level, system, Rng(2))
+    state = State({"start": torch.full((3, 16, 20), 0.5)})
+    found = attack.reconstruct(oracle, state, Leak(stolen), Rng(9).images(NAMES[: len(stolen)]))  # type: ignore[attr-defined]
+    return found, oracle
+
+
+def test_gaussians_climb_the_cosine_within_their_budget() -> None:
+    system, _, stolen = _stolen()
+    found, oracle = _search(system, stolen)
+    before = (system.embed(system.encode(torch.full_like(found, 0.5))) * stolen).sum(1)
+    after = (system.embed(system.encode(found)) * stolen).sum(1)
+    assert (after >= before - 1e-5).all() and after.mean() > before.mean() + 0.1
+    assert oracle.queries["embed_images"] <= 400 * len(stolen)
+    reported = oracle.reported
+    assert reported["queries_per_target"] <= 400
+    assert reported["cosine_at_25%"] <= reported["cosine_at_100%"] == pytest.approx(float(after.mean()), abs=1e-4)
+
+
+def test_a_larger_budget_reaches_further_and_alone_is_as_together() -> None:
+    system, _, stolen = _stolen()
+    short, long = (_search(system, stolen, queries=q)[1].reported["cosine_at_100%"] for q in (100, 1600))
+    assert long > short
+    together, alone = _search(system, stolen)[0], _search(system, stolen[:1])[0]
+    assert torch.allclose(together[:1], alone, atol=1e-4)
+
+
+def test_grey_and_symmetric_are_what_they_say() -> None:
+    system, _, stolen = _stolen()
+    grey = _search(system, stolen, colour=False)[0]
+    assert torch.allclose(grey[:, 0], grey[:, 1]) and torch.allclose(grey[:, 1], grey[:, 2])
+    mirrored = _search(system, stolen, symmetric=True)[0]
+    assert torch.allclose(mirrored, mirrored.flip(-1), atol=1e-5)
+    with pytest.raises(KnowledgeError):
+        _search(system, stolen, Knowledge.ALGORITHM)
+
+
+def test_embeddings_have_a_table_of_their_own(config: Path, cli: Cli, tmp_path: Path) -> None:
+    text = CONFIG.replace(
+        'attacks = ["mean_face", "resrec", "replay"]', 'attacks = ["mean_face", "dots"]\nreplay = true'
+    )
+    text = text.replace('"laplace", "advface"]', '"laplace"]')
+    dots = '[attacks.dots]\nplugin = "gaussian_inversion"\nqueries = 64\ncandidates = 8\nimages = 3\n'
+    config.write_text(text + dots)
+    cli("run", "--quiet")
+    rows = json.loads(cli("leaderboard", "out/main", "--embeddings", "--format", "json").stdout)
+    assert {(row["defense"], row["attack"]) for row in rows} == {("unprotected", "dots"), ("laplace", "dots")}
+    assert all(row["targets"] == 3 and row["queries"] <= 64 and row["srra1"] is not None for row in rows)
+    board = json.loads(cli("leaderboard", "out/main", "--format", "json").stdout)
+    assert all(row["worst_attack"] == "" and row["srra1"] is None for row in board), "no part in the templates' worst"
+    shown = (tmp_path / "out/main/leaderboard.md").read_text()
+    assert "### Attacks on embeddings" in shown and (tmp_path / "out/main/embeddings.tex").exists()

@@ -30,7 +30,7 @@ def test_a_learned_attack_opens_the_unprotected_system_on_real_faces(data: Path,
                 link.symlink_to(data / "lfw/images" / f"{image_name(image)}.jpg")
     folder = tmp_path / "out"
     cli(
-        *("run", "--quiet", "--config", str(ROOT / "bench.toml"), "--output", str(folder)),
+        *("run", "--quiet", "--config", str(ROOT / "bench.toml"), "--profile", "lfw", "--output", str(folder)),
         *("--set", f'run.store="{tmp_path / "store"}"', "--set", f'run.cache="{tmp_path / "cache"}"'),
         *(
             "--set",
@@ -38,8 +38,9 @@ def test_a_learned_attack_opens_the_unprotected_system_on_real_faces(data: Path,
             "--set",
             f'datasets.lfw.pairs="{tmp_path / "pairs.txt"}"',
         ),
+        *("--set", "run.replay=true"),
         *("--set", 'run.defenses=["unprotected","laplace"]', "--set", "attacks.transrec.training.epochs=60"),
-        *("--set", 'run.attacks=["mean_face","transrec","replay_transrec"]', "--set", "metrics.bootstrap=100"),
+        *("--set", 'run.attacks=["mean_face","transrec"]', "--set", "metrics.bootstrap=100"),
         VEILBENCH_DATA=str(data),
     )
     board = {row["defense"]: row for row in json.loads(cli("leaderboard", str(folder), "--format", "json").stdout)}

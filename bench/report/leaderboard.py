@@ -9,17 +9,17 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
 from bench.contracts import Knowledge
 from bench.metrics.bootstrap import measure
 from bench.records import Measure, Run
+from bench.report.embeddings import embedding_attacks, render_embedding_attacks
 from bench.report.summary import LEVELS, UNKNOWN, Board, Entry, boards
+from bench.report.text import Format, booktabs, figure_text, markdown, plain
 from bench.seeds import derive_seed
-
-Format = Literal["md", "csv", "tex", "json"]
 
 # Column of the frame, heading, decimals. The frame also has NAME_low and NAME_high for those with an interval.
 _COLUMNS = (
@@ -112,7 +112,7 @@ def _row(board: Board, defense: str) -> dict[str, Any]:
     replays = [
         e
         for e in board.under(defense, "replay")
-        if not e.failed and e.records[0].info.get("presents") == "image" and e.metric("srra1").value is not None
+        if not e.failed and _presents_template_images(board, e) and e.metric("srra1").value is not None
     ]
     strongest = max(replays, key=lambda e: e.metric("srra1").value or 0.0, default=None)
     for name in ("srra1", "srra2"):
@@ -132,6 +132,13 @@ def _row(board: Board, defense: str) -> dict[str, Any]:
     return row
 
 
+def _presents_template_images(board: Board, replay: Entry) -> bool:
+    """Whether a replay presents images that were rebuilt from templates; embeddings have a table of their own."""
+    info = replay.records[0].info
+    wrapped = board.find("reconstruction", replay.cell.defense, str(info.get("wraps")))
+    return info.get("presents") == "image" and (wrapped is None or wrapped.cell.leaks == "template")
+
+
 def _bound(board: Board, good: list[Entry]) -> tuple[Measure, str]:
     """Per image the most that any attack rebuilt (design: oracle upper bound)."""
     missing = sorted(set(board.attacks) - {e.cell.attack for e in good})
@@ -149,22 +156,6 @@ def _bound(board: Board, good: list[Entry]) -> tuple[Measure, str]:
 # ------------------------------------------------------------------------------------------------------ rendering
 
 
-def _number(value: Any, decimals: int) -> str:
-    if value is None or math.isnan(value):
-        return "–"
-    if decimals == 0:
-        return f"{value:,.0f}"
-    text = f"{value:.{decimals}f}"
-    return text.replace("0.", ".", 1) if decimals == 3 and text.startswith(("0.", "-0.")) else text
-
-
-def _figure(value: Any, low: Any, high: Any, decimals: int) -> str:
-    text = _number(value, decimals)
-    if text == "–" or low is None or math.isnan(low):
-        return text
-    return f"{text} [{_number(low, decimals)}, {_number(high, decimals)}]"
-
-
 def _table(frame: pd.DataFrame, columns: Sequence[str], intervals: Sequence[str]) -> list[list[str]]:
     """Headings, then a row a defence."""
     known = {name: (heading, decimals) for name, heading, decimals in _COLUMNS}
@@ -174,7 +165,7 @@ def _table(frame: pd.DataFrame, columns: Sequence[str], intervals: Sequence[str]
         cells = [str(row["defense"])]
         for name in columns:
             low, high = (row[f"{name}_low"], row[f"{name}_high"]) if name in intervals else (None, None)
-            text = _figure(row[name], low, high, known[name][1])
+            text = figure_text(row[name], low, high, known[name][1])
             if name == "worst_ssim":
                 cells.append(f"{row['worst_attack']} ({row['worst_level']})" if row["worst_attack"] else "–")
                 # What a missing attack would have rebuilt is not known.
@@ -190,7 +181,7 @@ def _remarks(frame: pd.DataFrame) -> str:
     for row in frame.to_dict("records"):
         said = "; ".join(part for part in (row["flags"], row["bound_note"]) if part)
         if said:
-            lines.append(f"- {_plain(row['defense'])}: {_plain(said)}")
+            lines.append(f"- {plain(row['defense'])}: {plain(said)}")
     return "\n" + "\n".join(lines) if lines else ""
 
 
@@ -213,8 +204,10 @@ def render(frame: pd.DataFrame, fmt: Format, run: Run | None = None) -> str:
             table = _table(some, [name for name, _, _ in _COLUMNS], _INTERVALS)
             missed = int(some["images_without_a_face"].max())
             note = f"{_NOTE} No face was found in {missed} images; they count as failures." if missed else _NOTE
-            parts.append(f"## {dataset}, {recognizer}\n\n{_markdown(table)}\n\n{note}\n{_remarks(some)}".rstrip())
+            parts.append(f"## {dataset}, {recognizer}\n\n{markdown(table)}\n\n{note}\n{_remarks(some)}".rstrip())
     if fmt == "md" and run is not None:
+        stolen = embedding_attacks(run)
+        parts += [render_embedding_attacks(stolen, fmt).rstrip()] if len(stolen) else []
         parts += [_every_cell(board) for board in boards(run)]
     return "\n\n".join(parts) + "\n"
 
@@ -226,16 +219,6 @@ _NOTE = (
 )
 
 
-def _plain(text: str) -> str:
-    """Text that Markdown shows as it is: an error's message may hold lines, bars and angle brackets."""
-    return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
-
-
-def _markdown(rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(map(_plain, cells)) + " |" for cells in rows]
-    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
-
-
 def _every_cell(board: Board) -> str:
     rows = []
     for defense in board.defenses:
@@ -243,61 +226,26 @@ def _every_cell(board: Board) -> str:
             entry = board.find("reconstruction", defense, attack)
             if entry is None or entry.failed:
                 why = f"failed: {entry.failed}" if entry else "not run"
-                rows.append([defense, attack, entry.cell.level if entry else "", why, "", "", ""])
+                rows.append([defense, attack, entry.cell.level if entry else "", why, "", "", "", ""])
                 continue
             figures = [
-                m.note if m.value is None and m.note else _figure(m.value, m.low, m.high, decimals)
+                m.note if m.value is None and m.note else figure_text(m.value, m.low, m.high, decimals)
                 for name, _, decimals in _CELL_COLUMNS
                 for m in [entry.metric(name)]
             ]
-            rows.append([defense, attack, entry.cell.level, *figures])
+            rows.append([defense, attack, entry.cell.level, *figures, str(entry.metric("ssim").n)])
         for entry in sorted(board.under(defense, "replay"), key=lambda e: e.cell.attack):
-            srra = [_figure(m.value, m.low, m.high, 3) for m in (entry.metric("srra1"), entry.metric("srra2"))]
+            srra = [figure_text(m.value, m.low, m.high, 3) for m in (entry.metric("srra1"), entry.metric("srra2"))]
             figures = [f"failed: {entry.failed}"] if entry.failed else [f"SRRA I {srra[0]}", f"SRRA II {srra[1]}"]
-            rows.append([defense, entry.cell.attack, entry.cell.level, *figures, *[""] * (4 - len(figures))])
-    headings = ["defence", "attack", "level", *(heading for _, heading, _ in _CELL_COLUMNS)]
-    return f"### Every cell: {board.dataset}, {board.recognizer}\n\n{_markdown([headings, *rows])}"
-
-
-_ESCAPES = str.maketrans(
-    {c: f"\\{c}" for c in "&%$#_{}"}
-    | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
-)
-_SIGNS = {"↑": r"$\uparrow$", "↓": r"$\downarrow$", "–": "--", "≥": r"$\geq$"}
-
-
-def escape_tex(text: str) -> str:
-    """Text that LaTeX prints as it is."""
-    text = " ".join(text.split()).translate(_ESCAPES)
-    for sign, tex in _SIGNS.items():
-        text = text.replace(sign, tex)
-    return text
-
-
-def _shielded(cell: str) -> str:
-    """A cell that begins with a bracket would be read as the optional argument of the line break before it."""
-    return f"{{}}{cell}" if cell.startswith("[") else cell
+            counted = "" if entry.failed else str(entry.metric("srra1").n)
+            rows.append([defense, entry.cell.attack, entry.cell.level, *figures, *[""] * (4 - len(figures)), counted])
+    headings = ["defence", "attack", "level", *(heading for _, heading, _ in _CELL_COLUMNS), "n"]
+    return f"### Every cell: {board.dataset}, {board.recognizer}\n\n{markdown([headings, *rows])}"
 
 
 def _tex(frame: pd.DataFrame, caption: str) -> str:
     rows = _table(frame, list(_TEX_COLUMNS), _TEX_INTERVALS)
     rows[0] = ["defence", "ACC ↑", "worst attack (level)", *list(_TEX_COLUMNS.values())[1:], "failed"]
-    lines = [" & ".join(_shielded(escape_tex(cell)) for cell in row) + r" \\" for row in rows]
     note = "SSIM (7x7) of the worst attack, of the best at level encoder, oracle bound over all, best blind guess"
     figures = "rl" + "r" * (len(_TEX_COLUMNS) - 1)  # the attack's name stands before the second figure
-    return "\n".join(
-        [
-            r"% Needs \usepackage{booktabs}",
-            r"\begin{table*}",
-            r"  \centering",
-            r"  \scriptsize",
-            r"  \setlength{\tabcolsep}{3pt}",
-            f"  \\caption{{{escape_tex(caption)}. {note}. Brackets: 95\\,\\% intervals, bootstrap over identities.}}",
-            f"  \\begin{{tabular}}{{l{figures}l}}",
-            r"    \toprule",
-            f"    {lines[0]}",
-            r"    \midrule",
-            *(f"    {line}" for line in lines[1:]),
-            *(r"    \bottomrule", r"  \end{tabular}", r"\end{table*}"),
-        ]
-    )
+    return booktabs(rows, f"l{figures}l", f"{caption}. {note}")

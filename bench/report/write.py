@@ -5,15 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.records import Run, replacing
+from bench.report.embeddings import embedding_attacks, render_embedding_attacks
 from bench.report.grid import write_grids
 from bench.report.heatmap import heatmap, save
-from bench.report.leaderboard import Format, leaderboard, render
+from bench.report.leaderboard import leaderboard, render
+from bench.report.scatter import scatter
+from bench.report.text import Format
 
 _FORMATS: tuple[Format, ...] = ("md", "csv", "tex")
 
 
 def write_reports(run: Run) -> list[Path]:
-    """leaderboard.md, .csv and .tex, heatmap_ssim and heatmap_psnr as PNG and SVG, grid_DEFENCE.png.
+    """leaderboard.md, .csv and .tex, heatmap_ssim, heatmap_psnr and scatter as PNG and SVG, grid_DEFENCE.png.
 
     Raises:
         DataError: there are no records, or damaged ones.
@@ -25,6 +28,14 @@ def write_reports(run: Run) -> list[Path]:
         with replacing(path) as temporary:
             temporary.write_text(render(frame, fmt, run), encoding="utf-8")
         written.append(path)
+    stolen = embedding_attacks(run)
+    for fmt in _FORMATS[1:] if len(stolen) else ():
+        path = run.folder / f"embeddings.{fmt}"
+        with replacing(path) as temporary:
+            temporary.write_text(render_embedding_attacks(stolen, fmt), encoding="utf-8")
+        written.append(path)
     for metric in ("ssim", "psnr_db"):
         written += save(heatmap(run, metric), run.folder / f"heatmap_{metric.removesuffix('_db')}")
+    points = scatter(run)
+    written += save(points, run.folder / "scatter") if points else []
     return written + write_grids(run)

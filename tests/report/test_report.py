@@ -15,7 +15,8 @@ from bench.contracts import DataError, UserError
 from bench.records import Cell, Measure, Record, Run
 from bench.report.grid import write_grids
 from bench.report.heatmap import heatmap, save
-from bench.report.leaderboard import escape_tex, leaderboard, render
+from bench.report.leaderboard import leaderboard, render
+from bench.report.text import escape_tex
 from bench.report.write import write_reports
 
 PEOPLE = [f"p{i}" for i in range(10)]

@@ -1,0 +1,92 @@
+"""Privacy against utility (AdvFace paper, section 5.2): what is given away beside how well people are recognised."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from bench.records import Run
+from bench.report.leaderboard import leaderboard
+
+_PANELS = (
+    ("worst_ssim", "SSIM (7x7) of the worst attack", "blind_ssim"),
+    ("worst_psnr_db", "PSNR, dB", "blind_psnr_db"),
+)
+
+
+def scatter(run: Run) -> Figure | None:
+    """A row of two panels a dataset and recogniser: SSIM and PSNR of the worst attack against accuracy.
+
+    Bars are 95 % intervals; the line is the Pareto front, of defences that none beats in both; the broken line the
+    blind floor. The points of a sweep are joined. None where fewer than two defences have both figures.
+
+    Raises:
+        DataError: there are no records, or damaged ones.
+    """
+    frame = leaderboard(run).dropna(subset=["acc", "worst_ssim"])
+    groups = [(place, some) for place, some in frame.groupby(["dataset", "recognizer"], sort=False) if len(some) > 1]
+    if not groups:
+        return None
+    figure = Figure(figsize=(10.5, 4.6 * len(groups)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(groups), 2, squeeze=False)
+    for row, ((dataset, recognizer), some) in zip(axes, groups, strict=True):
+        for axis, (name, heading, floor) in zip(row, _PANELS, strict=True):
+            _draw(axis, some, name, heading, floor)
+        row[0].set_title(f"{dataset}, {recognizer}", loc="left", fontsize=11)
+    return figure
+
+
+def _draw(axis: Axes, frame: pd.DataFrame, name: str, heading: str, floor: str) -> None:
+    import seaborn  # takes a second, which a command that draws nothing should not
+
+    colours = seaborn.color_palette("colorblind", 10)
+    families = {label: str(label).partition("[")[0] for label in frame["defense"]}
+    known = list(dict.fromkeys(families.values()))
+    for family, some in frame.groupby(frame["defense"].map(families), sort=False):
+        colour = colours[known.index(str(family)) % len(colours)]
+        some = some.sort_values(name)
+        if len(some) > 1:
+            axis.plot(some[name], some["acc"], color=colour, linewidth=1, alpha=0.5, zorder=1)
+        for point in some.to_dict("records"):
+            across, up = _bar(point, name), _bar(point, "acc")
+            axis.errorbar(point[name], point["acc"], yerr=up, xerr=across, fmt="o", color=colour, elinewidth=1)
+            axis.annotate(
+                _label(str(point["defense"])),
+                (point[name], point["acc"]),
+                xytext=(6, 5),
+                textcoords="offset points",
+                fontsize=8,
+            )
+    front = _front(frame, name)
+    axis.step(front[name], front["acc"], where="post", color="0.35", linewidth=1.2, zorder=0, label="Pareto front")
+    if frame[floor].notna().any():
+        axis.axvline(float(frame[floor].max()), color="0.5", linestyle="--", linewidth=1, label="blind floor")
+    axis.set_xlabel(f"{heading} (left: less given away)")
+    axis.set_ylabel("accuracy")
+    axis.margins(0.12)
+    axis.legend(fontsize=8, loc="best", frameon=False)
+    seaborn.despine(ax=axis)
+
+
+def _bar(point: Mapping[Any, Any], name: str) -> list[list[float]] | None:
+    low, high = point[f"{name}_low"], point[f"{name}_high"]
+    if pd.isna(low) or pd.isna(high):
+        return None
+    return [[max(0.0, point[name] - low)], [max(0.0, high - point[name])]]
+
+
+def _front(frame: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Those that no other beats in both, from the most private on."""
+    ordered = frame.sort_values([name, "acc"], ascending=[True, False])
+    return ordered[ordered["acc"] > ordered["acc"].cummax().shift(fill_value=-1.0)]
+
+
+def _label(defense: str) -> str:
+    """advface[epsilon=0.1] as epsilon=0.1: its family has a colour."""
+    return defense.partition("[")[2].rstrip("]") or defense

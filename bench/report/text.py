@@ -1,0 +1,78 @@
+"""Tables as Markdown and LaTeX."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+Format = Literal["md", "csv", "tex", "json"]
+
+
+def number_text(value: Any, decimals: int) -> str:
+    """A figure as tables print it; a dash where there is none."""
+    if value is None or math.isnan(value):
+        return "–"
+    if decimals == 0:
+        return f"{value:,.0f}"
+    text = f"{value:.{decimals}f}"
+    return text.replace("0.", ".", 1) if decimals == 3 and text.startswith(("0.", "-0.")) else text
+
+
+def figure_text(value: Any, low: Any, high: Any, decimals: int) -> str:
+    """ ".812 [.790, .834]"."""
+    text = number_text(value, decimals)
+    if text == "–" or low is None or math.isnan(low):
+        return text
+    return f"{text} [{number_text(low, decimals)}, {number_text(high, decimals)}]"
+
+
+def plain(text: str) -> str:
+    """Text that Markdown shows as it is: an error's message may hold lines, bars and angle brackets."""
+    return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
+
+
+def markdown(rows: list[list[str]]) -> str:
+    """A table; the first row is its head."""
+    lines = ["| " + " | ".join(map(plain, cells)) + " |" for cells in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+
+
+_ESCAPES = str.maketrans(
+    {c: f"\\{c}" for c in "&%$#_{}"}
+    | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
+)
+_SIGNS = {"↑": r"$\uparrow$", "↓": r"$\downarrow$", "–": "--", "≥": r"$\geq$"}
+
+
+def escape_tex(text: str) -> str:
+    """Text that LaTeX prints as it is."""
+    text = " ".join(text.split()).translate(_ESCAPES)
+    for sign, tex in _SIGNS.items():
+        text = text.replace(sign, tex)
+    return text
+
+
+def _shielded(cell: str) -> str:
+    """A cell that begins with a bracket would be read as the optional argument of the line break before it."""
+    return f"{{}}{cell}" if cell.startswith("[") else cell
+
+
+def booktabs(rows: list[list[str]], columns: str, caption: str) -> str:
+    """A table that compiles as it is; the first row is its head."""
+    lines = [" & ".join(_shielded(escape_tex(cell)) for cell in row) + r" \\" for row in rows]
+    return "\n".join(
+        [
+            r"% Needs \usepackage{booktabs}",
+            r"\begin{table*}",
+            r"  \centering",
+            r"  \scriptsize",
+            r"  \setlength{\tabcolsep}{3pt}",
+            f"  \\caption{{{escape_tex(caption)}. Brackets: 95\\,\\% intervals, bootstrap over identities.}}",
+            f"  \\begin{{tabular}}{{{columns}}}",
+            r"    \toprule",
+            f"    {lines[0]}",
+            r"    \midrule",
+            *(f"    {line}" for line in lines[1:]),
+            *(r"    \bottomrule", r"  \end{tabular}", r"\end{table*}"),
+        ]
+    )

@@ -1,0 +1,171 @@
+"""What a camera sees along its rays: head, neck, shoulders, hanging hair, glasses, and a background out of focus."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from bench.synthesis.head import Column, on_map, ramp, sample, surface_points, unit
+from bench.synthesis.march import gap, length, quadric
+from bench.synthesis.surface import hair_colour, paint, skin_tone
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A batch of heads before their cameras; P rays each."""
+
+    who: Column
+    shot: Column
+    maps: Tensor  #: the heads, (B, 7, G, G)
+    rotation: Tensor  #: head to camera, (B, 3, 3)
+    plane: Tensor  #: where rays pass the plane through the head's centre, complex (B, P)
+    rays: Tensor  #: unit directions in the camera's space, (B, 3, P)
+    own: Tensor  #: the same in the head's space
+    eye: Tensor  #: the camera's place in the head's space, (B, 3)
+    depth: Tensor  #: where rays meet the head, (B, P)
+
+
+def shade(view: View, rng: Sequence[np.random.Generator]) -> Tensor:
+    """Linear light (B, 3, P)."""
+    who, shot, rotation = view.who, view.shot, view.rotation
+    points = view.eye[..., None] + view.own * view.depth[:, None]
+    far = length(points)
+    nx, ny, nz = (points / far[:, None]).unbind(1)
+    x, y = on_map(nx, ny, nz)
+    found = sample(view.maps, x, y)
+    hit = far - found[:, 0] < 0.12
+    normal, hollow = unit(found[:, 1:4]), found[:, 4]
+    grain = torch.from_numpy(np.stack([r.uniform(-1, 1, far.shape[1]).astype(np.float32) for r in rng]))
+    albedo, gloss = paint(x, y, nz, found[:, 5], found[:, 6], who, shot, grain)
+    light = unit(torch.cat((shot["light_x"], shot["light_y"], torch.full_like(shot["yaw"], 0.85)), 1))
+    own_light = rotation.transpose(1, 2) @ light[..., None]  # (B, 3, 1)
+    shadow = _shadow(view.maps, points + 0.03 * normal, own_light)
+    seen = _lit(albedo**2.2, normal, own_light, rotation[:, 1], -view.own, gloss, shadow, hollow, shot)
+    colour = torch.where(hit[:, None], seen, _background(shot, view.plane, rng))
+    head = torch.where(hit, view.depth, torch.inf)
+    nearest, normal, linear = _below(view, head, grain)
+    # The head shades what is under it.
+    under = torch.full_like(head, 0.55)
+    up = torch.tensor([0.0, 1.0, 0.0]).expand(len(light), 3)
+    dull = torch.full_like(head, 0.05)
+    lit = _lit(linear, normal, light[..., None], up, -view.rays, dull, under, under + 0.25, shot)
+    colour = torch.where((nearest < head)[:, None], lit, colour)
+    return _glasses(colour, nearest, view)
+
+
+def _below(view: View, head: Tensor, grain: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Neck, shoulders and hanging hair: depth (no farther than the head's), normal and linear albedo of the nearest."""
+    who, shot = view.who, view.shot
+    zero = torch.zeros_like(who["neck"])
+    camera = torch.cat((zero, zero, shot["distance"]), 1)
+    count = head.shape[1]
+    neck = quadric(
+        view.rays, camera, torch.cat((0.10 * torch.sin(shot["yaw"]), zero - 1.15, zero - 0.20), 1),
+        torch.cat((who["neck"], zero + 1.1, who["neck"]), 1),
+    )  # fmt: skip
+    body = quadric(
+        view.rays, camera, torch.cat((zero, zero - 2.3, zero - 0.3), 1),
+        torch.cat((zero + 1.75 + who["neck"], zero + 0.85, zero + 0.75), 1),
+    )  # fmt: skip
+    long = who["curtain_length"]
+    fall, turned = quadric(
+        view.own, view.eye, torch.cat((zero, zero - 0.45 * long, zero - 0.42), 1),
+        torch.cat((who["curtain_width"], zero + 0.55 + 0.62 * long, zero + 0.62), 1),
+    )  # fmt: skip
+    at = view.eye[..., None] + view.own * fall.clamp_max(1e3)[:, None]
+    waves = (
+        0.14 * torch.sin(38 * at[:, 0] + 5 * torch.sin(3 * at[:, 1]))
+        + 0.16 * grain
+        + 0.1 * torch.sin(71 * at[:, 0] - 4 * at[:, 1])
+    )
+    strands = (hair_colour(who, shot) * (1 + waves[:, None])).clamp(0.012, 0.98) ** 2.2
+    cloth = torch.stack([shot[f"cloth_{c}"] for c in "rgb"], 1) ** 2.2
+    nearest, normal, linear = head, view.rays, strands
+    for depth, facing, albedo in (
+        (*neck, ((skin_tone(who) * 0.93) ** 2.2).expand(-1, -1, count) * 0.8),
+        (*body, cloth.expand(-1, -1, count)),
+        (torch.where(who["curtain"] > 0.5, fall, torch.inf), view.rotation @ turned, strands * 0.85),
+    ):
+        front = (depth < nearest)[:, None]
+        normal, linear = torch.where(front, facing, normal), torch.where(front, albedo, linear)
+        nearest = torch.minimum(nearest, depth)
+    return nearest, normal, linear
+
+
+def _shadow(maps: Tensor, points: Tensor, light: Tensor) -> Tensor:
+    """How much of the light reaches points (B, 3, P): 1 lit, 0 in the head's own shadow; soft by distance."""
+    lit = torch.ones_like(points[:, 0])
+    for far in (0.06, 0.14, 0.26, 0.45, 0.75):
+        above = gap(maps, points + light * far)
+        lit = torch.minimum(lit, (0.5 + above / (0.35 * far)).clamp(0, 1))
+    return lit
+
+
+def _lit(
+    albedo: Tensor, normal: Tensor, light: Tensor, up: Tensor, view: Tensor, gloss: Tensor, shadow: Tensor,
+    hollow: Tensor, shot: Column,
+) -> Tensor:  # fmt: skip
+    """Wrapped diffuse light, a sky that is brighter above, and a highlight; linear (B, 3, P)."""
+    toward = (normal * light).sum(1)
+    wrap = 0.22
+    direct = ((toward + wrap) / (1 + wrap)).clamp_min(0)
+    red = (((toward + 0.45) / 1.45).clamp_min(0) - direct) * 0.25  # light that went through skin
+    sky = 0.62 + 0.38 * (normal * up[..., None]).sum(1)
+    warm = shot["warm"]
+    tint = torch.stack((1 + warm, 1 + 0 * warm, 1 - warm), 1)
+    half = unit(light + view)
+    shine = (normal * half).sum(1).clamp_min(0) ** 18
+    ambient = shot["ambient"] * hollow * sky
+    direct_light = (shot["light"] * 1.05 * shadow * direct)[:, None] * tint
+    scatter = (shot["light"] * shadow * red)[:, None] * torch.tensor([1.0, 0.35, 0.25])[None, :, None]
+    return (
+        albedo * (direct_light + scatter + ambient[:, None] * (2 - tint))
+        + (0.40 * gloss * shine * shadow * shot["light"])[:, None]
+    )
+
+
+def _background(shot: Column, plane: Tensor, rng: Sequence[np.random.Generator]) -> Tensor:
+    """Out-of-focus colours, linear (B, 3, P)."""
+    one, two = (torch.stack([shot[f"{name}_{c}"] for c in "rgb"], 1) for name in ("back", "back2"))
+    blobs = torch.from_numpy(np.stack([r.uniform(0, 1, (1, 5, 5)).astype(np.float32) for r in rng]))
+    at = torch.stack((plane.real, plane.imag), -1)[:, None] / 3.0
+    share = functional.grid_sample(blobs, at, mode="bicubic", padding_mode="border", align_corners=True)[:, :, 0]
+    return (one + (two - one) * share.clamp(0, 1)).clamp(0.01, 1) ** 2.2
+
+
+def _glasses(colour: Tensor, nearest: Tensor, view: View) -> Tensor:
+    """Frames on a plane before the eyes, and their arms; drawn where they are nearer than the face."""
+    who, shot, maps, own, eye = view.who, view.shot, view.maps, view.own, view.eye
+    if not bool((shot["wears_glasses"] > 0.5).any()):
+        return colour
+    bridge = surface_points(maps, 0 * who["eye_x"], who["eye_y"] - 0.05)
+    place = bridge[..., 2] + 0.10
+    pupil = surface_points(maps, who["eye_x"], who["eye_y"])
+    depth = (place - eye[:, 2:]) / own[:, 2].clamp(max=-1e-3)
+    at_x, at_y = (eye[:, i : i + 1] + own[:, i] * depth for i in (0, 1))
+    middle_x, middle_y = pupil[..., 0] * 1.02, pupil[..., 1] - 0.03
+    power = who["glasses_round"]
+    u = ((at_x.abs() - middle_x) / who["glasses_width"]).abs().clamp_min(1e-3)
+    v = ((at_y - middle_y) / who["glasses_height"]).abs().clamp_min(1e-3)
+    round_ = (u**power + v**power) ** (1 / power)
+    rim_width = who["glasses_rim"] / who["glasses_height"]
+    rim = ramp(rim_width * 1.3, rim_width * 0.7, (round_ - 1).abs())
+    inner = middle_x - who["glasses_width"]
+    bar = ramp(inner + 0.01, inner - 0.01, at_x.abs()) * ramp(0.02, 0.012, (at_y - middle_y - 0.05).abs())
+    ahead = (own[:, 2] < -0.05) & (depth < nearest + 0.03)
+    frame = torch.maximum(rim, bar) * ahead
+    # An arm on each side, from the frame back to the ear.
+    outer = middle_x + who["glasses_width"]
+    for side in (-1.0, 1.0):
+        reach = (side * outer - eye[:, :1]) / torch.where(own[:, 0].abs() < 1e-3, 1e-3, own[:, 0])
+        arm_y, arm_z = (eye[:, i : i + 1] + own[:, i] * reach for i in (1, 2))
+        arm = ramp(0.03, 0.018, (arm_y - middle_y - 0.05).abs()) * ramp(-0.15, -0.1, arm_z) * (arm_z < place)
+        frame = torch.maximum(frame, arm * (reach < nearest + 0.02) * (reach > 0))
+    frame = frame * (shot["wears_glasses"] > 0.5)
+    dark = who["glasses_dark"][..., None] ** 2.2 * 1.5
+    return colour + (dark - colour) * (0.92 * frame)[:, None]

@@ -1,0 +1,46 @@
+"""Where rays meet the head, which is marched to, and ellipsoids, which are solved for."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bench.synthesis.head import on_map, sample, unit
+
+
+def sphere(rays: Tensor, eye: Tensor, radius: float) -> Tensor:
+    """Where rays (B, 3, P) enter a sphere round the origin, or pass nearest to it."""
+    along = -(rays * eye[..., None]).sum(1)
+    inside = radius**2 - ((eye**2).sum(1)[:, None] - along**2)
+    return along - inside.clamp_min(0).sqrt()
+
+
+def march(maps: Tensor, eye: Tensor, rays: Tensor, depth: Tensor, steps: int, stride: float) -> Tensor:
+    """Walks along rays towards the star-shaped surface."""
+    for _ in range(steps):
+        depth = depth + stride * gap(maps, eye[..., None] + rays * depth[:, None])
+    return depth
+
+
+def length(points: Tensor) -> Tensor:
+    """Of vectors (B, 3, P)."""
+    a, b, c = points.unbind(1)
+    return (a * a + b * b + c * c).sqrt().clamp_min(1e-4)
+
+
+def gap(maps: Tensor, points: Tensor) -> Tensor:
+    """How far points (B, 3, P) lie outside of the head, along its radius."""
+    far = length(points)
+    x, y = on_map(*(points / far[:, None]).unbind(1))
+    return far - sample(maps[:, :1], x, y)[:, 0]
+
+
+def quadric(rays: Tensor, eye: Tensor, centre: Tensor, axes: Tensor) -> tuple[Tensor, Tensor]:
+    """Depth at which rays meet an ellipsoid (infinite where they don't), and its normal there."""
+    axes = axes[..., None]
+    o, d = (eye - centre)[..., None] / axes, rays / axes
+    a, b, c = (d * d).sum(1), (o * d).sum(1), (o * o).sum(1) - 1
+    root = b * b - a * c
+    depth = torch.where(root > 0, (-b - root.clamp_min(0).sqrt()) / a, torch.inf)
+    normal = unit((o + d * depth.clamp_max(1e3)[:, None]) / axes)
+    return depth, normal

@@ -1,0 +1,50 @@
+"""The scatter of accuracy against what is given away: its front, its sweeps, its picture."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from support import CONFIG, Cli
+
+from bench.records import Run
+from bench.report.scatter import _front, scatter
+
+
+def test_the_front_is_of_those_that_none_beats_in_both() -> None:
+    frame = pd.DataFrame({"leak": [0.2, 0.3, 0.5, 0.9, 0.9], "acc": [0.7, 0.6, 0.9, 0.9, 0.95]})
+    assert _front(frame, "leak").index.tolist() == [0, 2, 4]
+
+
+def test_a_sweep_trains_one_shadow_and_is_drawn(config: Path, cli: Cli, tmp_path: Path) -> None:
+    text = CONFIG.replace("[defenses.advface]\n", "[defenses.advface]\nsweep.epsilon = [0.0, 0.1, 0.3]\n")
+    config.write_text(text.replace('["unprotected", "laplace", "advface"]', '["unprotected", "advface"]'))
+    cli("run", "--quiet")
+    folder = tmp_path / "out/main"
+    shadows = {
+        json.loads(path.read_text())["info"]["defense_state"]["train_s"]
+        for path in (folder / "records").glob("utility*advface*.json")
+    }
+    assert len(shadows) == 1, "one training behind three points"
+    picture = np.asarray(Image.open(folder / "scatter.png").convert("L"), dtype=float)
+    assert picture.shape[0] > 400 and (picture < 200).mean() > 0.005
+    assert cli("scatter", str(folder), "-o", str(tmp_path / "again")).stdout.count("again") == 2
+    figure = scatter(Run(folder))
+    assert figure is not None
+    labels = {text.get_text() for axis in figure.axes for text in axis.texts}
+    assert labels == {"unprotected", "epsilon=0.0", "epsilon=0.1", "epsilon=0.3"}
+    assert all(axis.get_xlabel() and axis.get_ylabel() == "accuracy" for axis in figure.axes)
+
+
+def test_one_defence_makes_no_picture(config: Path, cli: Cli, tmp_path: Path) -> None:
+    config.write_text(CONFIG.replace('["unprotected", "laplace", "advface"]', '["unprotected"]'))
+    cli("run", "--quiet")
+    assert not (tmp_path / "out/main/scatter.png").exists()
+    assert "nothing to compare" in cli("scatter", str(tmp_path / "out/main"), status=2).stderr
+
+
+@pytest.mark.parametrize("place", ["nowhere"])
+def test_no_run_is_said_in_one_line(config: Path, cli: Cli, place: str) -> None:
+    assert "no records here" in cli("scatter", place, status=2).stderr
