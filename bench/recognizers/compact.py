@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from bench.recognizers.weights import fill, find_weights, read_weights
 from bench.store import file_hash
 
 SHIPPED = Path(__file__).with_name("compact.safetensors")
+_SIZE = 96
 _POINTS = ((34.0, 40.0), (62.0, 40.0), (48.0, 56.0), (37.0, 72.4), (59.6, 72.2))
 
 
@@ -55,14 +57,26 @@ def _server() -> nn.Sequential:
 
 @dataclass(frozen=True, kw_only=True)
 class Compact(Recognizer):
-    """96 x 96 pixels; features of 64 x 45 x 45; 128-d embeddings; 1.0 M parameters. Knows synthetic people only."""
+    """96 x 96 pixels; features of 64 x 45 x 45; 128-d embeddings; 1.0 M parameters. Knows synthetic people only.
+
+    At another size (160: the paper's, features of 64 x 77 x 77) the server pools the features to 45 x 45 first; the
+    weights are the same, and recognition as good.
+    """
 
     weights: str = ""  #: a state dict; empty: the one that comes with the package
+    size: int = _SIZE  #: of the images, a side
+
+    def __post_init__(self) -> None:
+        if self.size < _SIZE:
+            raise ValueError(f"size must be at least {_SIZE}")
 
     @property
     def alignment(self) -> Alignment:
         """Five points, wide enough for chin and hairline."""
-        return Alignment("five-point", (96, 96), points=_POINTS)
+        scale = self.size / _SIZE
+        # Pixels are counted from their centres.
+        points = tuple((scale * (x + 0.5) - 0.5, scale * (y + 0.5) - 0.5) for x, y in _POINTS)
+        return Alignment("five-point", (self.size, self.size), points=points)
 
     def _path(self) -> Path:
         return find_weights(self.weights or str(SHIPPED), "[recognizers.compact] weights")
@@ -74,7 +88,10 @@ class Compact(Recognizer):
     def build(self) -> SplitNetwork:
         """The network, untrained."""
         layout = (Conv(3, 32, 3, 2), Conv(32, 32, 3), Conv(32, 64, 3, 1, 1))
-        return SplitNetwork(_client(), _server(), image_size=(96, 96), layout=layout)
+        server = _server()
+        if self.size != _SIZE:
+            server = nn.Sequential(OrderedDict([("pool", nn.AdaptiveAvgPool2d(45)), *server.named_children()]))
+        return SplitNetwork(_client(), server, image_size=(self.size, self.size), layout=layout)
 
     def load(self) -> SplitNetwork:
         """The network, strictly filled."""

@@ -12,19 +12,23 @@ from torch import Tensor, nn
 
 from bench.contracts import DataError, SplitNetwork
 
+_PACKAGE = "package:"
 # What torch's restricted unpickler says of a class or function that a file asks for.
 _FOREIGN = re.compile(r"[Uu]nsupported (?:global: )?(?:GLOBAL|class) (\S+)")
 
 
 def find_weights(path: str, setting: str) -> Path:
-    """The file, if it is there.
+    """The file, if it is there; `package:NAME` is one that comes with the package.
 
     Raises:
         DataError: no path was given, or nothing lies there.
     """
     if not path:
         raise DataError(f"no weights given: set {setting} to a .safetensors or .pt file")
-    file = Path(path).expanduser()
+    own = path.removeprefix(_PACKAGE)
+    file = Path(__file__).parent / own if own != path else Path(path).expanduser()
+    if own != path and Path(own).name != own:
+        raise DataError(f"{setting} = {path!r}: give the name of a file that comes with the package, not a path")
     if not file.is_file():
         raise DataError(f"{file}: no such file; set {setting}, or VEILBENCH_DATA where the path begins with it")
     return file

@@ -189,3 +189,16 @@ def test_the_shipped_weights_are_those_of_their_card(tmp_path: Path) -> None:
     compact = Compact()
     evaluation = Synthetic(folds=4, pairs_per_fold=10, public=0).load(compact.alignment, tmp_path)
     assert verification(compact.load(), evaluation, "synthetic-frontal")["acc"] >= 0.95
+
+
+def test_the_shipped_weights_serve_the_papers_size_too(tmp_path: Path) -> None:
+    from bench.datasets.synthetic import Synthetic
+    from bench.train import verification
+
+    large = Compact(size=160)
+    network = large.load()
+    assert network.extract(torch.rand(1, 3, 160, 160)).shape == (1, 64, 77, 77)
+    evaluation = Synthetic(folds=2, pairs_per_fold=10, public=0).load(large.alignment, tmp_path)
+    assert verification(network, evaluation, "synthetic-frontal")["acc"] >= 0.9
+    with pytest.raises(ValueError, match="at least 96"):
+        Compact(size=64)
