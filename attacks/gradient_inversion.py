@@ -30,7 +30,7 @@ class GradientInversion(ReconstructionAttack):
 
     iterations: int = 400
     learning_rate: float = 0.03
-    variation: float = 1e-3  #: weight of the total variation, against feature errors in units of the features' power
+    variation: float = 0.4  #: weight of the total variation, against feature errors in units of the features' power
     restarts: int = 1
     through: Literal["auto", "features", "pipeline"] = "auto"  #: auto: the pipeline where `protect` does something
     samples: int = 1  #: draws of a randomised defence a step
