@@ -202,3 +202,13 @@ def test_the_shipped_weights_serve_the_papers_size_too(tmp_path: Path) -> None:
     assert verification(network, evaluation, "synthetic-frontal")["acc"] >= 0.9
     with pytest.raises(ValueError, match="at least 96"):
         Compact(size=64)
+
+
+def test_weights_that_come_with_the_package_are_named_not_placed() -> None:
+    from bench.recognizers.weights import find_weights
+
+    assert find_weights("package:compact.safetensors", "here") == SHIPPED
+    with pytest.raises(DataError, match="not a path"):
+        find_weights("package:../compact.py", "here")
+    with pytest.raises(DataError, match="no such file"):
+        find_weights("package:none.safetensors", "here")
