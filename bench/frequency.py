@@ -2,8 +2,8 @@
 
 An image is enlarged (bilinear, align_corners), turned into full-range YCbCr on 0 to 255, shifted by -128, cut into
 blocks of 8 x 8 pixels, and each block is given its orthonormal DCT-II. Enlarging and transforming a block are linear
-and separable, so both together are one matrix for the rows and one for the columns: nothing of the enlarged size is
-ever made.
+and separable, so both together are one matrix for the rows and one for the columns, and a block looks at few pixels:
+nothing of the enlarged size is ever made.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _YCBCR = torch.tensor(
     [[0.299, 0.587, 0.114], [-0.168735892, -0.331264108, 0.5], [0.5, -0.418687589, -0.081312411]], dtype=torch.float64
 )
 _SHIFT = torch.tensor([128.0, 0.0, 0.0], dtype=torch.float64)
-_CHUNK = 8  #: images transformed at once: the 192 channels of one take 8 MB at 112 x 96
+_CHUNK = 2  #: images transformed at once: the 192 channels of one take 8 MB at 112 x 96
 
 
 @cache
@@ -47,6 +47,18 @@ def _analysis(side: int, upsample: int) -> Tensor:
 
 
 @cache
+def _taps(side: int, upsample: int) -> tuple[Tensor, Tensor]:
+    """`_analysis` without its zeros: pixels that a block sees, (tap, block), and weights, (tap, frequency, block)."""
+    whole = _analysis(side, upsample)
+    used = whole.abs().amax(0) > 1e-12  # (block, pixel)
+    first, last = used.int().argmax(1), side - 1 - used.flip(1).int().argmax(1)
+    count = int((last - first).max()) + 1
+    pixels = first.clamp_max(side - count)[:, None] + torch.arange(count)
+    weights = whole.gather(2, pixels.expand(BLOCK, -1, -1))
+    return pixels.T.contiguous(), weights.permute(2, 0, 1).contiguous()
+
+
+@cache
 def _synthesis(side: int, upsample: int) -> Tensor:
     """The least-squares inverse of `_analysis`, (pixel, frequency * block): exact on what came from an image."""
     inverse: Tensor = torch.linalg.pinv(_analysis(side, upsample).flatten(0, 1))
@@ -66,18 +78,32 @@ def block_dct(images: Tensor, upsample: int = 8, channels: Sequence[int] | None 
 
     Sides that are no whole number of blocks have their last pixel repeated.
     """
-    rows = _analysis(images.shape[-2], upsample).to(images)
-    columns = _analysis(images.shape[-1], upsample).to(images).transpose(1, 2)
+    (rows, down), (columns, across) = (_taps(side, upsample) for side in images.shape[-2:])
+    rows, columns, down, across = rows.to(images.device), columns.to(images.device), down.to(images), across.to(images)
     mix, shift = 255 * _YCBCR.to(images), _SHIFT.to(images)[:, None, None]
+    wanted = list(range(CHANNELS) if channels is None else channels)
+    kept = sorted({channel % BLOCK**2 for channel in wanted})
     parts = []
     for some in torch.split(images, _CHUNK):
         planes = torch.einsum("pc,bchw->bphw", mix, some) - shift
-        tall = rows.flatten(0, 1) @ planes
-        wide = torch.stack([tall @ column for column in columns], 2)  # (B, 3, column frequency, row frequency * h, w)
-        wide = wide.reshape(len(some), 3, BLOCK, BLOCK, -1, wide.shape[-1]).transpose(2, 3)
-        found = wide.reshape(len(some), CHANNELS, *wide.shape[-2:])
-        parts.append(found if channels is None else found[:, list(channels)])
-    return torch.cat(parts)
+        found = []
+        for row in range(BLOCK):  # one row frequency at a time stays in the processor's caches
+            chosen = [place % BLOCK for place in kept if place // BLOCK == row]
+            if chosen:
+                tall = _weighed(planes, rows, down[:, row, :, None], -2)
+                found.append(_weighed(tall[:, :, None], columns, across[:, chosen, None], -1))
+        parts.append(torch.cat(found, 2).flatten(1, 2))
+    everything = torch.cat(parts) if len(parts) > 1 else parts[0]
+    order = [plane * BLOCK**2 + place for plane in range(3) for place in kept]
+    return everything if order == wanted else everything[:, [order.index(channel) for channel in wanted]]
+
+
+def _weighed(values: Tensor, places: Tensor, weights: Tensor, dim: int) -> Tensor:
+    """The sum over taps of values picked along a dimension, each times its weights."""
+    total = values.index_select(dim, places[0]) * weights[0]
+    for place, weight in zip(places[1:], weights[1:], strict=True):
+        total.addcmul_(values.index_select(dim, place), weight)
+    return total
 
 
 def inverse_block_dct(coefficients: Tensor, image_size: tuple[int, int], upsample: int = 8) -> Tensor:
