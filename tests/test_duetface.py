@@ -52,7 +52,9 @@ def test_the_servers_recogniser_learns_from_the_unprotected_one(
 ) -> None:
     network, public = scene
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    system = _unfitted(network, upsample=upsample, recipe={"epochs": 10, "batch": 8, "learning_rate": 3e-3})
+    system = _unfitted(
+        network, upsample=upsample, recipe={"epochs": 14, "batch": 8, "learning_rate": 3e-3, "warm_up": 0}
+    )
     state = system.defense.fit_server(system, public, Rng(0))
     assert state is not None
     start = state.info["cosine_to_unprotected"]["before"]

@@ -22,7 +22,7 @@ def _plugin(kind: registry.Kind, name: str, **parameters: object) -> object:
 
 
 def _attack(**parameters: object):  # type: ignore[no-untyped-def]
-    quick = {"iterations": 150, "learning_rate": 0.05, **parameters}
+    quick = {"iterations": 150, "learning_rate": 0.05, "variation": 1e-3, **parameters}
     return _plugin("attack", "gradient_inversion", **quick)
 
 
@@ -126,6 +126,7 @@ def test_a_subset_is_enrolled_images_of_all_folds_and_every_table_says_how_many(
 [attacks.wide]
 plugin = "gradient_inversion"
 iterations = 12
+variation = 0.001
 images = 6
 images_defended = 4
 """

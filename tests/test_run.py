@@ -132,7 +132,7 @@ def test_an_interrupt_keeps_what_is_finished_and_says_so(config: Path) -> None:
     time.sleep(0.5)
     running.send_signal(signal.SIGINT)
     _, said = running.communicate(timeout=60)
-    assert running.returncode == 130
+    assert running.returncode == 130, said
     assert "Interrupted" in said
     assert "Traceback" not in said
     assert record.exists()

@@ -11,6 +11,7 @@ from PIL import Image
 
 from bench.contracts import Alignment, DataError
 from bench.datasets import align as module
+from bench.datasets import face_cache
 from bench.datasets.align import ImageSource, align
 from bench.datasets.folder import ImageFolder
 from bench.datasets.lfw import Lfw
@@ -30,7 +31,7 @@ def _source(count: int, reads: list[int], fail_at: int | None = None) -> ImageSo
 
 
 def test_work_done_before_a_failure_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_CHUNK", 32)
+    monkeypatch.setattr(face_cache, "_KEPT", 1)
     reads: list[int] = []
     with pytest.raises(DataError, match="image 70"):
         align(_source(100, reads, fail_at=70), SQUARE, tmp_path, aligned=True)
