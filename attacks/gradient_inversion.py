@@ -84,7 +84,7 @@ class GradientInversion(ReconstructionAttack):
         optimiser = torch.optim.Adam([images], lr=self.learning_rate, amsgrad=True)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, self.iterations, self.learning_rate / 50)
         power = stolen.flatten(1).square().mean(1).clamp_min(1e-8)
-        predict = self._predictor(system, rng)
+        predict = self._predictor(oracle, system, rng)
         best = images.detach().clone()
         lowest = torch.full((len(stolen),), torch.inf, device=stolen.device)
         before = lowest
@@ -96,6 +96,8 @@ class GradientInversion(ReconstructionAttack):
                 if self.variation:
                     objective = objective + self.variation * _variation(images)
                 (gradient,) = torch.autograd.grad(objective.sum(), images)
+            if step == 0:
+                oracle.report(gradient_norm=gradient.flatten(1).norm(dim=1))
             objective = objective.detach()
             better = objective < lowest
             lowest = torch.where(better, objective, lowest)
@@ -110,7 +112,7 @@ class GradientInversion(ReconstructionAttack):
         settled = (before - lowest) < _SETTLED * before
         return best, lowest, settled
 
-    def _predictor(self, system: System, rng: ImageRng) -> Callable[[Tensor, int], Tensor]:
+    def _predictor(self, oracle: Oracle, system: System, rng: ImageRng) -> Callable[[Tensor, int], Tensor]:
         """What the server would store for images, differentiable."""
         if not self._piped(system.defense):
             return lambda images, step: system.encode(images)
@@ -124,6 +126,7 @@ class GradientInversion(ReconstructionAttack):
                     draws = [templates, *(system.protect(features, rng) for _ in range(self.samples - 1))]
                     return torch.stack(draws).mean(0)
                 kept["noise"] = (templates - features).detach()
+                oracle.report(gradients_masked=torch.ones(len(images)))
             return features + kept["noise"]
 
         return predict

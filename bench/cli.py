@@ -82,6 +82,7 @@ def _with_config(command: Callable[..., Any]) -> Callable[..., Any]:
 @_with_config
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="Where records and reports go (run.output).")
 @click.option("--dry-run", is_flag=True, help="Say what would be made and judged, with disk and time; make nothing.")
+@click.option("--strict", is_flag=True, help="Exit 1 where an attack fails the run's test of itself (run.canaries).")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress bars.")
 def run(
@@ -90,12 +91,14 @@ def run(
     overrides: tuple[str, ...],
     output: Path | None,
     dry_run: bool,
+    strict: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
     """Runs the matrix: whatever has no finished record yet.
 
-    Exit status: 0 all cells judged; 1 some failed; 2 wrong settings, data or disk; 130 interrupted.
+    Exit status: 0 all cells judged; 1 some failed, or with --strict an attack failed the run's test of itself; 2 wrong
+    settings, data or disk; 130 interrupted.
     """
     from bench.config import load
 
@@ -133,6 +136,13 @@ def run(
         click.echo(json.dumps({"folder": str(folder.folder), **outcome.__dict__}))
     else:
         _summary(folder, outcome)
+    if strict:
+        from bench.report.selftest import trials
+
+        void = sorted({f"{trial.attack} on canary~{trial.canary}" for trial in trials(folder) if not trial.passed})
+        if void:
+            err.print(f"veilbench: attacks failed the self-test: {'; '.join(void)}", style="red", markup=False)
+            sys.exit(1)
     sys.exit(1 if outcome.failed else 0)
 
 
@@ -269,6 +279,20 @@ def leaderboard(folder: Path, fmt: Any, embeddings: bool) -> None:
         click.echo(render_embedding_attacks(embedding_attacks(Run(folder)), fmt))
         return
     click.echo(render(make(Run(folder)), fmt))
+
+
+@main.command()
+@_run_argument
+@click.argument("one", metavar="DEFENCE")
+@click.argument("other", metavar="OTHER")
+@click.option("--format", "fmt", type=click.Choice(["md", "csv", "json"]), default="md", show_default=True)
+def paired(folder: Path, one: str, other: str, fmt: Any) -> None:
+    """Compares two defences of a run on the same images, attack by attack, with the intervals of the differences."""
+    from bench.records import Run
+    from bench.report.paired import paired as make
+    from bench.report.paired import render_paired
+
+    click.echo(render_paired(make(Run(folder), one, other), fmt))
 
 
 @main.command()

@@ -10,11 +10,11 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bench import registry
+from bench import probes, registry
 from bench.contracts import (
     Attack,
     Dataset,
@@ -46,6 +46,8 @@ class RunSettings(_Strict):
     recognizers: list[str] = Field(min_length=1)
     defenses: list[str] = Field(min_length=1)
     attacks: list[str]
+    canaries: bool = False  #: also tries every attack on systems that are known to be broken, and known to be safe
+    controls: bool = False  #: beside every defence that adds noise, other noise as strong
     replay: bool = False  #: also replays what every attack above `blind` rebuilds, as `replay_NAME`
     seeds: list[int] = Field(default=[0], min_length=1)
     public_defender: str = "rest"  #: a dataset's name, or `rest`: half of the people in no pair
@@ -231,6 +233,12 @@ def _resolve(file: _File, path: Path) -> Settings:
         return found
 
     attacks = plugins("attacks", file.run.attacks)
+    defenses = plugins("defenses", file.run.defenses)
+    if file.run.controls:
+        for label, defense in list(defenses.items()):
+            defenses.update(probes.controls(label, defense))
+    if file.run.canaries:
+        defenses.update(probes.canaries())
     if file.run.replay:
         replay = registry.find("attack", "replay", f"{path}: run.replay")
         for label, attack in list(attacks.items()):
@@ -253,11 +261,20 @@ def _resolve(file: _File, path: Path) -> Settings:
         metrics=MetricSettings(**_expand(metrics, f"{path}: [metrics]")) if file.metrics.lpips else file.metrics,
         datasets=plugins("datasets", file.run.datasets),
         recognizers=plugins("recognizers", file.run.recognizers),
-        defenses=plugins("defenses", file.run.defenses),
+        defenses=defenses,
         attacks=attacks,
         public=plugins("datasets", sorted(lenders)),
         path=path,
     )
+
+
+def _refuse_level(plugin: type[Any], level: str, where: str, label: str) -> None:
+    """`resrec@enrolment` asks for a level that the attack has."""
+    known = next((get_args(get_type_hints(plugin)[f.name]) for f in fields(plugin) if f.name == "knowledge"), ())
+    if not known:
+        raise UserError(f"{where}: {label!r}: this attack has one level of knowledge only; leave out '@{level}'")
+    if level not in known:
+        raise UserError(f"{where}: {label!r}: no level {level!r}.{registry.near_miss(level, known)}")
 
 
 def _instances(file: _File, section: str, label: str, path: Path) -> dict[str, Any]:
@@ -265,14 +282,20 @@ def _instances(file: _File, section: str, label: str, path: Path) -> dict[str, A
     kind = _KINDS[section]
     entries: Mapping[str, dict[str, Any]] = getattr(file, section)
     where = f"{path}: [{section}.{label}]" if label in entries else f"{path}: run.{section}"
-    parameters = dict(_expand(entries.get(label, {}), where))
-    name = parameters.pop("plugin", label)
+    if "~" in label:
+        raise UserError(f"{where}: {label!r}: labels with a ~ are the harness's own: run.controls, run.canaries")
+    own, _, level = label.partition("@") if section == "attacks" else (label, "", "")
+    parameters = dict(_expand(_overlay(entries.get(own, {}), entries.get(label, {})), where))
+    name = parameters.pop("plugin", own)
     sweep = parameters.pop("sweep", {})
-    if label not in entries and name not in registry.names(kind) and not str(name).endswith(".py"):
+    if own not in entries and name not in registry.names(kind) and not str(name).endswith(".py"):
         known = {*registry.names(kind), *entries}
-        raise UserError(f"{path}: unknown {registry.word(kind)} {label!r}.{registry.near_miss(label, known)}")
+        raise UserError(f"{path}: unknown {registry.word(kind)} {own!r}.{registry.near_miss(own, known)}")
     plugin = registry.find(kind, str(name), where)
-    for trained in (f for f in fields(plugin) if f.name in ("training", "recipe")):
+    if level:
+        _refuse_level(plugin, level, where, label)
+        parameters["knowledge"] = level
+    for trained in (f for f in fields(plugin) if f.name in ("training", "adaptation", "recipe")):
         shared = file.training if trained.name == "training" else {}
         parameters[trained.name] = {**vars(trained.default), **shared, **parameters.get(trained.name, {})}
     if not isinstance(sweep, Mapping) or not all(isinstance(values, list) and values for values in sweep.values()):

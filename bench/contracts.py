@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Alignment", "Attack", "Conv", "DataError", "Dataset", "Defense", "Evaluation", "FaceSet", "ImageRng", "Knowledge",
-    "KnowledgeError", "Leak", "Pairs", "Recognizer", "ReconstructionAttack", "ReplayAttack", "Rng",
-    "SplitNetwork", "State", "System", "UserError",
+    "KnowledgeError", "Leak", "LinkageAttack", "NotApplicable", "Pairs", "Recognizer", "ReconstructionAttack",
+    "ReplayAttack", "Rng", "SplitNetwork", "State", "System", "UserError",
 ]  # fmt: skip
 
 
@@ -42,6 +42,10 @@ class UserError(Exception):
 
 class DataError(UserError):
     """A file that is missing, damaged, hostile or of the wrong kind."""
+
+
+class NotApplicable(Exception):
+    """An attack has nothing to try on this defence. The message says why; the cell is skipped, and shown as that."""
 
 
 class KnowledgeError(Exception):
@@ -381,6 +385,8 @@ class Leak:
 
     values: Tensor = field(repr=False)  #: templates (B, C, h, w), or embeddings (B, D)
     subjects: tuple[str, ...] = field(default=(), repr=False)  #: the database's index of whose they are
+    rows: tuple[int, ...] = field(default=(), repr=False)  #: their places in the database
+    others: Iterable[Tensor] = field(default=(), repr=False)  #: `copies` - 1 more templates of each image, shaped so
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -389,6 +395,7 @@ class Attack(ABC):
 
     leaks: ClassVar[Literal["template", "embedding"]] = "template"
     asks_server: ClassVar[bool] = False  #: steals templates, but asks for embeddings or similarities too
+    wants_affine: ClassVar[bool] = False  #: only works where the client's step is an affine map
 
     @property
     @abstractmethod
@@ -398,7 +405,26 @@ class Attack(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class ReconstructionAttack(Attack):
-    """Rebuilds images from templates."""
+    """Rebuilds images from templates.
+
+    One that exists at several levels has a field `knowledge` with their names; `bench.toml` then also knows it as
+    `NAME@LEVEL`.
+    """
+
+    @property
+    def base(self) -> ReconstructionAttack | None:
+        """The attack that this one goes on from: learned once, whoever else shares it. Default: starts from nothing."""
+        return None
+
+    @property
+    def asks_surrogate(self) -> bool:
+        """Whether `Oracle.surrogate` is asked for: the harness then fits one on the attacker's faces. Default: no."""
+        return False
+
+    @property
+    def copies(self) -> int:
+        """Templates stolen of each image, where the server protects anew each time. Default: the one that is stored."""
+        return 1
 
     def subset(self, defense: Defense) -> int | None:
         """How many images are attacked, where all of them would take too long; None: all. Default: all.
@@ -411,6 +437,10 @@ class ReconstructionAttack(Attack):
         """Learns from the attacker's own public faces and from what the oracle allows. Default: nothing."""
         return None
 
+    def adapt(self, oracle: Oracle, public: FaceSet, rng: Rng, start: State | None) -> State | None:
+        """Instead of `fit`, where there is a `base`: goes on from what that learned. Default: leaves it as it is."""
+        return start
+
     def prepare(self, oracle: Oracle, state: State | None) -> Any:
         """Turns the stored state into what `reconstruct` wants. Default: the state itself."""
         return state
@@ -418,6 +448,24 @@ class ReconstructionAttack(Attack):
     @abstractmethod
     def reconstruct(self, oracle: Oracle, state: Any, leak: Leak, rng: ImageRng) -> Tensor:
         """Images (B, 3, H, W) from a batch of stolen values; the harness clamps them to [0, 1]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinkageAttack(Attack):
+    """Says whose a template is, without a picture: how alike it is to each face of a gallery of named people."""
+
+    asks_server: ClassVar[bool] = True
+
+    def fit(self, oracle: Oracle, public: FaceSet, rng: Rng) -> State | None:
+        """Learns from the attacker's own public faces and from what the oracle allows. Default: nothing."""
+        return None
+
+    @abstractmethod
+    def score(self, oracle: Oracle, state: State | None, leak: Leak, gallery: FaceSet, rng: ImageRng) -> Tensor:
+        """(B, N): the likeness of each stolen value to each face of the gallery; more is more alike.
+
+        `leak.rows` says which of the targets these are, for `Oracle.similarity`.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)

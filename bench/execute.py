@@ -15,8 +15,9 @@ import torch
 
 from bench import __version__
 from bench.config import Settings
-from bench.contracts import DataError, UserError
+from bench.contracts import DataError, NotApplicable, UserError
 from bench.judge import Judge
+from bench.make import make
 from bench.plan import PROTOCOL, Job, Plan, Task, every_task
 from bench.precision import precision_name
 from bench.records import Record, Run
@@ -51,7 +52,7 @@ def pending(plan: Plan, run: Run) -> list[Job]:
             record = run.read(job.cell.name)
         except DataError:
             record = None  # a damaged record is a cell to judge again
-        if record is None or record.key != job.key or record.status != "ok":
+        if record is None or record.key != job.key or record.status == "error":
             waiting.append(job)
     return waiting
 
@@ -89,7 +90,7 @@ def execute(
             ensure(need)
         report(task.label, ended, len(jobs))
         try:
-            bench.make(task)
+            make(bench, task)
         except (UserError, OSError):
             raise
         except Exception as error:
@@ -122,6 +123,10 @@ def execute(
         except (UserError, OSError):
             raise
         except Exception as error:
+            cause = error.__cause__ if isinstance(error, _TaskFailed) else error
+            if isinstance(cause, NotApplicable):
+                run.write(Record(cell=job.cell, key=job.key, status="skipped", reason=str(cause), provenance=origin))
+                continue
             trace = error.trace if isinstance(error, _TaskFailed) else traceback.format_exc()
             reason = str(error) if isinstance(error, _TaskFailed) else f"{type(error).__name__}: {error}"
             failed.append(job.cell.name)

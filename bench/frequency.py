@@ -27,10 +27,10 @@ _CHUNK = 2  #: images transformed at once: the 192 channels of one take 8 MB at 
 
 
 @cache
-def _cosines() -> Tensor:
-    """The orthonormal DCT-II of 8 values, (frequency, position)."""
-    frequency, position = torch.meshgrid(*(torch.arange(BLOCK, dtype=torch.float64),) * 2, indexing="ij")
-    waves = torch.cos(math.pi * (2 * position + 1) * frequency / (2 * BLOCK)) * math.sqrt(2 / BLOCK)
+def dct_matrix(size: int) -> Tensor:
+    """The orthonormal DCT-II of `size` values, (frequency, position), float64."""
+    frequency, position = torch.meshgrid(*(torch.arange(size, dtype=torch.float64),) * 2, indexing="ij")
+    waves = torch.cos(math.pi * (2 * position + 1) * frequency / (2 * size)) * math.sqrt(2 / size)
     waves[0] /= math.sqrt(2)
     return waves
 
@@ -43,7 +43,7 @@ def _analysis(side: int, upsample: int) -> Tensor:
     wanted = torch.arange(blocks * BLOCK, dtype=torch.float64).clamp_max(enlarged - 1)
     place = wanted * (side - 1) / max(1, enlarged - 1)
     weights = (1 - (place[:, None] - torch.arange(side, dtype=torch.float64)).abs()).clamp_min(0)
-    return torch.einsum("fp,bpx->fbx", _cosines(), weights.view(blocks, BLOCK, side)).contiguous()
+    return torch.einsum("fp,bpx->fbx", dct_matrix(BLOCK), weights.view(blocks, BLOCK, side)).contiguous()
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from bench.batches import attacked_first
 from bench.contracts import ReplayAttack
 from bench.metrics.bootstrap import measure
-from bench.metrics.image import IMAGE_SETTINGS, image_scores
+from bench.metrics.image import IMAGE_SETTINGS, PSNR_CAP_DB, image_scores
 from bench.metrics.perceptual import Lpips, Unavailable
 from bench.metrics.verification import (
     FoldAccuracy,
@@ -35,6 +36,7 @@ from bench.workbench import Stage, Workbench
 
 _BATCH = 50
 _CONVERGED = 0.9  #: share of the images whose optimisation settled, below which the record says that it did not
+_VANISHED = 1e-10  #: a gradient's norm that moves nothing; its inverse moves too much
 _FARS = (1e-1, 1e-2, 1e-3, 1e-4)
 
 
@@ -60,7 +62,12 @@ class Judge:
 
     def judge(self, job: Job) -> Verdict:
         """The verdict on one cell; its artefacts are there."""
-        by_kind = {"utility": self._utility, "reconstruction": self._reconstruction, "replay": self._replay}
+        by_kind = {
+            "utility": self._utility,
+            "reconstruction": self._reconstruction,
+            "replay": self._replay,
+            "linkage": self._linkage,
+        }
         return by_kind[job.cell.kind](job)
 
     @cached_property
@@ -197,6 +204,8 @@ class Judge:
         images, rows = (read_array(self.bench.ready(made), name) for name in ("images", "rows"))
         clean = read_array(self.bench.ready(identity), "embeddings")[rows]
         test = stage.test.subset(rows)
+        owners = self._owners(stage)[rows]
+        strangers = test.subset(_somebody_else(owners))
         columns: dict[str, list[NDArray[Any]]] = {}
         steps = range(0, len(test), _BATCH)
         for start in track(steps, f"judging: {job.cell.defense} x {job.cell.attack}", len(steps)):
@@ -209,10 +218,10 @@ class Judge:
             with torch.no_grad():
                 again = stage.network.embed(stage.network.extract(rebuilt.to(self.bench.device))).cpu().numpy()
             scores["cosine"] = (again * clean[some]).sum(1).astype(np.float64)
+            scores["ssim_other"] = image_scores(strangers.batch(some), rebuilt)["ssim"]
             for name, values in scores.items():
                 columns.setdefault(name, []).append(values)
         table = pd.DataFrame({name: np.concatenate(parts) for name, parts in columns.items()})
-        owners = self._owners(stage)[rows]
         metrics = {name: self._measure(job, table[name].to_numpy(), owners) for name in columns}
         lpips: dict[str, Any] = {}
         if isinstance(self._lpips, Unavailable):
@@ -225,14 +234,14 @@ class Judge:
             **IMAGE_SETTINGS,
             **lpips,
             "cosine": "embedding of the reconstruction against the original's, both through the unprotected system",
+            "ssim_other": "of the reconstruction with another person's image; a face like any other scores no less",
             "interval": "95 %, bootstrap over identities",
         }
         attacked = read_state(self.bench.ready(made))
         info = {**self._fit_info(job), "reconstruction": dict(attacked.info) if attacked else {}}
         samples = self._samples(stage, images, rows)
         flags = self._defense_flags(job)
-        if attacked and attacked.info.get("converged", 1) < _CONVERGED:
-            flags = (*flags, "attack not converged")
+        flags += _attack_flags(attacked.info if attacked else {}, metrics)
         return Verdict(metrics, table, samples, self._parameters(job), {}, flags, info, settings)
 
     def _samples(self, stage: Stage, images: NDArray[Any], rows: NDArray[Any]) -> dict[str, NDArray[Any]]:
@@ -251,6 +260,46 @@ class Judge:
             "reconstruction": to_bytes(np.asarray(images[np.searchsorted(rows, chosen)])),
             "name": np.array([stage.test.names[i] for i in chosen]),
         }
+
+    # --------------------------------------------------------------------------------------------------- linkage
+
+    def _linkage(self, job: Job) -> Verdict:
+        """Closed-set identification of stolen templates (rank 1), and TAR at FAR of all template-photograph pairs."""
+        stage, task, embedded = self.bench.stage(job.scene), job.need("linkage"), job.need("embeddings")
+        assert task is not None and embedded is not None
+        scores, targets, gallery = (read_array(self.bench.ready(task), n) for n in ("scores", "targets", "gallery"))
+        owners = self._owners(stage)[targets]
+        own = np.diagonal(scores)
+        # A tie is no hit: a constant score would name everybody right.
+        rank = 1 + (scores >= own[:, None]).sum(1) - 1
+        usable = stage.test.found[targets] & stage.test.found[gallery]
+        others = scores[~np.eye(len(scores), dtype=bool)]
+        table = pd.DataFrame(
+            {
+                "name": [stage.test.names[i] for i in targets],
+                "photograph": [stage.test.names[i] for i in gallery],
+                "subject": owners,
+                "score": own,
+                "rank": rank,
+                "rank1": (rank == 1) & usable,
+            }
+        )
+        metrics = {"rank1": self._measure(job, table["rank1"].to_numpy(), owners)}
+        for far in _FARS:
+            value = tar_at_far(own, others, far)
+            note = "" if value is not None else f"too few impostor pairs ({len(others)}) for this rate"
+            metrics[f"tar_at_far_{far:g}"] = Measure(value, n=len(own), note=note)
+        # What the server itself would say of the same pairs: linkage beyond recognition would show as a difference.
+        stored, probes = self._embeddings(job)
+        login = stored[targets] @ probes[gallery].T
+        metrics["rank1_login"] = self._measure(job, (login.argmax(1) == np.arange(len(login))) & usable, owners)
+        asked = read_state(self.bench.ready(task))
+        info = {**self._fit_info(job), "gallery": len(gallery), "linkage": dict(asked.info) if asked else {}}
+        settings = {
+            "rank1": "share of stolen templates whose person scores highest in a gallery of one photograph each",
+            "rank1_login": "the same by the system's own similarity to unprotected probes: what recognition is for",
+        }
+        return Verdict(metrics, table, None, self._parameters(job), {}, self._defense_flags(job), info, settings)
 
     # ---------------------------------------------------------------------------------------------------- replay
 
@@ -290,3 +339,30 @@ class Judge:
         }
         info = {"presents": attack.present, "wraps": attack.attack}
         return Verdict(metrics, table, None, self._parameters(job), {}, self._defense_flags(job), info, settings)
+
+
+def _somebody_else(owners: NDArray[np.object_]) -> NDArray[np.int64]:
+    """For each image the place of one that shows another person, where there is any."""
+    count = len(owners)
+    places = np.arange(count)
+    chosen = np.roll(places, -(count // 2)) if count > 1 else places
+    for place in places:
+        others = np.flatnonzero(owners != owners[place])
+        if len(others) and owners[chosen[place]] == owners[place]:
+            chosen[place] = others[place % len(others)]
+    return chosen
+
+
+def _attack_flags(info: Mapping[str, Any], metrics: Mapping[str, Measure]) -> tuple[str, ...]:
+    """What the attack said of itself, and figures that cannot be true together."""
+    said = {
+        "attack not converged": info.get("converged", 1) < _CONVERGED,
+        "gradients masked": info.get("gradients_masked", 0) > 0,
+        "zero gradients": info.get("gradient_norm", 1) < _VANISHED,
+        "exploding gradients": not info.get("gradient_norm", 1) < 1 / _VANISHED,
+    }
+    mse, psnr = metrics["mse"].value, metrics["psnr_db"].value
+    if mse and psnr is not None:
+        # Jensen: the mean of decibels is at least the decibels of the mean error, but for the cap.
+        said["metric lint: PSNR below that of the mean error"] = psnr < min(-10 * math.log10(mse), PSNR_CAP_DB) - 1e-6
+    return tuple(flag for flag, true in said.items() if true)

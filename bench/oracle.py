@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bench.contracts import Conv, Defense, FaceSet, Knowledge, KnowledgeError, Rng, SplitNetwork, System
+from bench.contracts import Conv, Defense, Knowledge, KnowledgeError, Rng, SplitNetwork, State, System
 
 
 class _Withheld(nn.Module):
@@ -18,6 +17,18 @@ class _Withheld(nn.Module):
 
     def forward(self, *_: Any) -> Tensor:
         raise KnowledgeError("the server's network is not known below level 'whitebox'")
+
+
+def client_alone(network: SplitNetwork) -> SplitNetwork:
+    """The network as a client device holds it."""
+    return SplitNetwork(
+        network.client,
+        _Withheld(),
+        image_size=network.image_size,
+        layout=network.layout,
+        mean=network.mean,
+        scale=network.scale,
+    )
 
 
 class Oracle:
@@ -29,14 +40,26 @@ class Oracle:
         queries: how often each method was called, and `METHOD_images`, for how many images.
     """
 
-    def __init__(self, level: Knowledge, system: System, rng: Rng, stored: Tensor | None = None) -> None:
-        """`stored`: embeddings (N, D) of the victims' templates, which `similarity` compares with."""
+    def __init__(
+        self,
+        level: Knowledge,
+        system: System,
+        rng: Rng,
+        stored: Tensor | None = None,
+        surrogate: State | None = None,
+    ) -> None:
+        """An oracle for one attack on one system.
+
+        Args:
+            stored: embeddings (N, D) of the victims' templates, which `similarity` compares with.
+            surrogate: what the defence's `fit` learned from the attacker's own faces.
+        """
         self.level = level
         self.queries: Counter[str] = Counter()
         self._reported: dict[str, list[float]] = {}
         self.device = system.device
         self.image_size = system.recognizer.image_size
-        self._system, self._rng, self._stored = system, rng, stored
+        self._system, self._rng, self._stored, self._surrogate = system, rng, stored, surrogate
         with torch.no_grad():
             probe = system.encode(torch.zeros(1, 3, *self.image_size, device=self.device))
         self.feature_shape: tuple[int, ...] = tuple(probe.shape[1:])
@@ -70,24 +93,12 @@ class Oracle:
         self._ask("defense", Knowledge.ALGORITHM)
         return self._system.defense
 
-    def surrogate(self, public: FaceSet, rng: Rng, **changes: Any) -> System:
-        """`algorithm`: an own copy of the defence, fitted on own faces, over the client's extractor alone.
-
-        Args:
-            changes: parameters of the defence that the copy has otherwise.
-        """
-        self._ask("surrogate", Knowledge.ALGORITHM, len(public))
-        real = self._system.recognizer
-        client = SplitNetwork(
-            real.client,
-            _Withheld(),
-            image_size=real.image_size,
-            layout=real.layout,
-            mean=real.mean,
-            scale=real.scale,
-        )
-        copy = replace(self._system.defense, **changes)
-        return System(client, copy, copy.prepare(client, copy.fit(client, public, rng)), self.device)
+    @property
+    def surrogate(self) -> System:
+        """`algorithm`: an own copy of the defence over the client's extractor alone, fitted on the attacker's faces."""
+        self._ask("surrogate", Knowledge.ALGORITHM)
+        client, copy = client_alone(self._system.recognizer), self._system.defense
+        return System(client, copy, copy.prepare(client, self._surrogate), self.device, templates_only=True)
 
     def enrol(self, images: Tensor, names: Sequence[str]) -> Tensor:
         """`enrolment`: templates that the server stores for own images; every call draws fresh randomness."""
@@ -104,6 +115,15 @@ class Oracle:
         with torch.no_grad():
             probes = self._system.embed(self._system.encode(images.to(self.device)))
             return (probes * self._stored[list(targets)].to(probes)).sum(1)
+
+    def similarities(self, images: Tensor, targets: Sequence[int]) -> Tensor:
+        """`enrolment`: every image (B) against every target (T): (B, T), counted as B x T logins."""
+        self._ask("similarity", Knowledge.ENROLMENT, len(images) * len(targets))
+        if self._stored is None:
+            raise KnowledgeError("no stored templates to compare with while fitting")
+        with torch.no_grad():
+            probes = self._system.embed(self._system.encode(images.to(self.device)))
+            return probes @ self._stored[list(targets)].to(probes).T
 
     def embed(self, images: Tensor) -> Tensor:
         """`enrolment`: embeddings (B, D) of own images, unprotected."""

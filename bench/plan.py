@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -10,17 +10,27 @@ from typing import Any, Literal
 import torch
 
 from bench.config import Settings
-from bench.contracts import Attack, DataError, Defense, Knowledge, ReconstructionAttack, ReplayAttack, UserError
+from bench.contracts import (
+    Attack,
+    DataError,
+    Defense,
+    Knowledge,
+    LinkageAttack,
+    ReconstructionAttack,
+    ReplayAttack,
+    UserError,
+)
 from bench.precision import pick_device, precision_name
-from bench.records import Cell
+from bench.probes import Canary, Control, Probe
+from bench.records import Cell, Kind
 from bench.registry import source_hash
 from bench.store import content_key, file_hash
 
 PROTOCOL = 1  #: raised whenever the harness would give another figure for the same plugins and data
 
 TaskKind = Literal[
-    "identity", "defense_state", "templates", "server_state", "embeddings", "attack_state", "reconstruction",
-    "presentation",
+    "identity", "defense_state", "surrogate_state", "templates", "server_state", "embeddings", "attack_state",
+    "reconstruction", "linkage", "presentation",
 ]  # fmt: skip
 
 
@@ -57,11 +67,14 @@ class Task(_Needing):
     needs: tuple[Task, ...] = field(default=(), repr=False)
     defense: str = ""
     attack: str = ""
+    bases: int = 0  #: how many steps of `base` below the named attack this is
 
     @property
     def label(self) -> str:
         """For people."""
-        shared = self.kind == "attack_state" and not self.needs  # the defence is then only one of those it serves
+        shared = self.kind == "attack_state" and not self.need(
+            "defense_state"
+        )  # the defence is then only one of those it serves
         who = " x ".join(part for part in ("" if shared else self.defense, self.attack) if part)
         return f"{self.kind.replace('_', ' ')}{': ' + who if who else ''}"
 
@@ -110,7 +123,12 @@ def plan(settings: Settings) -> Plan:
         UserError: the device is not on this machine.
     """
     return Plan(
-        tuple(job for scene in _scenes(settings) for seed in settings.run.seeds for job in _jobs(settings, scene, seed))
+        tuple(
+            job
+            for scene in _scenes(settings)
+            for seed in settings.run.seeds
+            for job in _Planner(settings, scene, seed).jobs()
+        )
     )
 
 
@@ -144,7 +162,10 @@ def _scenes(settings: Settings) -> Iterator[Scene]:
 
 
 def _identity(plugin: Defense | Attack) -> dict[str, Any]:
-    return {"source": source_hash(type(plugin)), "parameters": asdict(plugin)}
+    sources = [source_hash(type(plugin))]
+    if isinstance(plugin, Probe):
+        sources += [source_hash(type(part)) for part in plugin.parts]
+    return {"source": sources[0] if len(sources) == 1 else sources, "parameters": asdict(plugin)}
 
 
 def _server(defense: Defense) -> dict[str, Any]:
@@ -156,6 +177,10 @@ def _server(defense: Defense) -> dict[str, Any]:
 
 def _own_encode(defense: Defense) -> bool:
     """Whether the client does something of the defence's own."""
+    if isinstance(defense, Control):
+        return _own_encode(defense.defense)
+    if isinstance(defense, Canary):
+        return defense.kind == "affine"
     return type(defense).encode is not Defense.encode or type(defense).layout is not Defense.layout
 
 
@@ -178,88 +203,153 @@ def _metrics(settings: Settings) -> dict[str, Any]:
     return chosen
 
 
-def _jobs(settings: Settings, scene: Scene, seed: int) -> Iterator[Job]:
-    device = pick_device(settings.run.device)
-    machine = {
-        "protocol": PROTOCOL,
-        "device": device.type,
-        "precision": precision_name(device),
-        "torch": torch.__version__,
-        "recognizer": scene.recognizer_key,
-        "seed": seed,
-    }
+@dataclass(frozen=True)
+class _Defended:
+    """One defence's artefacts in a scene."""
 
-    def task(kind: TaskKind, *needs: Task, defense: str = "", attack: str = "", **parts: Any) -> Task:
-        key = content_key(kind=kind, needs=[need.key for need in needs], machine=machine, **parts)
-        return Task(kind, key, scene, seed, needs, defense, attack)
+    name: str
+    plugin: Defense
+    protects: Mapping[str, Any]  #: what a template depends on
+    serves: Mapping[str, Any]  #: what an embedding depends on
+    state: Task
+    templates: Task
+    server: tuple[Task, ...]
+    embeddings: Task
 
-    def job(kind: Any, defense: str, attack: str, *needs: Task) -> Job:
-        instance = settings.attacks.get(attack)
+
+class _Planner:
+    """Plans one scene under one seed."""
+
+    def __init__(self, settings: Settings, scene: Scene, seed: int) -> None:
+        device = pick_device(settings.run.device)
+        self.settings, self.scene, self.seed = settings, scene, seed
+        self.metrics = _metrics(settings)
+        self.machine = {
+            "protocol": PROTOCOL,
+            "device": device.type,
+            "precision": precision_name(device),
+            "torch": torch.__version__,
+            "recognizer": scene.recognizer_key,
+            "seed": seed,
+        }
+
+    def _task(
+        self, kind: TaskKind, *needs: Task, defense: str = "", attack: str = "", bases: int = 0, **parts: Any
+    ) -> Task:
+        key = content_key(kind=kind, needs=[need.key for need in needs], machine=self.machine, **parts)
+        return Task(kind, key, self.scene, self.seed, needs, defense, attack, bases)
+
+    def _job(self, kind: Kind, defense: str, attack: str, *needs: Task) -> Job:
+        instance = self.settings.attacks.get(attack)
         cell = Cell(
             kind=kind,
-            dataset=scene.dataset,
-            recognizer=scene.recognizer,
+            dataset=self.scene.dataset,
+            recognizer=self.scene.recognizer,
             defense=defense,
             attack=attack,
-            level=str(_level(settings, instance)) if instance else "",
+            level=str(_level(self.settings, instance)) if instance else "",
             leaks=instance.leaks if instance else "",
-            seed=seed,
+            seed=self.seed,
         )
         key = content_key(
             cell=cell,
             needs=[need.key for need in needs],
-            metrics=metrics if kind == "reconstruction" else {"bootstrap": settings.metrics.bootstrap},
-            machine=machine,
+            metrics=self.metrics if kind == "reconstruction" else {"bootstrap": self.settings.metrics.bootstrap},
+            machine=self.machine,
             attack=_identity(instance) if instance else {},
         )
-        return Job(cell, key, scene, needs)
+        return Job(cell, key, self.scene, needs)
 
-    metrics = _metrics(settings)
-    identity = task("identity", faces=scene.faces_key)
-    for name, defense in settings.defenses.items():
+    def jobs(self) -> Iterator[Job]:
+        """Every cell of the scene."""
+        identity = self._task("identity", faces=self.scene.faces_key)
+        for name, defense in self.settings.defenses.items():
+            yield from self._under(self._defended(name, defense), identity)
+
+    def _defended(self, name: str, defense: Defense) -> _Defended:
         protects, serves = _identity(defense.at("protect")), _server(defense)
-        state = task("defense_state", defense=name, public=scene.defender_key, plugin=_identity(defense.at("fit")))
-        templates = task("templates", state, defense=name, faces=scene.faces_key, plugin=protects)
+        faces, public = self.scene.faces_key, self.scene.defender_key
+        state = self._task("defense_state", defense=name, public=public, plugin=_identity(defense.at("fit")))
+        templates = self._task("templates", state, defense=name, faces=faces, plugin=protects)
         # What the server trains for itself is seen in its embeddings and decisions, never in what is rebuilt.
         server: tuple[Task, ...] = ()
         if type(defense).fit_server is not Defense.fit_server:
-            server = (task("server_state", state, defense=name, public=scene.defender_key, plugin=serves),)
-        embeddings = task("embeddings", templates, state, *server, defense=name, plugin=serves)
-        yield job("utility", name, "", embeddings, templates, state, *server)
+            server = (self._task("server_state", state, defense=name, public=public, plugin=serves),)
+        embeddings = self._task("embeddings", templates, state, *server, defense=name, plugin=serves)
+        return _Defended(name, defense, protects, serves, state, templates, server, embeddings)
+
+    def _under(self, own: _Defended, identity: Task) -> Iterator[Job]:
+        """The cells of one defence."""
+        probe = own.plugin if isinstance(own.plugin, Probe) else None
+        if probe is None or probe.useful:
+            yield self._job("utility", own.name, "", own.embeddings, own.templates, own.state, *own.server)
         reconstructions: dict[str, Task] = {}
-        for label, attack in settings.attacks.items():
-            if not isinstance(attack, ReconstructionAttack):
-                continue
-            fits: dict[str, Any] = {"plugin": _identity(attack), "public": scene.attacker_key}
-            needs: tuple[Task, ...] = ()
-            # A decoder trained at level `encoder` knows nothing of `protect`: one serves all defences that share E.
-            own_encode = attack.level >= Knowledge.ENCODER and _own_encode(defense)
-            if attack.level >= Knowledge.ALGORITHM or own_encode:
-                fits["protects"] = protects
-            if attack.level >= Knowledge.ENROLMENT or own_encode:
-                needs = (state,)
-            asked: tuple[Task, ...] = ()
-            recogniser: dict[str, Any] = {}
-            if asks_server(attack):
-                asked, recogniser = server, {"server": serves}
-            needs += asked
-            fitted = task("attack_state", *needs, defense=name, attack=label, **fits, **recogniser)
-            leaked = embeddings if attack.leaks == "embedding" else templates
-            made = task("reconstruction", leaked, fitted, state, *asked, defense=name, attack=label, **recogniser)
-            reconstructions[label] = made
-            yield job("reconstruction", name, label, made, fitted, identity, state)
-        for label, attack in settings.attacks.items():
-            if isinstance(attack, ReplayAttack):
-                if attack.present == "template":
-                    yield job("replay", name, label, embeddings, state)
-                    continue
-                # Its noise is seeded by these names, so they are part of what made it.
-                names = {"defense": name, "attack": attack.attack}
-                rebuilt = reconstructions[attack.attack]
-                shown = task("presentation", rebuilt, state, *server, **names, labels=names, plugin=serves)
-                yield job("replay", name, label, shown, embeddings, state)
+        for label, attack in self.settings.attacks.items():
+            if isinstance(attack, ReconstructionAttack) and (probe is None or probe.faces(attack)):
+                fitted, made = self._attacked(own, label, attack)
+                reconstructions[label] = made
+                yield self._job("reconstruction", own.name, label, made, fitted, identity, own.state)
+        for label, attack in self.settings.attacks.items():
+            if isinstance(attack, LinkageAttack):
+                if probe is None:
+                    yield self._linked(own, label, attack)
+            elif isinstance(attack, ReplayAttack):
+                if probe is None:
+                    yield self._replayed(own, label, attack, reconstructions)
             elif not isinstance(attack, ReconstructionAttack):
-                raise UserError(f"{settings.path}: attack {label!r} is of a kind that this version does not judge")
+                raise UserError(f"{self.settings.path}: attack {label!r} is of a kind that this version does not judge")
+
+    def _attacked(self, own: _Defended, label: str, attack: ReconstructionAttack) -> tuple[Task, Task]:
+        """What the attack learns, and what it rebuilds."""
+        asked: tuple[Task, ...] = ()
+        recogniser: dict[str, Any] = {}
+        if asks_server(attack):
+            asked, recogniser = own.server, {"server": own.serves}
+        copy = self._surrogate(own) if attack.asks_surrogate else ()
+        fitted = self._learned(own, label, attack)
+        leaked = own.embeddings if attack.leaks == "embedding" else own.templates
+        needs = (leaked, fitted, own.state, *asked, *copy)
+        return fitted, self._task("reconstruction", *needs, defense=own.name, attack=label, **recogniser)
+
+    def _surrogate(self, own: _Defended) -> tuple[Task]:
+        plugin = _identity(own.plugin.at("fit"))
+        return (self._task("surrogate_state", defense=own.name, public=self.scene.attacker_key, plugin=plugin),)
+
+    def _learned(
+        self, own: _Defended, label: str, attack: ReconstructionAttack | LinkageAttack, bases: int = 0
+    ) -> Task:
+        """An attack's state; one that has a base goes on from that one's."""
+        fits: dict[str, Any] = {"plugin": _identity(attack), "public": self.scene.attacker_key}
+        needs: tuple[Task, ...] = ()
+        if isinstance(attack, ReconstructionAttack) and attack.base is not None:
+            needs += (self._learned(own, label, attack.base, bases + 1),)
+        # A decoder trained at level `encoder` knows nothing of `protect`: one serves all defences that share E.
+        own_encode = attack.level >= Knowledge.ENCODER and _own_encode(own.plugin)
+        if attack.level >= Knowledge.ALGORITHM or own_encode:
+            fits["protects"] = own.protects
+        if attack.level >= Knowledge.ENROLMENT or own_encode:
+            needs += (own.state,)
+        if isinstance(attack, ReconstructionAttack) and attack.asks_surrogate:
+            needs += self._surrogate(own)
+        if asks_server(attack):
+            needs += own.server
+            fits["server"] = own.serves
+        return self._task("attack_state", *needs, defense=own.name, attack=label, bases=bases, **fits)
+
+    def _linked(self, own: _Defended, label: str, attack: LinkageAttack) -> Job:
+        fitted = self._learned(own, label, attack)
+        needs = (own.templates, fitted, own.state, *own.server, own.embeddings)
+        scores = self._task("linkage", *needs, defense=own.name, attack=label, server=own.serves)
+        return self._job("linkage", own.name, label, scores, fitted, own.embeddings, own.state)
+
+    def _replayed(self, own: _Defended, label: str, attack: ReplayAttack, made: Mapping[str, Task]) -> Job:
+        if attack.present == "template":
+            return self._job("replay", own.name, label, own.embeddings, own.state)
+        # Its noise is seeded by these names, so they are part of what made it.
+        names: dict[str, Any] = {"defense": own.name, "attack": attack.attack}
+        rebuilt = made[attack.attack]
+        shown = self._task("presentation", rebuilt, own.state, *own.server, **names, labels=names, plugin=own.serves)
+        return self._job("replay", own.name, label, shown, own.embeddings, own.state)
 
 
 def _level(settings: Settings, attack: Attack) -> Knowledge:

@@ -19,7 +19,7 @@ from bench.contracts import DataError, UserError
 
 SCHEMA = 1  #: version of the record's layout
 
-Kind = Literal["utility", "reconstruction", "replay"]
+Kind = Literal["utility", "reconstruction", "replay", "linkage"]
 Status = Literal["ok", "skipped", "error"]
 
 
@@ -44,18 +44,24 @@ class Cell:
     kind: Kind
     dataset: str
     recognizer: str
-    defense: str  #: the label in bench.toml; a sweep's carries its parameters: advface[epsilon=0.1]
+    #: The label in bench.toml, with a sweep's parameters: advface[epsilon=0.1]. With a ~ it is the harness's own.
+    defense: str
     attack: str = ""  #: empty for a utility cell
     level: str = ""  #: the attack's knowledge
     leaks: str = ""
     seed: int = 0
 
     @property
+    def probe(self) -> bool:
+        """Whether the defence is a control or a canary, and takes no part in any ranking."""
+        return "~" in self.defense
+
+    @property
     def name(self) -> str:
         """A file name: readable, and unique within a run."""
         parts = [self.kind, self.dataset, self.recognizer, self.defense, self.attack, f"seed{self.seed}"]
         text = "--".join(part for part in parts if part)
-        return "".join(c if c.isalnum() or c in "-_.=[]," else "_" for c in text)
+        return "".join(c if c.isalnum() or c in "-_.=[],@~" else "_" for c in text)
 
 
 @dataclass(frozen=True)
@@ -63,8 +69,9 @@ class Record:
     """One cell's outcome.
 
     `metrics` by kind. utility: acc, acc_raw_probe, eer, tar_at_far_* ; reconstruction: ssim, psnr_db, mse, lpips,
-    cosine; replay: srra1, srra2. `parameters` holds the defence's and the attack's, `noise` what the harness
-    measured (rms, l2, linf, snr_db ...), `info` the fitting's account, `settings` every metric's variant.
+    cosine; replay: srra1, srra2; linkage: rank1, tar_at_far_*. `parameters` holds the defence's and the attack's,
+    `noise` what the harness measured (rms, l2, linf, snr_db ...), `info` the fitting's account, `settings` every
+    metric's variant.
     """
 
     cell: Cell

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from bench.archive import Archive
 from bench.contracts import Defense, FaceSet, ImageRng, Rng, SplitNetwork, State, System
 from bench.decoders import DecoderSpec, Training, build_decoder, restore_decoder, set_batch_statistics, train_decoder
 from bench.features import feature_scale
 from bench.precision import autocast
-from bench.progress import track
 from bench.recognizers.server import Labels, restore_server, teaching_faces, train_server
 from bench.recognizers.training import Recipe
 
@@ -31,26 +29,6 @@ class _Shadow:
 
     decoder: nn.Module
     unit: float
-
-
-class _Archive:
-    """Templates of public faces, looked up by the face: protecting one takes longer than a step of training does."""
-
-    def __init__(self, system: System, rng: Rng) -> None:
-        self._system, self._rng = system, rng
-        self._kept: dict[str, Tensor] = {}
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Their templates; those of faces never seen before (say, mirrored ones) are made and kept."""
-        names = [hashlib.blake2b(image.numpy().tobytes(), digest_size=16).hexdigest() for image in images.cpu()]
-        new = [i for i, name in enumerate(names) if name not in self._kept]
-        if new:
-            with torch.no_grad():
-                features = self._system.encode(images[new])
-            made = self._system.protect(features, self._rng.images([names[i] for i in new]))
-            for i, template in zip(new, made, strict=True):
-                self._kept[names[i]] = template.half().cpu()
-        return torch.stack([self._kept[name] for name in names]).to(self._system.device, torch.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,11 +119,14 @@ class AdvFace(Defense):
         if self.mode == "online":
             return None
         faces, identities = teaching_faces(public, self.labels, self.server_images, rng.child("faces"))
-        archive = _Archive(system, rng.child("protect"))
-        # Batches as large as those of the templates: a small remainder would have statistics of its own.
-        batches = np.array_split(np.arange(len(faces)), max(1, len(faces) // self.batch))
-        for batch in track(batches, "protecting public faces", len(batches)):
-            archive(faces.batch(batch, system.device))
+        protecting = rng.child("protect")
+
+        def enrol(images: Tensor, names: Sequence[str]) -> Tensor:
+            with torch.no_grad():
+                return self.protect(system, self.encode(system, images), protecting.images(names))
+
+        archive = Archive(enrol, system.device)
+        archive.fill(faces, self.batch, "protecting public faces")
         server = copy.deepcopy(system.recognizer.server)
         what = "retraining the server on adversarial features"
         return train_server(

@@ -20,17 +20,20 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def cli() -> Cli:
     """Runs `veilbench ARGS` in a process of its own, as a user would; checks the exit status."""
 
-    def call(*arguments: str, status: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+    def call(
+        *arguments: str, status: int = 0, cwd: Path | None = None, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             [sys.executable, "-m", "bench", *arguments],
             capture_output=True,
             text=True,
             env={**ENVIRONMENT, **environment},
             timeout=300,
+            cwd=cwd,
         )
         assert done.returncode == status, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done

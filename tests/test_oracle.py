@@ -9,15 +9,16 @@ from support import TOYS
 
 from bench import registry
 from bench.contracts import FaceSet, Knowledge, KnowledgeError, Rng, System
-from bench.oracle import Oracle
+from bench.oracle import Oracle, client_alone
 
 NEEDS: list[tuple[str, Knowledge, Callable[[Oracle, FaceSet], Any]]] = [
     ("encode", Knowledge.ENCODER, lambda o, f: o.encode(f.batch(slice(0, 2)))),
     ("defense", Knowledge.ALGORITHM, lambda o, f: o.defense),
-    ("surrogate", Knowledge.ALGORITHM, lambda o, f: o.surrogate(f, Rng(0))),
+    ("surrogate", Knowledge.ALGORITHM, lambda o, f: o.surrogate),
     ("enrol", Knowledge.ENROLMENT, lambda o, f: o.enrol(f.batch(slice(0, 2)), f.names[:2])),
     ("embed", Knowledge.ENROLMENT, lambda o, f: o.embed(f.batch(slice(0, 2)))),
     ("similarity", Knowledge.ENROLMENT, lambda o, f: o.similarity(f.batch(slice(0, 2)), [0, 1])),
+    ("similarity", Knowledge.ENROLMENT, lambda o, f: o.similarities(f.batch(slice(0, 2)), [0, 1])),
     ("system", Knowledge.WHITEBOX, lambda o, f: o.system),
 ]
 
@@ -73,13 +74,16 @@ def test_enrolling_twice_draws_fresh_noise(faces: FaceSet) -> None:
     assert not torch.equal(oracle.enrol(images, ["a"]), oracle.enrol(images, ["a"]))
 
 
-def test_a_surrogate_is_fitted_on_own_faces_and_has_no_server(faces: FaceSet) -> None:
+def test_a_surrogate_is_what_was_fitted_on_own_faces_and_has_no_server(faces: FaceSet) -> None:
     system = _system("advface", iterations=1, width=8, training={"epochs": 1})
-    oracle = Oracle(Knowledge.ALGORITHM, system, Rng(0))
-    copy = oracle.surrogate(faces, Rng(5), epsilon=0.1)
-    assert copy.defense.epsilon == 0.1  # type: ignore[attr-defined]
+    client = client_alone(system.recognizer)
+    own = system.defense.fit(client, faces, Rng(5))
+    copy = Oracle(Knowledge.ALGORITHM, system, Rng(0), surrogate=own).surrogate
+    assert copy.defense == system.defense
     features = copy.encode(faces.batch(slice(0, 2)))
     templates = copy.protect(features, Rng(0).images(["a", "b"]))
     assert templates.shape == features.shape
-    with pytest.raises(KnowledgeError, match="server's network"):
+    with pytest.raises(KnowledgeError):
         copy.embed(templates)
+    with pytest.raises(KnowledgeError, match="server's network"):
+        client.embed(features)

@@ -51,8 +51,9 @@ def _held_out_loss(
     with torch.no_grad():
         for start in range(0, len(faces), 16):
             images = faces.batch(slice(start, start + 16), device)
+            features = encode(images)  # in full precision: it may be a defence's whole protection
             with autocast(device):
-                output = decoder(encode(images))
+                output = decoder(features)
             total += float((output - images).abs().sum())
     decoder.train()
     return total / (len(faces) * 3 * faces.image_size[0] * faces.image_size[1])

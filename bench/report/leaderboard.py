@@ -16,7 +16,11 @@ import pandas as pd
 from bench.contracts import Knowledge
 from bench.metrics.bootstrap import measure
 from bench.records import Measure, Run
+from bench.report.best_known import best_known
 from bench.report.embeddings import embedding_attacks, render_embedding_attacks
+from bench.report.flags import defense_flags
+from bench.report.sections import sections
+from bench.report.selftest import void_attacks
 from bench.report.summary import LEVELS, UNKNOWN, Board, Entry, boards
 from bench.report.text import Format, booktabs, figure_text, markdown, plain
 from bench.seeds import derive_seed
@@ -29,8 +33,12 @@ _COLUMNS = (
     ("worst_psnr_db", "PSNR dB ↓", 1),
     ("worst_cosine", "cosine ↓", 3),
     ("worst_lpips", "LPIPS (alex) ↑", 3),
-    ("paper_ssim", "at encoder level: SSIM ↓", 3),
+    ("encoder_ssim", "up to encoder: SSIM ↓", 3),
+    ("algorithm_ssim", "up to algorithm ↓", 3),
+    ("enrolment_ssim", "up to enrolment ↓", 3),
+    ("whitebox_ssim", "up to whitebox ↓", 3),
     ("bound_ssim", "oracle bound SSIM ↓", 3),
+    ("best_known_ssim", "best known elsewhere: SSIM", 3),
     ("blind_ssim", "blind floor SSIM", 3),
     ("srra1", "SRRA I ↓", 3),
     ("srra2", "SRRA II ↓", 3),
@@ -38,7 +46,9 @@ _COLUMNS = (
     ("snr_db", "SNR dB", 1),
     ("template_bytes", "bytes a template", 0),
 )
-_INTERVALS = tuple(name for name, _, _ in _COLUMNS if name not in ("noise_rms", "snr_db", "template_bytes"))
+_INTERVALS = tuple(
+    name for name, _, _ in _COLUMNS if name not in ("best_known_ssim", "noise_rms", "snr_db", "template_bytes")
+)
 # A page is narrow: these columns under shorter headings, and intervals for two of them. The CSV has everything.
 _TEX_COLUMNS = {
     "acc": "ACC ↑",
@@ -46,7 +56,10 @@ _TEX_COLUMNS = {
     "worst_psnr_db": "PSNR dB ↓",
     "worst_cosine": "cosine ↓",
     "worst_lpips": "LPIPS ↑",
-    "paper_ssim": "at encoder",
+    "encoder_ssim": "encoder",
+    "algorithm_ssim": "algorithm",
+    "enrolment_ssim": "enrolment",
+    "whitebox_ssim": "white box",
     "bound_ssim": "bound",
     "blind_ssim": "blind floor",
     "srra1": "SRRA I ↓",
@@ -59,10 +72,13 @@ _CELL_COLUMNS = (("ssim", "SSIM (7x7)", 3), ("psnr_db", "PSNR dB", 1), ("lpips",
 def leaderboard(run: Run) -> pd.DataFrame:
     """One row a dataset, recogniser and defence; figures with their 95 % intervals as NAME, NAME_low, NAME_high.
 
-    `worst_*`: the single attack that rebuilds most, by SSIM, at any level. `paper_*`: the same among those at level
-    `encoder`. `bound_ssim`: per image the best of all attacks, averaged (an upper bound that no single attacker
-    reaches); absent, with `bound_note`, where an attack that others faced is missing: `worst_*` then is what is known,
-    and a lower bound. `blind_*`: the best guess of an attacker who never looked. `failed`: cells without a figure.
+    `worst_*`: the single attack that rebuilds most, by SSIM, at any level. `encoder_*` (the paper's attacker),
+    `algorithm_*`, `enrolment_*`, `whitebox_*`: the same among those who know at most so much; empty where nobody at
+    that very level attacked. Attacks that failed the run's test of itself don't count. `best_known_*`: published
+    elsewhere, on other data, and never part of a ranking. `bound_ssim`: per image the best of all attacks, averaged (an
+    upper bound that no single attacker reaches); absent, with `bound_note`, where an attack that others faced is
+    missing: `worst_*` then is what is known, and a lower bound. `blind_*`: the best guess of an attacker who never
+    looked. `failed`: cells without a figure.
 
     Raises:
         DataError: there are no records, or damaged ones.
@@ -84,14 +100,10 @@ def _row(board: Board, defense: str) -> dict[str, Any]:
     attacks = [e for e in board.under(defense, "reconstruction") if e.cell.leaks == "template"]
     good = [e for e in attacks if not e.failed]
     real = [e for e in good if LEVELS[e.cell.level] > Knowledge.BLIND]
-    worst, paper, blind = (
-        max(some, key=lambda e: e.metric("ssim").value or -math.inf, default=None)
-        for some in (
-            real,
-            [e for e in real if LEVELS[e.cell.level] == Knowledge.ENCODER],
-            [e for e in good if LEVELS[e.cell.level] == Knowledge.BLIND],
-        )
-    )
+    void = void_attacks(board)
+    real = [e for e in good if LEVELS[e.cell.level] > Knowledge.BLIND and e.cell.attack not in void]
+    worst = _strongest(real)
+    blind = _strongest([e for e in good if LEVELS[e.cell.level] == Knowledge.BLIND])
 
     def put(name: str, figure: Measure) -> None:
         row[name], row[f"{name}_low"], row[f"{name}_high"] = figure.value, figure.low, figure.high
@@ -102,11 +114,18 @@ def _row(board: Board, defense: str) -> dict[str, Any]:
     row["worst_level"] = worst.cell.level if worst else ""
     for name in ("ssim", "psnr_db", "cosine", "lpips"):
         put(f"worst_{name}", worst.metric(name) if worst else UNKNOWN)
-    row["paper_attack"] = paper.cell.attack if paper else ""
+    for level in Knowledge:
+        if level > Knowledge.BLIND:
+            below = [e for e in real if LEVELS[e.cell.level] <= level]
+            best = _strongest(below) if any(LEVELS[e.cell.level] == level for e in below) else None
+            row[f"{level}_attack"] = best.cell.attack if best else ""
+            for name in ("ssim", "psnr_db"):
+                put(f"{level}_{name}", best.metric(name) if best else UNKNOWN)
+    known = best_known(defense)
+    row["best_known_ssim"], row["best_known_source"] = (known.ssim, known.source) if known else (None, "")
     for name in ("ssim", "psnr_db"):
-        put(f"paper_{name}", paper.metric(name) if paper else UNKNOWN)
         put(f"blind_{name}", blind.metric(name) if blind else UNKNOWN)
-    bound, note = _bound(board, good)
+    bound, note = _bound(board, [e for e in attacks if e.skipped], [e for e in good if e.cell.attack not in void])
     put("bound_ssim", bound)
     row["bound_note"] = note
     replays = [
@@ -123,13 +142,19 @@ def _row(board: Board, defense: str) -> dict[str, Any]:
     row["template_bytes"] = record.info.get("template_bytes") if record else None
     row["images_without_a_face"] = record.info.get("images_without_a_face", 0) if record else 0
     row["protect_ms_per_image"] = record.info.get("protect_ms_per_image") if record else None
-    flags = {flag for e in board.entries if e.cell.defense == defense for r in e.records for flag in r.flags}
-    if worst and blind and (worst.metric("ssim").value or 0) < (blind.metric("ssim").value or 0):
-        flags.add("below the blind floor")
+    flags = defense_flags(board, defense, worst)
+    faced = sorted(void & {e.cell.attack for e in good})
+    if faced:
+        flags.add(f"attack void: {', '.join(faced)}")
     row["flags"] = "; ".join(sorted(flags))
     everything = [e for e in board.entries if e.cell.defense == defense]
-    row["failed"] = "; ".join(sorted(e.cell.attack or e.cell.kind for e in everything if e.failed))
+    failed = [e for e in everything if e.failed and not e.skipped]
+    row["failed"] = "; ".join(sorted(e.cell.attack or e.cell.kind for e in failed))
     return row
+
+
+def _strongest(some: Sequence[Entry]) -> Entry | None:
+    return max(some, key=lambda e: e.metric("ssim").value or -math.inf, default=None)
 
 
 def _presents_template_images(board: Board, replay: Entry) -> bool:
@@ -139,9 +164,9 @@ def _presents_template_images(board: Board, replay: Entry) -> bool:
     return info.get("presents") == "image" and (wrapped is None or wrapped.cell.leaks == "template")
 
 
-def _bound(board: Board, good: list[Entry]) -> tuple[Measure, str]:
+def _bound(board: Board, skipped: list[Entry], good: list[Entry]) -> tuple[Measure, str]:
     """Per image the most that any attack rebuilt (design: oracle upper bound)."""
-    missing = sorted(set(board.attacks) - {e.cell.attack for e in good})
+    missing = sorted(set(board.attacks) - void_attacks(board) - {e.cell.attack for e in [*good, *skipped]})
     if missing or not good:
         return UNKNOWN, f"incomplete: {', '.join(missing) or 'no attack'}"
     tables = [e.scores.set_index("name") for e in good if e.scores is not None]
@@ -208,7 +233,7 @@ def render(frame: pd.DataFrame, fmt: Format, run: Run | None = None) -> str:
     if fmt == "md" and run is not None:
         stolen = embedding_attacks(run)
         parts += [render_embedding_attacks(stolen, fmt).rstrip()] if len(stolen) else []
-        parts += [_every_cell(board) for board in boards(run)]
+        parts += [part for board in boards(run) for part in (*sections(board), _every_cell(board))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -226,26 +251,33 @@ def _every_cell(board: Board) -> str:
             entry = board.find("reconstruction", defense, attack)
             if entry is None or entry.failed:
                 why = f"failed: {entry.failed}" if entry else "not run"
-                rows.append([defense, attack, entry.cell.level if entry else "", why, "", "", "", ""])
+                why = why if entry is None or not entry.skipped else entry.failed
+                rows.append([defense, attack, entry.cell.level if entry else "", why, "", "", "", "", ""])
                 continue
             figures = [
                 m.note if m.value is None and m.note else figure_text(m.value, m.low, m.high, decimals)
                 for name, _, decimals in _CELL_COLUMNS
                 for m in [entry.metric(name)]
             ]
-            rows.append([defense, attack, entry.cell.level, *figures, str(entry.metric("ssim").n)])
+            spread = figure_text(entry.spread.get("ssim"), None, None, 3)
+            counts = [str(entry.metric("ssim").n), f"{len(entry.records)} (± {spread})" if entry.spread else "1"]
+            rows.append([defense, attack, entry.cell.level, *figures, *counts])
         for entry in sorted(board.under(defense, "replay"), key=lambda e: e.cell.attack):
             srra = [figure_text(m.value, m.low, m.high, 3) for m in (entry.metric("srra1"), entry.metric("srra2"))]
             figures = [f"failed: {entry.failed}"] if entry.failed else [f"SRRA I {srra[0]}", f"SRRA II {srra[1]}"]
             counted = "" if entry.failed else str(entry.metric("srra1").n)
-            rows.append([defense, entry.cell.attack, entry.cell.level, *figures, *[""] * (4 - len(figures)), counted])
-    headings = ["defence", "attack", "level", *(heading for _, heading, _ in _CELL_COLUMNS), "n"]
+            rows.append(
+                [defense, entry.cell.attack, entry.cell.level, *figures, *[""] * (4 - len(figures)), counted, ""]
+            )
+    headings = ["defence", "attack", "level", *(heading for _, heading, _ in _CELL_COLUMNS), "n", "seeds"]
     return f"### Every cell: {board.dataset}, {board.recognizer}\n\n{markdown([headings, *rows])}"
 
 
 def _tex(frame: pd.DataFrame, caption: str) -> str:
     rows = _table(frame, list(_TEX_COLUMNS), _TEX_INTERVALS)
     rows[0] = ["defence", "ACC ↑", "worst attack (level)", *list(_TEX_COLUMNS.values())[1:], "failed"]
-    note = "SSIM (7x7) of the worst attack, of the best at level encoder, oracle bound over all, best blind guess"
+    note = (
+        "SSIM (7x7): worst attack, best attack up to each level of knowledge, oracle bound over all, best blind guess"
+    )
     figures = "rl" + "r" * (len(_TEX_COLUMNS) - 1)  # the attack's name stands before the second figure
     return booktabs(rows, f"l{figures}l", f"{caption}. {note}")

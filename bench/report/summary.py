@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -28,6 +29,12 @@ class Entry:
     metrics: dict[str, Measure]
     failed: str = ""
     scores: pd.DataFrame | None = field(default=None, repr=False)  #: per image, averaged over seeds
+    spread: Mapping[str, float] = field(default_factory=dict)  #: standard deviation between seeds, where there are some
+
+    @property
+    def skipped(self) -> bool:
+        """Whether the attack had nothing to try here, which is no failure."""
+        return all(record.status == "skipped" for record in self.records)
 
     def metric(self, name: str) -> Measure:
         """A figure; without a value where there is none."""
@@ -44,12 +51,13 @@ class Board:
 
     @property
     def defenses(self) -> list[str]:
-        """Labels, from the one that gives away most under any attack to the one that gives away least."""
+        """Labels, from the one that gives away most under any attack to the one that gives away least; no probes."""
 
         def leaked(defense: str) -> float:
             return max((e.metric("ssim").value or 0.0 for e in self.under(defense, "reconstruction")), default=0.0)
 
-        return sorted({e.cell.defense for e in self.entries}, key=lambda d: (-leaked(d), d))
+        real = {e.cell.defense for e in self.entries if not e.cell.probe}
+        return sorted(real, key=lambda d: (-leaked(d), d))
 
     @property
     def attacks(self) -> list[str]:
@@ -98,7 +106,8 @@ def _entry(run: Run, records: list[Record]) -> Entry:
     if len(records) == 1:
         return Entry(first.cell, (first,), dict(first.metrics), scores=scores)
     if scores is None:
-        return Entry(first.cell, tuple(records), _means([r.metrics for r in records]))
+        means = [r.metrics for r in records]
+        return Entry(first.cell, tuple(records), _means(means), spread=_spread(means))
     # Seeds first, then images: seeds are not people, and must not make an interval narrower than people allow.
     names = [column for column in scores.columns if column not in ("name", "subject")]
     every = [scores, *(run.scores(record.cell) for record in records[1:])]
@@ -107,7 +116,18 @@ def _entry(run: Run, records: list[Record]) -> Entry:
     owners = scores["subject"].to_numpy(dtype=object)
     seed = derive_seed("bootstrap", first.cell.dataset)
     metrics = {name: measure(scores[name].to_numpy(), owners, seed=seed) for name in names}
-    return Entry(first.cell, tuple(records), {**first.metrics, **metrics}, scores=scores)
+    spread = _spread([r.metrics for r in records])
+    return Entry(first.cell, tuple(records), {**first.metrics, **metrics}, scores=scores, spread=spread)
+
+
+def _spread(metrics: Sequence[Mapping[str, Measure]]) -> dict[str, float]:
+    """Standard deviation (n - 1) between seeds of each figure that all of them have."""
+    found = {}
+    for name in metrics[0]:
+        values = [m[name].value for m in metrics if name in m and m[name].value is not None]
+        if len(values) == len(metrics) > 1:
+            found[name] = statistics.stdev(v for v in values if v is not None)
+    return found
 
 
 def _means(metrics: Iterable[Mapping[str, Measure]]) -> dict[str, Measure]:

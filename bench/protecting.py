@@ -1,0 +1,123 @@
+"""Makes what a defence's side of a plan consists of: fitted states, templates, and embeddings of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bench.batches import coupled_batches, plain_batches, shared_pairs
+from bench.contracts import FaceSet, Pairs, Rng, State, System
+from bench.noise import NoiseMeter
+from bench.oracle import client_alone
+from bench.plan import Task
+from bench.progress import track
+from bench.store import read_array, write_arrays, write_state
+from bench.workbench import Workbench
+
+_BATCH = 50
+
+
+def make_identity(bench: Workbench, task: Task, folder: Path) -> None:
+    """Embeddings (N, D) of the unprotected pipeline, which every defence's cosine is measured in."""
+    stage = bench.stage(task.scene)
+    parts = []
+    with torch.no_grad():
+        for batch in track(plain_batches(len(stage.test)), "embedding faces", -(-len(stage.test) // _BATCH)):
+            features = stage.network.extract(stage.test.batch(batch, bench.device))
+            parts.append(stage.network.embed(features).cpu().numpy())
+    write_arrays(folder, {"embeddings": np.concatenate(parts)})
+
+
+def make_defense_state(bench: Workbench, task: Task, folder: Path) -> None:
+    """What the defence learns from the defender's faces."""
+    stage = bench.stage(task.scene)
+    plugin = bench.settings.defenses[task.defense].at("fit")
+    write_state(folder, plugin.fit(stage.network, stage.defender, bench.rng(task.seed, "fit", type(plugin).__name__)))
+
+
+def make_surrogate_state(bench: Workbench, task: Task, folder: Path) -> None:
+    """What a copy of the defence learns from the attacker's faces, over the client's extractor alone."""
+    stage = bench.stage(task.scene)
+    plugin = bench.settings.defenses[task.defense].at("fit")
+    rng = bench.rng(task.seed, "surrogate", type(plugin).__name__)
+    write_state(folder, plugin.fit(client_alone(stage.network), stage.attacker, rng))
+
+
+def make_server_state(bench: Workbench, task: Task, folder: Path) -> None:
+    """What the defence's server learns for itself."""
+    system = bench.system(task, recognises=True)
+    rng = bench.rng(task.seed, "fit server", type(system.defense).__name__)
+    write_state(folder, system.defense.fit_server(system, bench.stage(task.scene).defender, rng))
+
+
+def protect(
+    system: System, images: Sequence[Tensor] | FaceSet, names: Sequence[str], rng: Rng, pairs: Pairs | None
+) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor]]:
+    """Yields (indices, features, templates) of each batch, in the batches that the defence asks for."""
+    size = system.defense.protect_batch
+    batches = plain_batches(len(names)) if size is None else coupled_batches(len(names), size, rng, pairs)
+    for batch in track(batches, f"protecting: {type(system.defense).__name__}", len(batches)):
+        if isinstance(images, FaceSet):
+            pixels = images.batch(batch, system.device)
+        else:
+            pixels = torch.stack([images[i] for i in batch]).to(system.device)
+        with torch.no_grad():
+            features = system.encode(pixels)
+            yield batch, features, system.protect(features, rng.images([names[i] for i in batch]))
+
+
+def make_templates(bench: Workbench, task: Task, folder: Path) -> None:
+    """What the server stores of every test image, streamed to disk, and the noise that was really added."""
+    stage = bench.stage(task.scene)
+    system = bench.system(task)
+    noise = NoiseMeter()
+    rng = bench.rng(task.seed, "protect", type(system.defense).__name__)
+    dtype = np.dtype(system.defense.template_dtype)
+    stored: np.memmap[Any, Any] | None = None
+    batches = []
+    seconds = 0.0
+    started = time.perf_counter()
+    for batch, features, templates in protect(system, stage.test, stage.test.names, rng, stage.pairs):
+        seconds += time.perf_counter() - started
+        if stored is None:
+            shape = (len(stage.test), *templates.shape[1:])
+            stored = np.lib.format.open_memmap(folder / "templates.npy", mode="w+", dtype=dtype, shape=shape)
+        stored[batch] = templates.float().cpu().numpy()
+        batches.append(batch)
+        with torch.no_grad():
+            noise.add(features, system.defense.reference(system, features), templates)
+        started = time.perf_counter()
+    assert stored is not None
+    stored.flush()
+    info = {
+        "noise": noise.figures(),
+        "template_bytes": int(stored[0].nbytes),
+        "protect_ms_per_image": round(1000 * seconds / len(stage.test), 3),
+        "pairs_sharing_a_batch": shared_pairs(batches, stage.pairs, len(stage.test))
+        if system.defense.protect_batch is not None
+        else 0,
+    }
+    write_state(folder, State(info=info))
+
+
+def make_embeddings(bench: Workbench, task: Task, folder: Path) -> None:
+    """Embeddings of the stored templates, and of unprotected probes through the same server."""
+    stage = bench.stage(task.scene)
+    templates_task = task.need("templates")
+    assert templates_task is not None
+    system = bench.system(task, recognises=True)
+    templates = read_array(bench.ready(templates_task), "templates")
+    stored, probes = [], []
+    with torch.no_grad():
+        for batch in track(plain_batches(len(stage.test)), "embedding templates", -(-len(stage.test) // _BATCH)):
+            values = torch.from_numpy(templates[batch]).to(bench.device, torch.float32)
+            stored.append(system.embed(values).cpu().numpy())
+            probes.append(system.embed(system.encode(stage.test.batch(batch, bench.device))).cpu().numpy())
+    write_arrays(folder, {"stored": np.concatenate(stored), "probes": np.concatenate(probes)})
