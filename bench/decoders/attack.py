@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from bench.oracle import Oracle
 
 _BATCH = 50  #: faces enrolled together, where the defence doesn't say
-_ADAPTATION = Training(epochs=10, learning_rate=1e-3, flip=False, images=500)
+_ENROLLED = 500
+_ADAPTATION = Training(epochs=10, learning_rate=1e-3, flip=False)
 
 
 def restore_decoder(
@@ -66,11 +68,12 @@ class DecoderAttack(ReconstructionAttack):
     augment: float = 0.0  #: largest noise added to features in training, in their standard deviations; 0: none
     width: int = 64
     training: Training = Training()
-    adaptation: Training = _ADAPTATION  #: above `encoder`
+    enrolled: int = _ENROLLED  #: own faces that it goes on with, above `encoder`
+    adaptation: Training = _ADAPTATION  #: above `encoder`; its epochs are of 500 faces, fewer take as many steps
 
     def __post_init__(self) -> None:
-        if self.average < 1 or self.augment < 0:
-            raise ValueError("average must be at least 1, and augment at least 0")
+        if self.average < 1 or self.enrolled < 2 or self.augment < 0:
+            raise ValueError("average must be at least 1, enrolled at least 2, and augment at least 0")
 
     @property
     def level(self) -> Knowledge:
@@ -80,7 +83,8 @@ class DecoderAttack(ReconstructionAttack):
     @property
     def base(self) -> ReconstructionAttack | None:
         """The decoder of clean features, shared by all levels and by those who normalise otherwise when they attack."""
-        base = replace(self, knowledge="encoder", batch_statistics=False, average=1, adaptation=_ADAPTATION)
+        plain = replace(self, knowledge="encoder", batch_statistics=False, average=1)
+        base = replace(plain, enrolled=_ENROLLED, adaptation=_ADAPTATION)
         return None if base == self else base
 
     @property
@@ -113,7 +117,8 @@ class DecoderAttack(ReconstructionAttack):
         """Goes on with templates, where the server stores something else than the client's features."""
         if start is None or self.level == Knowledge.ENCODER or type(oracle.defense).protect is Defense.protect:
             return start
-        faces = public.subset(range(min(len(public), self.adaptation.images or len(public))))
+        faces = public.subset(range(min(len(public), self.enrolled)))
+        epochs = math.ceil(self.adaptation.epochs * max(1.0, _ENROLLED / len(faces)))
         enrol = self._enrolment(oracle, rng.child("protect"))
         if oracle.defense.randomized and oracle.defense.protect_batch is None:
             # Fresh randomness for every image, at every step.
@@ -125,7 +130,7 @@ class DecoderAttack(ReconstructionAttack):
             lambda: _filled(self._spec, start, oracle.feature_shape, oracle.layout, oracle.image_size),
             encode,
             faces,
-            self.adaptation,
+            replace(self.adaptation, epochs=epochs),
             rng,
             oracle.device,
             f"adapting {type(self).__name__} to templates",
