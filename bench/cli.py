@@ -315,6 +315,27 @@ def scatter(folder: Path, output: Path | None) -> None:
 @main.command()
 @_run_argument
 @click.option("--metric", default="ssim", show_default=True, help="ssim, psnr_db, mse, lpips or cosine.")
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="Base name; default RUN/curve_METRIC.")
+def curve(folder: Path, metric: str, output: Path | None) -> None:
+    """Draws what an attack gains along a sweep of one of its parameters, as PNG and SVG."""
+    from bench.contracts import UserError
+    from bench.records import Run
+    from bench.registry import near_miss
+    from bench.report.curve import curve as draw
+    from bench.report.heatmap import METRICS, save
+
+    if metric not in METRICS:
+        raise UserError(f"no curve of {metric!r}.{near_miss(metric, METRICS)}")
+    figure = draw(Run(folder), metric)
+    if figure is None:
+        raise UserError(f"{folder}: no attack was swept; say [attacks.NAME] sweep.PARAMETER = [1, 2, 3]")
+    for path in save(figure, output or folder / f"curve_{metric.removesuffix('_db')}"):
+        click.echo(path)
+
+
+@main.command()
+@_run_argument
+@click.option("--metric", default="ssim", show_default=True, help="ssim, psnr_db, mse, lpips or cosine.")
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="Base name; default RUN/heatmap_METRIC.")
 def heatmap(folder: Path, metric: str, output: Path | None) -> None:
     """Draws defences against attacks, as PNG and SVG."""

@@ -4,15 +4,27 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from support import CONFIG, TOYS, Cli
 
 from bench import registry
 from bench.contracts import Evaluation, Knowledge, KnowledgeError, Leak, NotApplicable, Rng, State, System
 from bench.oracle import Oracle, client_alone
 from bench.probes import Canary, Control
+from bench.records import Run
+from bench.report.curve import curve_points
+
+SWEPT = """
+[attacks.more]
+plugin = "resrec"
+knowledge = "enrolment"
+width = 8
+sweep.enrolled = [4, 40]
+"""
 
 
 def _records(folder: Path) -> dict[str, dict[str, Any]]:
@@ -28,7 +40,7 @@ def _find(records: dict[str, dict[str, Any]], *parts: str) -> dict[str, Any]:
 LEVELS = (
     CONFIG.replace(
         'attacks = ["mean_face", "resrec", "replay"]',
-        'attacks = ["mean_face", "resrec", "resrec@algorithm", "resrec@enrolment", "linkage"]\nreplay = true',
+        'attacks = ["mean_face", "resrec", "resrec@algorithm", "resrec@enrolment", "linkage", "more"]\nreplay = true',
     )
     .replace("epochs = 2\n", "epochs = 12\nbatch = 8\n")
     .replace(
@@ -41,7 +53,7 @@ LEVELS = (
 @pytest.fixture(scope="module")
 def levels(tmp_path_factory: pytest.TempPathFactory, cli: Cli) -> Path:
     folder = tmp_path_factory.mktemp("levels")
-    (folder / "bench.toml").write_text(LEVELS)
+    (folder / "bench.toml").write_text(LEVELS + SWEPT)
     cli("run", cwd=folder)
     return folder
 
@@ -110,6 +122,15 @@ def test_two_defences_are_compared_on_the_same_images(levels: Path, cli: Cli) ->
     assert (
         "Did you mean 'unprotected'" in cli("paired", "out/main", "laplace", "unprotectd", cwd=levels, status=2).stderr
     )
+
+
+def test_what_enrolled_faces_are_worth_is_drawn(levels: Path) -> None:
+    points = curve_points(Run(levels / "out" / "main"))
+    assert set(points["x"]) == {4.0, 40.0}
+    assert set(points["defense"]) == {"unprotected", "laplace", "advface"}
+    assert (points["low"] <= points["y"]).all() and (points["y"] <= points["high"]).all()
+    with Image.open(levels / "out" / "main" / "curve_ssim.png") as picture:
+        assert np.asarray(picture.convert("L")).std() > 5
 
 
 def test_a_gallery_names_whose_template_it_is(levels: Path) -> None:

@@ -19,7 +19,7 @@ from bench.datasets.face_cache import CHUNK, cached_faces
 from bench.store import content_key
 from bench.synthesis import Photograph, Points, develop_all
 
-_GENERATOR = 1  #: raised whenever the same name would give another face
+_GENERATOR = 2  #: raised whenever the same name would give another face
 _YEARS = 30  #: between the two images of an `age` pair
 # Where MTCNN's box with a margin puts the five points of a frontal face, as shares of the crop.
 _IN_MARGIN = ((0.31, 0.40), (0.69, 0.40), (0.50, 0.60), (0.345, 0.775), (0.655, 0.775))

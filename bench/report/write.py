@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.records import Run, replacing
+from bench.report.curve import curve
 from bench.report.embeddings import embedding_attacks, render_embedding_attacks
 from bench.report.grid import write_grids
 from bench.report.heatmap import heatmap, save
@@ -16,7 +17,7 @@ _FORMATS: tuple[Format, ...] = ("md", "csv", "tex")
 
 
 def write_reports(run: Run) -> list[Path]:
-    """leaderboard.md, .csv and .tex, heatmap_ssim, heatmap_psnr and scatter as PNG and SVG, grid_DEFENCE.png.
+    """leaderboard.md, .csv, .tex; heatmap_ssim, heatmap_psnr, scatter, curve_ssim as PNG and SVG; grid_DEFENCE.png.
 
     Raises:
         DataError: there are no records, or damaged ones.
@@ -38,4 +39,6 @@ def write_reports(run: Run) -> list[Path]:
         written += save(heatmap(run, metric), run.folder / f"heatmap_{metric.removesuffix('_db')}")
     points = scatter(run)
     written += save(points, run.folder / "scatter") if points else []
+    gained = curve(run)
+    written += save(gained, run.folder / "curve_ssim") if gained else []
     return written + write_grids(run)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-GRID = 176  #: samples a side of the map
+GRID = 152  #: samples a side of the map
 _SPAN = 1.99
 _CONTROL = 9  #: control points a side of what makes a head unlike any other
 
@@ -36,6 +36,12 @@ def unit(vectors: Tensor) -> Tensor:
     """Vectors (B, 3, ...) at length 1; several times as fast as `functional.normalize` over a middle dimension."""
     a, b, c = vectors.unbind(1)
     return vectors * (a * a + b * b + c * c).clamp_min(1e-12).rsqrt()[:, None]
+
+
+def span(mask: Tensor) -> slice:
+    """From the first to the last of P points where any of (B, P) is set: rows of an image, which slicing copies not."""
+    places = mask.any(0).nonzero()
+    return slice(int(places[0]), int(places[-1]) + 1) if len(places) else slice(0, 0)
 
 
 def directions(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bench.synthesis.head import Column, on_map, ramp, sample, surface_points, unit
-from bench.synthesis.march import gap, length, quadric
+from bench.synthesis.head import Column, on_map, ramp, sample, span, surface_points, unit
+from bench.synthesis.march import Quadric, gap, length
 from bench.synthesis.surface import hair_colour, paint, skin_tone
 
 
@@ -32,69 +32,75 @@ class View:
 
 def shade(view: View, rng: Sequence[np.random.Generator]) -> Tensor:
     """Linear light (B, 3, P)."""
-    who, shot, rotation = view.who, view.shot, view.rotation
+    shot, rotation = view.shot, view.rotation
+    light = unit(torch.cat((shot["light_x"], shot["light_y"], torch.full_like(shot["yaw"], 0.85)), 1))[..., None]
     points = view.eye[..., None] + view.own * view.depth[:, None]
     far = length(points)
-    nx, ny, nz = (points / far[:, None]).unbind(1)
-    x, y = on_map(nx, ny, nz)
-    found = sample(view.maps, x, y)
-    hit = far - found[:, 0] < 0.12
-    normal, hollow = unit(found[:, 1:4]), found[:, 4]
+    x, y = on_map(*(points / far[:, None]).unbind(1))
+    hit = far - sample(view.maps[:, :1], x, y)[:, 0] < 0.12
     grain = torch.from_numpy(np.stack([r.uniform(-1, 1, far.shape[1]).astype(np.float32) for r in rng]))
-    albedo, gloss = paint(x, y, nz, found[:, 5], found[:, 6], who, shot, grain)
-    light = unit(torch.cat((shot["light_x"], shot["light_y"], torch.full_like(shot["yaw"], 0.85)), 1))
-    own_light = rotation.transpose(1, 2) @ light[..., None]  # (B, 3, 1)
-    shadow = _shadow(view.maps, points + 0.03 * normal, own_light)
-    seen = _lit(albedo**2.2, normal, own_light, rotation[:, 1], -view.own, gloss, shadow, hollow, shot)
-    colour = torch.where(hit[:, None], seen, _background(shot, view.plane, rng))
-    head = torch.where(hit, view.depth, torch.inf)
-    nearest, normal, linear = _below(view, head, grain)
-    # The head shades what is under it.
-    under = torch.full_like(head, 0.55)
-    up = torch.tensor([0.0, 1.0, 0.0]).expand(len(light), 3)
-    dull = torch.full_like(head, 0.05)
-    lit = _lit(linear, normal, light[..., None], up, -view.rays, dull, under, under + 0.25, shot)
-    colour = torch.where((nearest < head)[:, None], lit, colour)
+    colour = _background(shot, view.plane, rng)
+    at = span(hit)  # most of what follows is costly, and seen on the head alone
+    head = _head(view, points[:, :, at], x[:, at], y[:, at], grain[:, at], rotation.transpose(1, 2) @ light)
+    colour[:, :, at] = torch.where(hit[:, None, at], head, colour[:, :, at])
+    depth = torch.where(hit, view.depth, torch.inf)
+    nearest, at, lit = _below(view, depth, grain, light)
+    colour[:, :, at] = torch.where((nearest < depth)[:, None, at], lit, colour[:, :, at])
     return _glasses(colour, nearest, view)
 
 
-def _below(view: View, head: Tensor, grain: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Neck, shoulders and hanging hair: depth (no farther than the head's), normal and linear albedo of the nearest."""
+def _head(view: View, points: Tensor, x: Tensor, y: Tensor, grain: Tensor, light: Tensor) -> Tensor:
+    """Linear light (B, 3, Q) of points on the head; `light` in the head's space, (B, 3, 1)."""
+    found = sample(view.maps, x, y)
+    normal, hollow = unit(found[:, 1:4]), found[:, 4]
+    nz = points[:, 2] / length(points)
+    albedo, gloss = paint(x, y, nz, found[:, 5], found[:, 6], view.who, view.shot, grain)
+    shadow = _shadow(view.maps, points + 0.03 * normal, light)
+    back = unit(view.eye[..., None] - points)
+    return _lit(albedo**2.2, normal, light, view.rotation[:, 1], back, gloss, shadow, hollow, view.shot)
+
+
+def _below(view: View, head: Tensor, grain: Tensor, light: Tensor) -> tuple[Tensor, slice, Tensor]:
+    """Neck, shoulders and hanging hair: depth of the nearest (the head's where that is), the span of rays that
+    meet one, and linear light (B, 3, Q) there.
+    """
     who, shot = view.who, view.shot
     zero = torch.zeros_like(who["neck"])
     camera = torch.cat((zero, zero, shot["distance"]), 1)
-    count = head.shape[1]
-    neck = quadric(
+    long = who["curtain_length"]
+    neck = Quadric(
         view.rays, camera, torch.cat((0.10 * torch.sin(shot["yaw"]), zero - 1.15, zero - 0.20), 1),
         torch.cat((who["neck"], zero + 1.1, who["neck"]), 1),
     )  # fmt: skip
-    body = quadric(
+    body = Quadric(
         view.rays, camera, torch.cat((zero, zero - 2.3, zero - 0.3), 1),
         torch.cat((zero + 1.75 + who["neck"], zero + 0.85, zero + 0.75), 1),
     )  # fmt: skip
-    long = who["curtain_length"]
-    fall, turned = quadric(
+    curtain = Quadric(
         view.own, view.eye, torch.cat((zero, zero - 0.45 * long, zero - 0.42), 1),
         torch.cat((who["curtain_width"], zero + 0.55 + 0.62 * long, zero + 0.62), 1),
     )  # fmt: skip
-    at = view.eye[..., None] + view.own * fall.clamp_max(1e3)[:, None]
+    depths = torch.stack((neck.depth, body.depth, torch.where(who["curtain"] > 0.5, curtain.depth, torch.inf)))
+    nearest = torch.minimum(head, depths.amin(0))
+    at = span(nearest < head)
+    fall = view.eye[..., None] + view.own[:, :, at] * curtain.depth[:, None, at].clamp_max(1e3)
     waves = (
-        0.14 * torch.sin(38 * at[:, 0] + 5 * torch.sin(3 * at[:, 1]))
-        + 0.16 * grain
-        + 0.1 * torch.sin(71 * at[:, 0] - 4 * at[:, 1])
+        0.14 * torch.sin(38 * fall[:, 0] + 5 * torch.sin(3 * fall[:, 1]))
+        + 0.16 * grain[:, at]
+        + 0.1 * torch.sin(71 * fall[:, 0] - 4 * fall[:, 1])
     )
     strands = (hair_colour(who, shot) * (1 + waves[:, None])).clamp(0.012, 0.98) ** 2.2
     cloth = torch.stack([shot[f"cloth_{c}"] for c in "rgb"], 1) ** 2.2
-    nearest, normal, linear = head, view.rays, strands
-    for depth, facing, albedo in (
-        (*neck, ((skin_tone(who) * 0.93) ** 2.2).expand(-1, -1, count) * 0.8),
-        (*body, cloth.expand(-1, -1, count)),
-        (torch.where(who["curtain"] > 0.5, fall, torch.inf), view.rotation @ turned, strands * 0.85),
-    ):
-        front = (depth < nearest)[:, None]
-        normal, linear = torch.where(front, facing, normal), torch.where(front, albedo, linear)
-        nearest = torch.minimum(nearest, depth)
-    return nearest, normal, linear
+    skin = ((skin_tone(who) * 0.93) ** 2.2) * 0.8
+    first = depths[:, :, at].argmin(0)[:, None]
+    normal = torch.where(first == 0, neck.normal(at), body.normal(at))
+    normal = torch.where(first == 2, view.rotation @ curtain.normal(at), normal)
+    linear = torch.where(first == 2, strands * 0.85, torch.where(first == 0, skin, cloth))
+    # The head shades what is under it.
+    under = torch.full_like(head[:, at], 0.55)
+    up = torch.tensor([0.0, 1.0, 0.0]).expand(len(head), 3)
+    dull = torch.full_like(under, 0.05)
+    return nearest, at, _lit(linear, normal, light, up, -view.rays[:, :, at], dull, under, under + 0.25, shot)
 
 
 def _shadow(maps: Tensor, points: Tensor, light: Tensor) -> Tensor:

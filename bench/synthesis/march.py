@@ -35,12 +35,18 @@ def gap(maps: Tensor, points: Tensor) -> Tensor:
     return far - sample(maps[:, :1], x, y)[:, 0]
 
 
-def quadric(rays: Tensor, eye: Tensor, centre: Tensor, axes: Tensor) -> tuple[Tensor, Tensor]:
-    """Depth at which rays meet an ellipsoid (infinite where they don't), and its normal there."""
-    axes = axes[..., None]
-    o, d = (eye - centre)[..., None] / axes, rays / axes
-    a, b, c = (d * d).sum(1), (o * d).sum(1), (o * o).sum(1) - 1
-    root = b * b - a * c
-    depth = torch.where(root > 0, (-b - root.clamp_min(0).sqrt()) / a, torch.inf)
-    normal = unit((o + d * depth.clamp_max(1e3)[:, None]) / axes)
-    return depth, normal
+class Quadric:
+    """An ellipsoid before rays (B, 3, P): `depth` (B, P) where they meet it, infinite where they don't."""
+
+    def __init__(self, rays: Tensor, eye: Tensor, centre: Tensor, axes: Tensor) -> None:
+        self._axes = axes[..., None]
+        self._start, self._rays = (eye - centre)[..., None] / self._axes, rays / self._axes
+        a = (self._rays * self._rays).sum(1)
+        b, c = (self._start * self._rays).sum(1), (self._start * self._start).sum(1) - 1
+        root = b * b - a * c
+        self.depth = torch.where(root > 0, (-b - root.clamp_min(0).sqrt()) / a, torch.inf)
+
+    def normal(self, at: slice) -> Tensor:
+        """(B, 3, Q), of a span of the rays."""
+        depth = self.depth[:, at].clamp_max(1e3)[:, None]
+        return unit((self._start + self._rays[:, :, at] * depth) / self._axes)

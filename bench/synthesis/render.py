@@ -20,9 +20,9 @@ from bench.synthesis.traits import Traits, control_grid
 
 Points = Sequence[tuple[float, float]]
 
-_SUPER = 1.5  #: samples a side of each pixel
+_SUPER = 1.25  #: samples a side of each pixel
 _SHELL = 1.75  #: a sphere that holds the head and its hair
-_COARSE, _FINE = 12, 3  #: marching steps, at pixel and at sample resolution
+_MARCH = ((0.5, 12), (1.0, 3), (_SUPER, 2))  #: (samples a side of each pixel, marching steps), coarse to fine
 
 
 def _columns(rows: Sequence[Traits]) -> dict[str, Tensor]:
@@ -121,7 +121,7 @@ def render(
             which the face takes up the middle.
     """
     with torch.inference_mode():
-        images = [_render(people[i : i + 2], shots[i : i + 2], size, points) for i in range(0, len(people), 2)]
+        images = [_render(people[i : i + 4], shots[i : i + 4], size, points) for i in range(0, len(people), 4)]
     return np.concatenate(images) if images else np.zeros((0, *size, 3), np.uint8)
 
 
@@ -134,7 +134,7 @@ def _render(
     scale, shift = _frame(shot, _project(_face_points(who, shot, maps), rotation, distance), size, points)
     depth = None
     height, width = size
-    for zoom in (1.0, _SUPER):
+    for zoom, steps in _MARCH:
         previous = height, width
         height, width = round(size[0] * zoom), round(size[1] * zoom)
         rows, columns = torch.meshgrid(
@@ -148,14 +148,14 @@ def _render(
         eye = rotation[:, 2] * distance  # the camera's place there, (B, 3)
         if depth is None:
             start = sphere(own, eye, _SHELL)
-            depth = march(maps, eye, own, start, _COARSE, 0.8)
+            depth = march(maps, eye, own, start, steps, 0.8)
         else:
             depth = functional.interpolate(depth.reshape(-1, 1, *previous), (height, width)).flatten(1)
-            depth = march(maps, eye, own, depth, _FINE, 0.8)
+            depth = march(maps, eye, own, depth, steps, 0.8)
     assert depth is not None
     rng = [np.random.default_rng(int(s["seed"])) for s in shots]
     colour = shade(View(who, shot, maps, rotation, plane, rays, own, eye, depth), rng).reshape(-1, 3, height, width)
-    return _develop(functional.interpolate(colour, size, mode="area"), shot, rng)
+    return _develop(functional.interpolate(colour, size, mode="bilinear", antialias=True), shot, rng)
 
 
 def _develop(linear: Tensor, shot: Column, rng: Sequence[np.random.Generator]) -> NDArray[np.uint8]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bench.synthesis.head import Column, ramp, spot
+from bench.synthesis.head import Column, ramp, span, spot
 
 # Skin from light to dark, sRGB.
 _TONES = torch.tensor(
@@ -67,35 +67,61 @@ def paint(
     flush = spot((((side - 0.45) / 0.2) ** 2) + ((y + 0.3) / 0.18) ** 2)
     flush = flush + 0.8 * spot(((x / 0.1) ** 2) + ((y - nose_y) / 0.09) ** 2) + 0.6 * ramp(1.3, 1.45, side)
     albedo = albedo * (1 + flush[:, None] * torch.tensor([0.03, -0.07, -0.06])[None, :, None])
-    spots = ramp(
-        0.62, 0.75, torch.sin(61 * x + 3 * torch.sin(43 * y)) * torch.sin(67 * y + 3 * torch.sin(37 * x + 9 * mottle))
-    )
-    albedo = albedo * (
-        1 - (spots * front * ramp(0.75, 0.2, side) * (0.28 * who["freckles"].clamp(0, 1) + 0.03 * age))[:, None]
-    )
-    albedo = albedo * (1 - _wrinkles(x, y, who, shot, age)[:, None] * front[:, None])
+    mouth_y, mouth_width, _ = mouth_place(who, shot)
+    at = span((front > 0) & (side < 0.95))
+    albedo[:, :, at] *= _aged(x[:, at], y[:, at], mottle[:, at], who, shot, age, front[:, at])[:, None]
     for index in range(4):
-        size = who[f"mole_size{index}"].clamp_min(1e-3)
-        mole = spot(((x - who[f"mole_x{index}"]) ** 2 + (y - who[f"mole_y{index}"]) ** 2) / size**2)
-        albedo = albedo * (1 - 0.6 * (mole * (size > 2e-3))[:, None])
+        size = who[f"mole_size{index}"]
+        if bool((size > 2e-3).any()):
+            apart = ((x - who[f"mole_x{index}"]) ** 2 + (y - who[f"mole_y{index}"]) ** 2) / size.clamp_min(1e-3) ** 2
+            at = span((apart < 4) & (size > 2e-3))
+            albedo[:, :, at] *= 1 - 0.6 * (spot(apart[:, at]) * (size > 2e-3))[:, None]
     strands = hair_colour(who, shot)
-    albedo = _mix(albedo, strands * 0.8 + 0.03, _beard(x, y, who, shot, grain) * front)
-    albedo, wet_lips = _lips(albedo, x, y, who, shot, front)
-    nostril = spot((((side - 0.55 * who["nose_width"]) / 0.032) ** 2) + ((y - nose_y + 0.058) / 0.020) ** 2)
-    under = spot((x / (1.1 * who["nose_width"])) ** 2 + ((y - nose_y + 0.085) / 0.03) ** 2)
-    wing = spot(((side - who["nose_width"] - 0.035) / 0.02) ** 2 + ((y - nose_y + 0.01) / 0.06) ** 2)
-    albedo = albedo * (1 - 0.28 * under - 0.22 * wing)[:, None]
-    albedo = _mix(albedo, tone * 0.22, (0.5 + who["nostril"]).clamp(0.3, 0.95) * nostril)
-    albedo = _mix(albedo, strands * 0.85, _brows(x, y, who, shot, grain) * front)
-    albedo, wet = _eyes(albedo, x, y, who, shot, front, tone)
+    at = span((front > 0) & (y < 0.05))
+    beard = _beard(x[:, at], y[:, at], who, shot, grain[:, at]) * front[:, at]
+    albedo[:, :, at] = _mix(albedo[:, :, at], strands * 0.8 + 0.03, beard)
+    at = span((side < 1.35 * mouth_width + 0.05) & ((y - mouth_y).abs() < 0.3))
+    albedo[:, :, at], wet_lips = _lips(albedo[:, :, at], x[:, at], y[:, at], who, shot, front[:, at])
+    gloss = 0.16 + 0.10 * spot((x / 0.3) ** 2)
+    gloss[:, at] += 0.25 * wet_lips
+    at = span((side < 0.3) & ((y - nose_y).abs() < 0.2))
+    albedo[:, :, at] = _nose(albedo[:, :, at], side[:, at], y[:, at], who, tone)
+    at = span((front > 0) & ((y - who["eye_y"] - 0.2).abs() < 0.4) & (side < 0.8))
+    brows = _brows(x[:, at], y[:, at], who, shot, grain[:, at]) * front[:, at]
+    albedo[:, :, at] = _mix(albedo[:, :, at], strands * 0.85, brows)
+    beside = (side - who["eye_x"]).abs() / who["eye_width"]
+    at = span((front > 0) & (beside < 1.2) & ((y - who["eye_y"]).abs() < 2 * who["eye_width"]))
+    albedo[:, :, at], wet = _eyes(albedo[:, :, at], x[:, at], y[:, at], who, shot, front[:, at], tone)
+    gloss[:, at] += 1.6 * wet
     # Hair last: it lies over everything.
-    streak = 0.16 * torch.sin(63 * x + 9 * torch.sin(3 * y)) + 0.12 * torch.sin(97 * x + 31 * y) + 0.16 * grain
     thick = who["hair_thick"].clamp(0, 0.09) / 0.09
     over = ramp(0.25, 0.75, hair + 0.10 * grain) * (0.55 + 0.45 * thick)
-    albedo = _mix(albedo, strands * (1 + streak[:, None]), over)
-    gloss = 0.16 + 0.10 * spot((x / 0.3) ** 2) + 0.25 * wet_lips + 1.6 * wet + over * (0.05 - 0.10 * who["curl"])
+    at = span(over > 0)
+    px, py = x[:, at], y[:, at]
+    streak = 0.16 * torch.sin(63 * px + 9 * torch.sin(3 * py)) + 0.12 * torch.sin(97 * px + 31 * py)
+    streak = streak + 0.16 * grain[:, at]
+    albedo[:, :, at] = _mix(albedo[:, :, at], strands * (1 + streak[:, None]), over[:, at])
+    gloss = gloss + over * (0.05 - 0.10 * who["curl"])
     gloss = gloss * (1 - 3.6 * hair * (1 - hair)).clamp_min(0)  # no glints on the step from skin to hair
     return albedo.clamp(0.012, 0.98), gloss
+
+
+def _aged(x: Tensor, y: Tensor, mottle: Tensor, who: Column, shot: Column, age: Tensor, front: Tensor) -> Tensor:
+    """What freckles and wrinkles leave of the skin's light."""
+    waves = torch.sin(61 * x + 3 * torch.sin(43 * y)) * torch.sin(67 * y + 3 * torch.sin(37 * x + 9 * mottle))
+    spots = ramp(0.62, 0.75, waves) * front * ramp(0.75, 0.2, x.abs())
+    freckled = 1 - spots * (0.28 * who["freckles"].clamp(0, 1) + 0.03 * age)
+    return freckled * (1 - _wrinkles(x, y, who, shot, age) * front)
+
+
+def _nose(albedo: Tensor, side: Tensor, y: Tensor, who: Column, tone: Tensor) -> Tensor:
+    """Nostrils, and the shade under the tip and beside the wings."""
+    nose_y, width = who["nose_y"], who["nose_width"]
+    nostril = spot((((side - 0.55 * width) / 0.032) ** 2) + ((y - nose_y + 0.058) / 0.020) ** 2)
+    under = spot((side / (1.1 * width)) ** 2 + ((y - nose_y + 0.085) / 0.03) ** 2)
+    wing = spot(((side - width - 0.035) / 0.02) ** 2 + ((y - nose_y + 0.01) / 0.06) ** 2)
+    shaded = albedo * (1 - 0.28 * under - 0.22 * wing)[:, None]
+    return _mix(shaded, tone * 0.22, (0.5 + who["nostril"]).clamp(0.3, 0.95) * nostril)
 
 
 def _wrinkles(x: Tensor, y: Tensor, who: Column, shot: Column, age: Tensor) -> Tensor:

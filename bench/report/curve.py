@@ -1,0 +1,80 @@
+"""What an attack gains by more of something, say of enrolled faces: its score along a sweep of one parameter."""
+
+from __future__ import annotations
+
+import re
+
+import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
+
+from bench.records import Run
+from bench.report.heatmap import METRICS
+from bench.report.selftest import blind_floor
+from bench.report.summary import Board, boards
+
+_POINT = re.compile(r"(?P<family>[^\[]+)\[(?P<name>\w+)=(?P<value>[\d.eE+-]+)\]")
+
+
+def curve_points(run: Run, metric: str = "ssim") -> pd.DataFrame:
+    """One row a point: dataset, recognizer, defense, attack, parameter, x, and y with its interval (low, high).
+
+    Raises:
+        DataError: there are no records, or damaged ones.
+    """
+    return pd.DataFrame([row for board in boards(run) for row in _rows(board, metric)])
+
+
+def _rows(board: Board, metric: str) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = []
+    for defense in board.defenses:
+        for entry in board.under(defense, "reconstruction"):
+            found = _POINT.fullmatch(entry.cell.attack)
+            figure = entry.metric(metric)
+            if found is None or entry.failed or figure.value is None:
+                continue
+            place = {"dataset": board.dataset, "recognizer": board.recognizer, "defense": defense}
+            point = {"attack": found["family"], "parameter": found["name"], "x": float(found["value"])}
+            rows.append({**place, **point, "y": figure.value, "low": figure.low, "high": figure.high, "n": figure.n})
+    return rows
+
+
+def curve(run: Run, metric: str = "ssim") -> Figure | None:
+    """A panel a dataset, recogniser, attack and swept parameter; a line a defence. None where no attack was swept.
+
+    Raises:
+        DataError: there are no records, or damaged ones.
+    """
+    points = curve_points(run, metric)
+    if not len(points):
+        return None
+    import seaborn  # takes a second, which a command that draws nothing should not
+
+    floors = {(board.dataset, board.recognizer): blind_floor(board) for board in boards(run)}
+    groups = list(points.groupby(["dataset", "recognizer", "attack", "parameter"], sort=False))
+    figure = Figure(figsize=(5.6, 3.9 * len(groups)), layout="constrained")
+    FigureCanvasAgg(figure)
+    colours = seaborn.color_palette("colorblind", 10)
+    axes = figure.subplots(len(groups), 1, squeeze=False)[:, 0]
+    for axis, (place, some) in zip(axes, groups, strict=True):
+        dataset, recognizer, attack, parameter = map(str, place)  # type: ignore[arg-type]
+        for colour, (defense, line) in zip(colours, some.groupby("defense", sort=False), strict=False):
+            line = line.sort_values("x")
+            axis.plot(line["x"], line["y"], "o-", color=colour, label=str(defense), markersize=4)
+            axis.fill_between(line["x"], line["low"], line["high"], color=colour, alpha=0.18, linewidth=0)
+        if metric == "ssim":
+            floor = floors[dataset, recognizer]
+            axis.axhline(floor, color="0.5", linestyle="--", linewidth=1, label="blind floor")
+        values = sorted(set(some["x"]))
+        if values[0] > 0 and values[-1] / values[0] >= 8:
+            axis.set_xscale("log")
+            axis.xaxis.set_major_formatter(ScalarFormatter())
+            axis.xaxis.set_minor_locator(NullLocator())
+        axis.xaxis.set_major_locator(FixedLocator(values))
+        axis.set_xlabel(parameter)
+        axis.set_ylabel(METRICS[metric][0])
+        axis.set_title(f"{attack}: {dataset}, {recognizer}, {int(some['n'].max())} images", loc="left", fontsize=10)
+        axis.legend(fontsize=8, frameon=False)
+        seaborn.despine(ax=axis)
+    return figure
