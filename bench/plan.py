@@ -269,8 +269,15 @@ class _Planner:
     def _defended(self, name: str, defense: Defense) -> _Defended:
         protects, serves = _identity(defense.at("protect")), _server(defense)
         faces, public = self.scene.faces_key, self.scene.defender_key
-        state = self._task("defense_state", defense=name, public=public, plugin=_identity(defense.at("fit")))
-        templates = self._task("templates", state, defense=name, faces=faces, plugin=protects)
+        source: tuple[Task, ...]
+        if isinstance(defense, Control):
+            # It replaces the noise in what its defence stored: same shadow, same images, same batches.
+            parent = self._defended(name.partition("~")[0], defense.defense)
+            state, source = parent.state, (parent.templates, parent.state)
+        else:
+            state = self._task("defense_state", defense=name, public=public, plugin=_identity(defense.at("fit")))
+            source = (state,)
+        templates = self._task("templates", *source, defense=name, faces=faces, plugin=protects)
         # What the server trains for itself is seen in its embeddings and decisions, never in what is rebuilt.
         server: tuple[Task, ...] = ()
         if type(defense).fit_server is not Defense.fit_server:

@@ -103,7 +103,11 @@ class Control(Probe):
     def protect(self, system: System, features: Tensor, rng: ImageRng) -> Tensor:
         """The defence's starting point with the other noise."""
         start = self.reference(system, features)
-        noise: Tensor = self.defense.protect(system, features, rng) - start
+        return self.instead(start, self.defense.protect(system, features, rng), rng)
+
+    def instead(self, start: Tensor, template: Tensor, rng: ImageRng) -> Tensor:
+        """Templates with the other noise, where those with the defence's own are there already."""
+        noise = template - start
         if self.noise == "swapped":
             return start + noise.roll(1, 0)
         rms = noise.flatten(1).square().mean(1).sqrt()

@@ -17,6 +17,7 @@ from bench.contracts import FaceSet, Pairs, Rng, State, System
 from bench.noise import NoiseMeter
 from bench.oracle import client_alone
 from bench.plan import Task
+from bench.probes import Control
 from bench.progress import track
 from bench.store import read_array, write_arrays, write_state
 from bench.workbench import Workbench
@@ -57,12 +58,17 @@ def make_server_state(bench: Workbench, task: Task, folder: Path) -> None:
     write_state(folder, system.defense.fit_server(system, bench.stage(task.scene).defender, rng))
 
 
+def batches_of(system: System, names: Sequence[str], rng: Rng, pairs: Pairs | None) -> list[NDArray[np.int64]]:
+    """Which images are protected together."""
+    size = system.defense.protect_batch
+    return plain_batches(len(names)) if size is None else coupled_batches(len(names), size, rng, pairs)
+
+
 def protect(
     system: System, images: Sequence[Tensor] | FaceSet, names: Sequence[str], rng: Rng, pairs: Pairs | None
 ) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor]]:
     """Yields (indices, features, templates) of each batch, in the batches that the defence asks for."""
-    size = system.defense.protect_batch
-    batches = plain_batches(len(names)) if size is None else coupled_batches(len(names), size, rng, pairs)
+    batches = batches_of(system, names, rng, pairs)
     for batch in track(batches, f"protecting: {type(system.defense).__name__}", len(batches)):
         if isinstance(images, FaceSet):
             pixels = images.batch(batch, system.device)
@@ -73,18 +79,39 @@ def protect(
             yield batch, features, system.protect(features, rng.images([names[i] for i in batch]))
 
 
+def _disturb(
+    bench: Workbench, task: Task, system: System, control: Control
+) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor]]:
+    """As `protect`, for a control: from what its defence stored of the same images, in the same batches."""
+    test, parent = bench.stage(task.scene).test, task.need("templates")
+    assert parent is not None
+    stored = read_array(bench.ready(parent), "templates")
+    rng = bench.rng(task.seed, "protect", type(control.defense).__name__)
+    other = bench.rng(task.seed, "control", control.noise)
+    for batch in batches_of(system, test.names, rng, bench.stage(task.scene).pairs):
+        with torch.no_grad():
+            features = system.encode(test.batch(batch, system.device))
+            own = torch.from_numpy(stored[batch]).to(system.device, torch.float32)
+            names = other.images([test.names[i] for i in batch])
+            yield batch, features, control.instead(system.defense.reference(system, features), own, names)
+
+
 def make_templates(bench: Workbench, task: Task, folder: Path) -> None:
     """What the server stores of every test image, streamed to disk, and the noise that was really added."""
     stage = bench.stage(task.scene)
     system = bench.system(task)
     noise = NoiseMeter()
     rng = bench.rng(task.seed, "protect", type(system.defense).__name__)
+    if isinstance(system.defense, Control):
+        made = _disturb(bench, task, system, system.defense)
+    else:
+        made = protect(system, stage.test, stage.test.names, rng, stage.pairs)
     dtype = np.dtype(system.defense.template_dtype)
     stored: np.memmap[Any, Any] | None = None
     batches = []
     seconds = 0.0
     started = time.perf_counter()
-    for batch, features, templates in protect(system, stage.test, stage.test.names, rng, stage.pairs):
+    for batch, features, templates in made:
         seconds += time.perf_counter() - started
         if stored is None:
             shape = (len(stage.test), *templates.shape[1:])
