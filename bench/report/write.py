@@ -8,6 +8,7 @@ from bench.records import Run, replacing
 from bench.report.embeddings import embedding_attacks, render_embedding_attacks
 from bench.report.grid import write_grids
 from bench.report.heatmap import heatmap, save
+from bench.report.html import write_page
 from bench.report.leaderboard import leaderboard, render
 from bench.report.scatter import scatter
 from bench.report.text import Format
@@ -16,7 +17,7 @@ _FORMATS: tuple[Format, ...] = ("md", "csv", "tex")
 
 
 def write_reports(run: Run) -> list[Path]:
-    """leaderboard.md, .csv and .tex, heatmap_ssim, heatmap_psnr and scatter as PNG and SVG, grid_DEFENCE.png.
+    """leaderboard.md, .csv and .tex, heatmap_ssim, heatmap_psnr and scatter as PNG and SVG, grid_DEFENCE.png, report/index.html.
 
     Raises:
         DataError: there are no records, or damaged ones.
@@ -38,4 +39,4 @@ def write_reports(run: Run) -> list[Path]:
         written += save(heatmap(run, metric), run.folder / f"heatmap_{metric.removesuffix('_db')}")
     points = scatter(run)
     written += save(points, run.folder / "scatter") if points else []
-    return written + write_grids(run)
+    return [*written, *write_grids(run), write_page(run, run.folder / "report")]

@@ -1,0 +1,365 @@
+"""The report: a folder with one page that shows everything about a run, and needs nothing from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib import rc_context
+
+from bench import __version__
+from bench.records import Measure, Record, Run, replacing
+from bench.report.embeddings import COLUMNS as EMBEDDING_COLUMNS
+from bench.report.embeddings import embedding_attacks
+from bench.report.flags import meaning
+from bench.report.heatmap import METRICS, heatmap, save
+from bench.report.leaderboard import leaderboard
+from bench.report.scatter import scatter
+from bench.report.strips import Gallery, galleries
+from bench.report.summary import LEVELS, Board, boards
+from bench.report.text import number_text
+
+#: Matplotlib's colours on the dark page; `report.css` has the same two.
+_DARK = {
+    **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), "#15181d"),
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), "#e6e8eb"),
+}
+
+KNOWLEDGE = {
+    "blind": "public faces only; never looks at the template",
+    "encoder": "also asks the client's encoder for features: the AdvFace paper's attacker",
+    "algorithm": "also knows the defence and its settings, and runs a copy of its own",
+    "enrolment": "also enrols own images and reads the stored templates back",
+    "whitebox": "the whole system with gradients, but not the victims' randomness",
+}
+
+# Column of the leaderboard's frame, heading, decimals, what it says.
+_LEADERBOARD = (
+    ("acc", "ACC ↑", 3, "verification accuracy, both sides protected"),
+    ("acc_raw_probe", "ACC, raw probe ↑", 3, "accuracy with an unprotected probe"),
+    ("worst_ssim", "worst SSIM ↓", 3, "SSIM (7x7) of the attack that rebuilds most; ≥: an attack is missing"),
+    ("worst_psnr_db", "PSNR dB ↓", 1, "of that attack"),
+    ("worst_cosine", "cosine ↓", 3, "of the rebuilt face's embedding with the original's, that attack"),
+    ("worst_lpips", "LPIPS ↑", 3, "of that attack, AlexNet"),
+    ("paper_ssim", "SSIM at encoder ↓", 3, "of the best attack at the AdvFace paper's level"),
+    ("bound_ssim", "oracle bound ↓", 3, "per image the best of all attacks: what no single attacker reaches"),
+    ("blind_ssim", "blind floor", 3, "SSIM of the best guess that never looked"),
+    ("srra1", "SRRA I ↓", 3, "how often the rebuilt face is accepted against the same image's template"),
+    ("srra2", "SRRA II ↓", 3, "how often it is accepted against another image of the person"),
+    ("noise_rms", "noise rms", 3, "measured, in units of the feature"),
+    ("snr_db", "SNR dB", 1, "measured signal-to-noise ratio of the template"),
+    ("template_bytes", "bytes", 0, "of a stored template"),
+)
+_CELLS = (
+    ("ssim", "SSIM", 3), ("psnr_db", "PSNR dB", 1), ("mse", "MSE", 4), ("lpips", "LPIPS", 3), ("cosine", "cosine", 3),
+    ("srra1", "SRRA I", 3), ("srra2", "SRRA II", 3),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Value:
+    """What stands in a table's cell."""
+
+    text: str
+    interval: str = ""
+    sort: float | None = None  #: what a column of figures is sorted by; None: missing, always last
+    badge: str = ""  #: the attacker's knowledge, shown behind the text
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A table's column."""
+
+    heading: str
+    title: str = ""
+    figures: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A sortable table; the first column names the row."""
+
+    caption: str
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[Value]]
+    shown: str = ""  #: the heading of the column by which the rows stand already
+
+
+def write_page(run: Run, folder: Path) -> Path:
+    """FOLDER/index.html, and beside it its pictures: `*.svg` and `strip-N.webp`. Nothing else in FOLDER is touched.
+
+    Names and messages are untrusted text: they are escaped, files are numbered, and the page's policy lets no script run
+    but its own.
+
+    Raises:
+        DataError: there are no records, or damaged ones.
+    """
+    some = boards(run)
+    records = [record for board in some for entry in board.entries for record in entry.records]
+    folder.mkdir(parents=True, exist_ok=True)
+    shown: list[tuple[Board, list[Gallery]]] = []
+    strips = 0
+    for board in some:
+        found = galleries(run, board, folder, strips)
+        strips += sum(len(gallery.strips) for gallery in found)
+        shown.append((board, found))
+    for stale in folder.glob("strip-*.webp"):
+        if stale.stem.partition("-")[2].isdecimal() and int(stale.stem.partition("-")[2]) >= strips:
+            stale.unlink()  # of an earlier run with more to show
+    stolen = embedding_attacks(run)
+    environment = Environment(
+        loader=PackageLoader("bench.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    script = environment.get_template("report.js").render()
+    page = environment.get_template("index.html").render(
+        title=" · ".join(dict.fromkeys(f"{board.dataset}, {board.recognizer}" for board in some)),
+        version=__version__,
+        style=environment.get_template("report.css").render(),
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        leaderboards=_leaderboards(run),
+        embeddings=_embeddings(stolen.to_dict("records")),
+        scatter=_drawn(folder, "scatter", lambda: scatter(run)),
+        heatmaps=_heatmaps(run, some, folder),
+        galleries=shown,
+        cells=[_cells(board) for board in some],
+        failures=[r for r in records if r.status != "ok"],
+        attacks=sorted({s.attack.partition("@")[0] for _, gs in shown for g in gs for s in g.strips if s.attack}),
+        defenses=list(dict.fromkeys(gallery.defense for _, found in shown for gallery in found)),
+        levels=[level for level in LEVELS if any(r.cell.level == level for r in records)],
+        knowledge=KNOWLEDGE,
+        flags=_flags(records, _below_floor(run)),
+        made=_provenance(records),
+        settings=_settings(records),
+        parameters=_parameters(records),
+        keys=_keys(records),
+        counted=len(records),
+        time=_duration(sum(record.time_s for record in records)),
+    )
+    path = folder / "index.html"
+    with replacing(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return path
+
+
+# --------------------------------------------------------------------------------------------------------- tables
+
+
+def _figure(value: Any, low: Any = None, high: Any = None, decimals: int = 3) -> Value:
+    text = number_text(value, decimals)
+    if text == "–":
+        return Value(text)
+    certain = low is None or high is None or math.isnan(low) or math.isnan(high)
+    interval = "" if certain else f"[{number_text(low, decimals)}, {number_text(high, decimals)}]"
+    return Value(text, interval, float(value))
+
+
+def _attack(label: str, level: str) -> Value:
+    """`resrec@enrolment` as resrec, with its level behind it."""
+    return Value(label.partition("@")[0] or "–", badge=level)
+
+
+def _leaderboards(run: Run) -> list[Table]:
+    tables = []
+    for (dataset, recognizer), some in leaderboard(run).groupby(["dataset", "recognizer"], sort=False):
+        names = [column for column in _LEADERBOARD if some[column[0]].notna().any()]
+        columns = [Column("defence"), *(Column(heading, title, True) for _, heading, _, title in names)]
+        columns.insert(1, Column("worst attack", "the single attack that rebuilds most, and what it knows"))
+        rows = []
+        for row in some.to_dict("records"):
+            cells = [Value(row["defense"]), _attack(row["worst_attack"], row["worst_level"])]
+            for name, _, decimals, _ in names:
+                cell = _figure(row[name], row.get(f"{name}_low"), row.get(f"{name}_high"), decimals)
+                if row["bound_note"] and name == "worst_ssim" and cell.sort is not None:
+                    cell = Value(f"≥ {cell.text}", cell.interval, cell.sort, title=row["bound_note"])
+                elif row["bound_note"] and name == "bound_ssim":
+                    cell = Value("incomplete", title=row["bound_note"])
+                cells.append(cell)
+            rows.append([*cells, Value(row["failed"] or "none")])
+        missed = int(some["images_without_a_face"].max())
+        note = f" No face was found in {missed} images; they count as failures." if missed else ""
+        caption = f"{dataset}, {recognizer}: the defence that gives away least first.{note}"
+        tables.append(Table(caption, [*columns, Column("failed")], rows, "worst SSIM ↓"))
+    return tables
+
+
+def _embeddings(rows: Sequence[Mapping[Any, Any]]) -> list[Table]:
+    if not rows:
+        return []
+    columns = [
+        Column("defence"), Column("attack"), Column("data"), Column("targets", "", True), Column("queries each", "", True),
+        *(Column(heading, "", True) for heading, _ in EMBEDDING_COLUMNS.values()),
+    ]  # fmt: skip
+    cells = [
+        [
+            Value(row["defense"]),
+            _attack(row["attack"], row["level"]),
+            Value(f"{row['dataset']}, {row['recognizer']}"),
+            _figure(row["targets"], decimals=0),
+            _figure(row["queries"], decimals=0),
+            *(_figure(row[n], row[f"{n}_low"], row[f"{n}_high"], d) for n, (_, d) in EMBEDDING_COLUMNS.items()),
+        ]
+        for row in rows
+    ]
+    return [Table("Attacks on stolen embeddings: they have no part in the worst case above.", columns, cells)]
+
+
+def _cells(board: Board) -> Table:
+    entries = [
+        e
+        for defense in board.defenses
+        for kind in ("reconstruction", "replay")
+        for e in sorted(board.under(defense, kind), key=lambda e: (LEVELS[e.cell.level], e.cell.attack))
+    ]
+    used = [c for c in _CELLS if any(e.metric(c[0]).value is not None for e in entries)]
+    rows = []
+    for entry in entries:
+        counts = [entry.metric(name).n for name, _, _ in used]
+        rows.append(
+            [
+                Value(entry.cell.defense),
+                _attack(entry.cell.attack, entry.cell.level),
+                *(_measured(entry.metric(name), decimals) for name, _, decimals in used),
+                _figure(max(counts, default=0) or None, decimals=0),
+                Value(entry.failed or "ok"),
+            ]
+        )
+    columns = [Column("defence"), Column("attack"), *(Column(heading, "", True) for _, heading, _ in used)]
+    columns += [Column("n", "images or pairs behind the figures", True), Column("outcome")]
+    return Table(f"Every attack on every defence: {board.dataset}, {board.recognizer}", columns, rows)
+
+
+def _measured(measure: Measure, decimals: int) -> Value:
+    value = _figure(measure.value, measure.low, measure.high, decimals)
+    return Value("–", title=measure.note) if value.sort is None else value
+
+
+# ------------------------------------------------------------------------------------------------------- pictures
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An SVG in two colourings."""
+
+    light: str
+    dark: str
+    heading: str
+
+
+def _drawn(folder: Path, name: str, draw: Any, heading: str = "") -> Picture | None:
+    """Writes NAME.svg and NAME-dark.svg; None where there is nothing to draw."""
+    for suffix, colours in (("", {}), ("-dark", _DARK)):
+        with rc_context(colours):
+            figure = draw()
+            if figure is None:
+                for stale in (folder / f"{name}.svg", folder / f"{name}-dark.svg"):
+                    stale.unlink(missing_ok=True)
+                return None
+            save(figure, folder / f"{name}{suffix}", ("svg",))
+    return Picture(f"{name}.svg", f"{name}-dark.svg", heading)
+
+
+def _heatmaps(run: Run, some: Sequence[Board], folder: Path) -> list[Picture]:
+    entries = [entry for board in some for entry in board.entries]
+    found = []
+    if any(board.attacks for board in some):
+        for metric, (heading, _, _) in METRICS.items():
+            if metric != "mse" and any(e.metric(metric).value is not None for e in entries):  # psnr_db says the same
+                picture = _drawn(folder, f"heatmap_{metric}", lambda metric=metric: heatmap(run, metric), heading)
+                found += [picture] if picture else []
+    return found
+
+
+# ----------------------------------------------------------------------------------------------------- provenance
+
+
+def _below_floor(run: Run) -> set[str]:
+    frame = leaderboard(run)
+    return {row["defense"] for row in frame.to_dict("records") if "below the blind floor" in row["flags"]}
+
+
+def _flags(records: Sequence[Record], below: set[str]) -> list[dict[str, Any]]:
+    """Each flag once: what it means, and where it stands, by defence."""
+    places: dict[str, dict[str, set[str]]] = {}
+    for record in records:
+        for flag in record.flags:
+            found = places.setdefault(flag, {}).setdefault(record.cell.defense, set())
+            found.add(record.cell.attack or "recognition")
+    for defense in below:
+        places.setdefault("below the blind floor", {})[defense] = {"worst attack"}
+    return [
+        {"flag": flag, "meaning": meaning(flag), "places": {d: sorted(a) for d, a in sorted(where.items())}}
+        for flag, where in sorted(places.items())
+    ]
+
+
+def _same(records: Sequence[Record], part: str) -> list[tuple[dict[str, Any], int]]:
+    """The different values of a part of the records, with how many have each, the most frequent first."""
+    texts = [json.dumps(dict(getattr(record, part)), sort_keys=True, default=str) for record in records]
+    counts = sorted(((text, texts.count(text)) for text in set(texts)), key=lambda pair: (-pair[1], pair[0]))
+    return [(json.loads(text), count) for text, count in counts]
+
+
+def _provenance(records: Sequence[Record]) -> list[dict[str, Any]]:
+    found = []
+    for origin, count in _same(records, "provenance"):
+        versions = origin.pop("versions", {})
+        found.append({"count": count, "rows": {**versions, **origin}})
+    return found
+
+
+def _settings(records: Sequence[Record]) -> dict[str, list[str]]:
+    """How each metric was taken; several texts where records differ."""
+    found: dict[str, set[str]] = {}
+    for record in records:
+        for name, value in record.settings.items():
+            found.setdefault(name, set()).add(value if isinstance(value, str) else json.dumps(value))
+    return {name: sorted(values) for name, values in sorted(found.items()) if name != "thresholds"}
+
+
+def _parameters(records: Sequence[Record]) -> dict[str, str]:
+    """The defences' and attacks' parameters as JSON, by what they belong to."""
+    found: dict[str, str] = {}
+    for record in records:
+        for role, label in (("defense", record.cell.defense), ("attack", record.cell.attack)):
+            if record.parameters.get(role) is not None and label:
+                word = "defence" if role == "defense" else role
+                text = json.dumps(record.parameters[role], indent=2, sort_keys=True)
+                found.setdefault(f"{word} {label}", text)
+    return dict(sorted(found.items()))
+
+
+def _keys(records: Sequence[Record]) -> Table:
+    columns = [Column("cell"), Column("status"), Column("seed", "", True), Column("seconds", "", True)]
+    columns += [Column("key", "sha256 of everything that the cell was made from"), Column("artefacts", "", True)]
+    rows = [
+        [
+            Value(record.cell.name),
+            Value(record.status),
+            _figure(record.cell.seed, decimals=0),
+            _figure(record.time_s, decimals=1),
+            Value(record.key[:16], title=record.key),
+            Value(str(len(record.artefacts)), sort=len(record.artefacts), title="\n".join(record.artefacts)),
+        ]
+        for record in sorted(records, key=lambda record: record.cell.name)
+    ]
+    artefacts = len(set(chain.from_iterable(record.artefacts for record in records)))
+    caption = f"Cells with the key of what made them and the time they took, {artefacts} shared artefacts included"
+    return Table(caption, columns, rows)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
