@@ -115,7 +115,7 @@ def write_page(run: Run, folder: Path) -> Path:
     for stale in folder.glob("strip-*.webp"):
         if stale.stem.partition("-")[2].isdecimal() and int(stale.stem.partition("-")[2]) >= strips:
             stale.unlink()  # of an earlier run with more to show
-    stolen = embedding_attacks(run)
+    every_strip = [strip for _, found in shown for gallery in found for strip in gallery.strips]
     environment = Environment(
         loader=PackageLoader("bench.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
@@ -128,15 +128,15 @@ def write_page(run: Run, folder: Path) -> Path:
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         leaderboards=_leaderboards(run),
-        embeddings=_embeddings(stolen.to_dict("records")),
+        embeddings=_embeddings(embedding_attacks(run).to_dict("records")),
         scatter=_drawn(folder, "scatter", lambda: scatter(run)),
         heatmaps=_heatmaps(run, some, folder),
         galleries=shown,
         cells=[_cells(board) for board in some],
         failures=[r for r in records if r.status != "ok"],
-        attacks=sorted({s.attack.partition("@")[0] for _, gs in shown for g in gs for s in g.strips if s.attack}),
+        attacks=sorted({strip.attack.partition("@")[0] for strip in every_strip if strip.attack}),
         defenses=list(dict.fromkeys(gallery.defense for _, found in shown for gallery in found)),
-        levels=[level for level in LEVELS if any(r.cell.level == level for r in records)],
+        levels=[level for level in LEVELS if any(strip.level == level for strip in every_strip)],
         knowledge=KNOWLEDGE,
         flags=_flags(records, _below_floor(run)),
         made=_provenance(records),
@@ -189,7 +189,9 @@ def _leaderboards(run: Run) -> list[Table]:
         missed = int(some["images_without_a_face"].max())
         note = f" No face was found in {missed} images; they count as failures." if missed else ""
         caption = f"{dataset}, {recognizer}: the defence that gives away least first.{note}"
-        tables.append(Table(caption, [*columns, Column("failed")], rows, "worst SSIM ↓"))
+        # Where a row is incomplete it stands last, whatever its figure.
+        shown = "" if some["bound_note"].any() else "worst SSIM ↓"
+        tables.append(Table(caption, [*columns, Column("failed")], rows, shown))
     return tables
 
 
@@ -221,7 +223,8 @@ def _cells(board: Board) -> Table:
         for kind in ("reconstruction", "replay")
         for e in sorted(board.under(defense, kind), key=lambda e: (LEVELS[e.cell.level], e.cell.attack))
     ]
-    used = [c for c in _CELLS if any(e.metric(c[0]).value is not None for e in entries)]
+    # A column without a figure stays where a note says why there is none.
+    used = [c for c in _CELLS if any(e.metric(c[0]).value is not None or e.metric(c[0]).note for e in entries)]
     rows = []
     for entry in entries:
         counts = [entry.metric(name).n for name, _, _ in used]
