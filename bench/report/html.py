@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib import rc_context
 
@@ -19,27 +19,34 @@ from bench import __version__
 from bench.records import Measure, Record, Run, replacing
 from bench.report.embeddings import COLUMNS as EMBEDDING_COLUMNS
 from bench.report.embeddings import embedding_attacks
-from bench.report.flags import meaning
 from bench.report.heatmap import METRICS, heatmap, save
 from bench.report.leaderboard import leaderboard
+from bench.report.provenance import duration, flags, origins, parameters, settings
 from bench.report.scatter import scatter
 from bench.report.strips import Gallery, galleries
 from bench.report.summary import LEVELS, Board, boards
 from bench.report.text import number_text
 
 #: Matplotlib's colours on the dark page; `report.css` has the same two.
-_DARK = {
+_DARK: dict[Any, str] = {
     **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), "#15181d"),
     **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), "#e6e8eb"),
 }
 
-KNOWLEDGE = {
-    "blind": "public faces only; never looks at the template",
-    "encoder": "also asks the client's encoder for features: the AdvFace paper's attacker",
-    "algorithm": "also knows the defence and its settings, and runs a copy of its own",
-    "enrolment": "also enrols own images and reads the stored templates back",
-    "whitebox": "the whole system with gradients, but not the victims' randomness",
-}
+#: What each level of knowledge lets an attacker do, from the least on.
+_KNOWLEDGE = dict(
+    zip(
+        LEVELS,
+        (
+            "public faces only; never looks at the template",
+            "also asks the client's encoder for features: the AdvFace paper's attacker",
+            "also knows the defence and its settings, and runs a copy of its own",
+            "also enrols own images and reads the stored templates back",
+            "the whole system with gradients, but not the victims' randomness",
+        ),
+        strict=True,
+    )
+)
 
 # Column of the leaderboard's frame, heading, decimals, what it says.
 _LEADERBOARD = (
@@ -97,13 +104,13 @@ class Table:
 def write_page(run: Run, folder: Path) -> Path:
     """FOLDER/index.html, and beside it its pictures: `*.svg` and `strip-N.webp`. Nothing else in FOLDER is touched.
 
-    Names and messages are untrusted text: they are escaped, files are numbered, and the page's policy lets no script run
-    but its own.
+    Names and messages are untrusted text: they are escaped, files are numbered, and the page's policy lets no script
+    run but its own.
 
     Raises:
         DataError: there are no records, or damaged ones.
     """
-    some = boards(run)
+    some, frame = boards(run), leaderboard(run)
     records = [record for board in some for entry in board.entries for record in entry.records]
     folder.mkdir(parents=True, exist_ok=True)
     shown: list[tuple[Board, list[Gallery]]] = []
@@ -127,7 +134,7 @@ def write_page(run: Run, folder: Path) -> Path:
         style=environment.get_template("report.css").render(),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        leaderboards=_leaderboards(run),
+        leaderboards=_leaderboards(frame),
         embeddings=_embeddings(embedding_attacks(run).to_dict("records")),
         scatter=_drawn(folder, "scatter", lambda: scatter(run)),
         heatmaps=_heatmaps(run, some, folder),
@@ -137,14 +144,14 @@ def write_page(run: Run, folder: Path) -> Path:
         attacks=sorted({strip.attack.partition("@")[0] for strip in every_strip if strip.attack}),
         defenses=list(dict.fromkeys(gallery.defense for _, found in shown for gallery in found)),
         levels=[level for level in LEVELS if any(strip.level == level for strip in every_strip)],
-        knowledge=KNOWLEDGE,
-        flags=_flags(records, _below_floor(run)),
-        made=_provenance(records),
-        settings=_settings(records),
-        parameters=_parameters(records),
+        knowledge=_KNOWLEDGE,
+        flags=flags(records, frame.loc[frame["flags"].str.contains("below the blind floor"), "defense"].tolist()),
+        made=origins(records),
+        settings=settings(records),
+        parameters=parameters(records),
         keys=_keys(records),
         counted=len(records),
-        time=_duration(sum(record.time_s for record in records)),
+        time=duration(sum(record.time_s for record in records)),
     )
     path = folder / "index.html"
     with replacing(path) as temporary:
@@ -169,9 +176,9 @@ def _attack(label: str, level: str) -> Value:
     return Value(label.partition("@")[0] or "–", badge=level)
 
 
-def _leaderboards(run: Run) -> list[Table]:
+def _leaderboards(frame: pd.DataFrame) -> list[Table]:
     tables = []
-    for (dataset, recognizer), some in leaderboard(run).groupby(["dataset", "recognizer"], sort=False):
+    for (dataset, recognizer), some in frame.groupby(["dataset", "recognizer"], sort=False):
         names = [column for column in _LEADERBOARD if some[column[0]].notna().any()]
         columns = [Column("defence"), *(Column(heading, title, True) for _, heading, _, title in names)]
         columns.insert(1, Column("worst attack", "the single attack that rebuilds most, and what it knows"))
@@ -199,7 +206,8 @@ def _embeddings(rows: Sequence[Mapping[Any, Any]]) -> list[Table]:
     if not rows:
         return []
     columns = [
-        Column("defence"), Column("attack"), Column("data"), Column("targets", "", True), Column("queries each", "", True),
+        Column("defence"), Column("attack"), Column("data"), Column("targets", "", True),
+        Column("queries each", "", True),
         *(Column(heading, "", True) for heading, _ in EMBEDDING_COLUMNS.values()),
     ]  # fmt: skip
     cells = [
@@ -247,6 +255,25 @@ def _measured(measure: Measure, decimals: int) -> Value:
     return Value("–", title=measure.note) if value.sort is None else value
 
 
+def _keys(records: Sequence[Record]) -> Table:
+    columns = [Column("cell"), Column("status"), Column("seed", "", True), Column("seconds", "", True)]
+    columns += [Column("key", "sha256 of everything that the cell was made from"), Column("artefacts", "", True)]
+    rows = [
+        [
+            Value(record.cell.name),
+            Value(record.status),
+            _figure(record.cell.seed, decimals=0),
+            _figure(record.time_s, decimals=1),
+            Value(record.key[:16], title=record.key),
+            Value(str(len(record.artefacts)), sort=len(record.artefacts), title="\n".join(record.artefacts)),
+        ]
+        for record in sorted(records, key=lambda record: record.cell.name)
+    ]
+    artefacts = len(set(chain.from_iterable(record.artefacts for record in records)))
+    caption = f"Cells with the key of what made them and the time they took, {artefacts} shared artefacts included"
+    return Table(caption, columns, rows)
+
+
 # ------------------------------------------------------------------------------------------------------- pictures
 
 
@@ -281,88 +308,3 @@ def _heatmaps(run: Run, some: Sequence[Board], folder: Path) -> list[Picture]:
                 picture = _drawn(folder, f"heatmap_{metric}", lambda metric=metric: heatmap(run, metric), heading)
                 found += [picture] if picture else []
     return found
-
-
-# ----------------------------------------------------------------------------------------------------- provenance
-
-
-def _below_floor(run: Run) -> set[str]:
-    frame = leaderboard(run)
-    return {row["defense"] for row in frame.to_dict("records") if "below the blind floor" in row["flags"]}
-
-
-def _flags(records: Sequence[Record], below: set[str]) -> list[dict[str, Any]]:
-    """Each flag once: what it means, and where it stands, by defence."""
-    places: dict[str, dict[str, set[str]]] = {}
-    for record in records:
-        for flag in record.flags:
-            found = places.setdefault(flag, {}).setdefault(record.cell.defense, set())
-            found.add(record.cell.attack or "recognition")
-    for defense in below:
-        places.setdefault("below the blind floor", {})[defense] = {"worst attack"}
-    return [
-        {"flag": flag, "meaning": meaning(flag), "places": {d: sorted(a) for d, a in sorted(where.items())}}
-        for flag, where in sorted(places.items())
-    ]
-
-
-def _same(records: Sequence[Record], part: str) -> list[tuple[dict[str, Any], int]]:
-    """The different values of a part of the records, with how many have each, the most frequent first."""
-    texts = [json.dumps(dict(getattr(record, part)), sort_keys=True, default=str) for record in records]
-    counts = sorted(((text, texts.count(text)) for text in set(texts)), key=lambda pair: (-pair[1], pair[0]))
-    return [(json.loads(text), count) for text, count in counts]
-
-
-def _provenance(records: Sequence[Record]) -> list[dict[str, Any]]:
-    found = []
-    for origin, count in _same(records, "provenance"):
-        versions = origin.pop("versions", {})
-        found.append({"count": count, "rows": {**versions, **origin}})
-    return found
-
-
-def _settings(records: Sequence[Record]) -> dict[str, list[str]]:
-    """How each metric was taken; several texts where records differ."""
-    found: dict[str, set[str]] = {}
-    for record in records:
-        for name, value in record.settings.items():
-            found.setdefault(name, set()).add(value if isinstance(value, str) else json.dumps(value))
-    return {name: sorted(values) for name, values in sorted(found.items()) if name != "thresholds"}
-
-
-def _parameters(records: Sequence[Record]) -> dict[str, str]:
-    """The defences' and attacks' parameters as JSON, by what they belong to."""
-    found: dict[str, str] = {}
-    for record in records:
-        for role, label in (("defense", record.cell.defense), ("attack", record.cell.attack)):
-            if record.parameters.get(role) is not None and label:
-                word = "defence" if role == "defense" else role
-                text = json.dumps(record.parameters[role], indent=2, sort_keys=True)
-                found.setdefault(f"{word} {label}", text)
-    return dict(sorted(found.items()))
-
-
-def _keys(records: Sequence[Record]) -> Table:
-    columns = [Column("cell"), Column("status"), Column("seed", "", True), Column("seconds", "", True)]
-    columns += [Column("key", "sha256 of everything that the cell was made from"), Column("artefacts", "", True)]
-    rows = [
-        [
-            Value(record.cell.name),
-            Value(record.status),
-            _figure(record.cell.seed, decimals=0),
-            _figure(record.time_s, decimals=1),
-            Value(record.key[:16], title=record.key),
-            Value(str(len(record.artefacts)), sort=len(record.artefacts), title="\n".join(record.artefacts)),
-        ]
-        for record in sorted(records, key=lambda record: record.cell.name)
-    ]
-    artefacts = len(set(chain.from_iterable(record.artefacts for record in records)))
-    caption = f"Cells with the key of what made them and the time they took, {artefacts} shared artefacts included"
-    return Table(caption, columns, rows)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"

@@ -17,7 +17,7 @@ _FORMATS: tuple[Format, ...] = ("md", "csv", "tex")
 
 
 def write_reports(run: Run) -> list[Path]:
-    """leaderboard.md, .csv and .tex, heatmap_ssim, heatmap_psnr and scatter as PNG and SVG, grid_DEFENCE.png, report/index.html.
+    """leaderboard.md, .csv and .tex, heatmap_ssim, heatmap_psnr and scatter as PNG and SVG, grids, report/index.html.
 
     Raises:
         DataError: there are no records, or damaged ones.
