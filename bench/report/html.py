@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib import rc_context
+from matplotlib.figure import Figure
 
 from bench import __version__
 from bench.records import Measure, Record, Run, replacing
@@ -27,10 +28,13 @@ from bench.report.strips import Gallery, galleries
 from bench.report.summary import LEVELS, Board, boards
 from bench.report.text import number_text
 
-#: Matplotlib's colours on the dark page; `report.css` has the same two.
-_DARK: dict[Any, str] = {
-    **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), "#15181d"),
-    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), "#e6e8eb"),
+#: Ground and ink of the page, light and dark, as in `report.css`. A picture is drawn once, in a pair that nothing else
+#: in it has (a heatmap's figures are plain black and white), and then recoloured.
+_LIGHT = ("#fefefe", "#1b1e23")
+_DARK = ("#15181d", "#e6e8eb")
+_STYLE: dict[Any, str] = {
+    **dict.fromkeys(("figure.facecolor", "axes.facecolor"), _LIGHT[0]),
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), _LIGHT[1]),
 }
 
 #: What each level of knowledge lets an attacker do, from the least on.
@@ -286,17 +290,22 @@ class Picture:
     heading: str
 
 
-def _drawn(folder: Path, name: str, draw: Any, heading: str = "") -> Picture | None:
-    """Writes NAME.svg and NAME-dark.svg; None where there is nothing to draw."""
-    for suffix, colours in (("", {}), ("-dark", _DARK)):
-        with rc_context(colours):
-            figure = draw()
-            if figure is None:
-                for stale in (folder / f"{name}.svg", folder / f"{name}-dark.svg"):
-                    stale.unlink(missing_ok=True)
-                return None
-            save(figure, folder / f"{name}{suffix}", ("svg",))
-    return Picture(f"{name}.svg", f"{name}-dark.svg", heading)
+def _drawn(folder: Path, name: str, draw: Callable[[], Figure | None], heading: str = "") -> Picture | None:
+    """Writes NAME.svg and NAME-dark.svg; None where there is nothing to draw, and neither is left from before."""
+    light, dark = folder / f"{name}.svg", folder / f"{name}-dark.svg"
+    with rc_context(_STYLE):
+        figure = draw()
+        if figure is None:
+            light.unlink(missing_ok=True)
+            dark.unlink(missing_ok=True)
+            return None
+        save(figure, folder / name, ("svg",))
+    text = light.read_text(encoding="utf-8")
+    for day, night in zip(_LIGHT, _DARK, strict=True):
+        text = text.replace(day, night)
+    with replacing(dark) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return Picture(light.name, dark.name, heading)
 
 
 def _heatmaps(run: Run, some: Sequence[Board], folder: Path) -> list[Picture]:

@@ -197,6 +197,6 @@ def test_it_fits_a_phone_in_either_light(browser: Any, page: Path, scheme: str) 
     picture.scroll_into_view_if_needed()
     assert tab.evaluate("i => i.currentSrc", picture.element_handle()).endswith("-dark.svg") == (scheme == "dark")
     ground = tab.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert ground == {"light": "rgb(255, 255, 255)", "dark": "rgb(21, 24, 29)"}[scheme]
+    assert ground == {"light": "rgb(254, 254, 254)", "dark": "rgb(21, 24, 29)"}[scheme]
     assert tab.evaluate("[...document.images].filter(i => i.complete && !i.naturalWidth).length") == 0
     context.close()
