@@ -56,7 +56,7 @@ def test_every_command_of_a_page_runs(page: Path, tmp_path: Path) -> None:
         assert {record["status"] for record in records if record["cell"]["defense"] == "coarse"} == {"ok"}
         board = (tmp_path / "results/tiny/leaderboard.md").read_text()
         assert "| coarse |" in board
-        assert "coarse" in (tmp_path / "page/index.html").read_text()
+        assert "coarse" in (tmp_path / "results/tiny/report/index.html").read_text()
 
 
 def test_commands_are_left_out_for_known_reasons_alone() -> None:
