@@ -37,7 +37,7 @@ format: $(READY) ## lets ruff tidy up
 	$(BIN)/ruff format .
 
 docs: $(READY) ## the documentation, into build/site
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 benchmark: $(READY) ## speed, as ratios within one run
 	$(BIN)/python -m pytest tests/benchmarks -o addopts=--import-mode=importlib --benchmark-only --benchmark-group-by=group $(ARGS)

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from support import Cli
 
+from bench.contracts import DataError
 from bench.records import Cell, Measure, Record, Run
 from bench.report.flags import meaning
 from bench.report.html import write_page
@@ -109,7 +110,12 @@ def test_a_smaller_run_leaves_no_pictures_of_the_larger(run: Run, tmp_path: Path
 def test_the_command(run: Run, tmp_path: Path, cli: Cli) -> None:
     printed = cli("report", str(run.folder), "-o", str(tmp_path / "page")).stdout.strip()
     assert Path(printed) == tmp_path / "page" / "index.html" and Path(printed).is_file()
-    assert "no records here" in cli("report", str(tmp_path / "nowhere"), status=2).stderr
+
+
+def test_no_run_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no records here"):
+        write_page(Run(tmp_path / "nowhere"), tmp_path / "page")
+    assert not (tmp_path / "page").exists()
 
 
 # ------------------------------------------------------------------------------------------------- in a browser
