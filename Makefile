@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 PROFILE ?=
 ARGS ?=
 
-.PHONY: help setup run test lint format benchmark clean
+.PHONY: help setup run test lint format docs benchmark clean
 .DEFAULT_GOAL := help
 
 help: ## what there is
@@ -18,7 +18,7 @@ $(READY): pyproject.toml
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,docs]'
 	@touch $@
 
 run: $(READY) ## the main job, with nothing to download (PROFILE=quick, ARGS='--set ...')
@@ -35,6 +35,9 @@ lint: $(READY) ## ruff and mypy
 format: $(READY) ## lets ruff tidy up
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(READY) ## the documentation, into build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 benchmark: $(READY) ## speed, as ratios within one run
 	$(BIN)/python -m pytest tests/benchmarks -o addopts=--import-mode=importlib --benchmark-only --benchmark-group-by=group $(ARGS)

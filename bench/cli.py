@@ -358,3 +358,14 @@ def grid(folder: Path, defense: str | None) -> None:
 
     for path in write_grids(Run(folder), defense):
         click.echo(path)
+
+
+@main.command()
+@_run_argument
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="The folder to write; default RUN/report.")
+def report(folder: Path, output: Path | None) -> None:
+    """Writes a folder with one page, index.html, that shows everything and needs no network."""
+    from bench.records import Run
+    from bench.report.html import write_page
+
+    click.echo(write_page(Run(folder), output or folder / "report"))

@@ -12,23 +12,57 @@ from bench.seeds import derive_seed
 
 _FEW = 20  #: people behind an interval, below which it says little
 
+#: What a flag means, by its beginning: one may end in a figure or a name.
 EXPLAINED = {
-    "randomised defence": "the same image gives another template each time; attacks had to cope with fresh noise",
-    "batch-coupled defence": "a template depends on who else was protected in the same batch",
-    "gradients masked": "no gradient passes the defence: the attack took its noise for a constant (BPDA)",
-    "zero gradients": "the attack's objective did not move; it may be blind rather than beaten",
-    "exploding gradients": "the attack's steps were not finite or enormous",
-    "defense not converged": "what the defence learns was still improving when training ended",
-    "server not converged": "the server's own training was still improving when it ended",
-    "attack not converged": "the attack was still improving when it ended: more budget may open the defence further",
-    "black box beats white box": "an attacker who knows less did better: the white-box attack is weak here",
-    "more knowledge made it worse": "the same attack did worse at a higher level: its adaptation is weak here",
-    "below the blind floor": "a guess that never looks at the template scores higher than the worst attack",
-    "attack failed on the unprotected system": "an attack does no better than a guess where nothing is protected",
-    "too few people for the interval": f"fewer than {_FEW} people are behind the worst case",
-    "attack void": "an attack failed the run's test of itself; its figures do not count",
-    "metric lint": "figures contradict each other",
+    "randomised defence": (
+        "The same image protected twice gives two templates. An attacker who averages over several copies, or over the "
+        "defence's randomness, may do better than one who has a single template."
+    ),
+    "batch-coupled defence": (
+        "A template depends on the images that were protected in the same batch. Batches are seeded, and a pair's two "
+        "images never share one; in service the batch mates would be others, and figures may differ."
+    ),
+    "a pair's two images were protected in one batch": (
+        "Two images that are compared were protected together, which can tie their templates. Accuracy may be too high."
+    ),
+    "gradients masked": (
+        "No gradient passes the defence: the white-box attack took its noise for a constant, renewed now and then."
+    ),
+    "zero gradients": "The attack's objective did not move: it may be blind rather than beaten.",
+    "exploding gradients": "The attack's first step was not finite, or enormous: it may be lost rather than beaten.",
+    "attack not converged": (
+        "The attack was still improving when its training or search ended, so its figure is a lower bound on what it "
+        "could rebuild: give it more epochs or iterations before calling a defence safe."
+    ),
+    "defense not converged": (
+        "What the defence learns was still improving when its training ended: it may protect better, or worse, than "
+        "it does here."
+    ),
+    "server not converged": (
+        "The server's own recogniser was still improving when its training ended: accuracy may be higher than shown."
+    ),
+    "black box beats white box": (
+        "Somebody who knows less did better than every attack with gradients: the white-box attacks are weak here."
+    ),
+    "more knowledge made it worse": (
+        "The same attack did worse at a higher level of knowledge: what it learned there is worth less than it cost."
+    ),
+    "below the blind floor": (
+        "The worst attack rebuilt less than a guess that never looked at the template. That is a reason to distrust "
+        "the attack, or the metric, before praising the defence."
+    ),
+    "attack failed on the unprotected system": (
+        "An attack does no better than a guess where nothing is protected: it says nothing about any defence."
+    ),
+    "too few people for the interval": f"Fewer than {_FEW} people are behind the worst case.",
+    "attack void": "An attack failed the run's test of itself: its figures count neither for nor against a defence.",
+    "metric lint": "Figures contradict each other: mean decibels cannot lie below the decibels of the mean error.",
 }
+
+
+def meaning(flag: str) -> str:
+    """The explanation of a flag; empty where it has none."""
+    return next((text for start, text in EXPLAINED.items() if flag.startswith(start)), "")
 
 
 def defense_flags(board: Board, defense: str, worst: Entry | None) -> set[str]:

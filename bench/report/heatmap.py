@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from matplotlib import rc_context
+from matplotlib import rc_context, rcParams
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -81,7 +81,7 @@ def _draw(axis: Axes, board: Board, metric: str) -> None:
         vmin=low,
         vmax=high,
         linewidths=1.5,
-        linecolor="white",
+        linecolor=rcParams["axes.facecolor"],
         xticklabels=[f"{attack}\n({levels[attack]})" for attack in attacks],
         yticklabels=defenses,
         cbar_kws={"label": f"{heading}\n(darker: more leaked)"},

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
+from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -64,7 +65,10 @@ def _draw(axis: Axes, frame: pd.DataFrame, name: str, heading: str, floor: str) 
                 fontsize=8,
             )
     front = _front(frame, name)
-    axis.step(front[name], front["acc"], where="post", color="0.35", linewidth=1.2, zorder=0, label="Pareto front")
+    ink = rcParams["text.color"]  # so that the picture also stands on a dark page
+    axis.step(
+        front[name], front["acc"], where="post", color=ink, alpha=0.65, linewidth=1.2, zorder=0, label="Pareto front"
+    )
     if frame[floor].notna().any():
         axis.axvline(float(frame[floor].max()), color="0.5", linestyle="--", linewidth=1, label="blind floor")
     axis.set_xlabel(f"{heading} (left: less given away)")

@@ -9,6 +9,7 @@ from bench.report.curve import curve
 from bench.report.embeddings import embedding_attacks, render_embedding_attacks
 from bench.report.grid import write_grids
 from bench.report.heatmap import heatmap, save
+from bench.report.html import write_page
 from bench.report.leaderboard import leaderboard, render
 from bench.report.scatter import scatter
 from bench.report.text import Format
@@ -17,7 +18,7 @@ _FORMATS: tuple[Format, ...] = ("md", "csv", "tex")
 
 
 def write_reports(run: Run) -> list[Path]:
-    """leaderboard.md, .csv, .tex; heatmap_ssim, heatmap_psnr, scatter, curve_ssim as PNG and SVG; grid_DEFENCE.png.
+    """leaderboard.md, .csv, .tex; heatmaps, scatter, curve_ssim as PNG and SVG; grids; report/index.html.
 
     Raises:
         DataError: there are no records, or damaged ones.
@@ -41,4 +42,4 @@ def write_reports(run: Run) -> list[Path]:
     written += save(points, run.folder / "scatter") if points else []
     gained = curve(run)
     written += save(gained, run.folder / "curve_ssim") if gained else []
-    return written + write_grids(run)
+    return [*written, *write_grids(run), write_page(run, run.folder / "report")]
