@@ -21,6 +21,7 @@ from bench.report.heatmap import METRICS, heatmap, save
 from bench.report.leaderboard import leaderboard
 from bench.report.provenance import duration, flags, origins, parameters, settings
 from bench.report.scatter import scatter
+from bench.report.sections import side_tables
 from bench.report.strips import Gallery, galleries
 from bench.report.summary import LEVELS, Board, boards
 from bench.report.tables import cells_table, embedding_tables, keys_table, leaderboard_tables
@@ -89,7 +90,8 @@ def write_page(run: Run, folder: Path) -> Path:
         heatmaps=_heatmaps(run, some, folder),
         galleries=shown,
         cells=[cells_table(board) for board in some],
-        failures=[r for r in records if r.status != "ok"],
+        sides=[side_table(board, side) for board in some for side in side_tables(board)],
+        failures=[r for r in records if r.status == "error"],
         attacks=sorted({strip.attack.partition("@")[0] for strip in every_strip if strip.attack}),
         defenses=list(dict.fromkeys(gallery.defense for _, found in shown for gallery in found)),
         levels=[level for level in LEVELS if any(strip.level == level for strip in every_strip)],

@@ -11,7 +11,7 @@ from bench.report.flags import meaning
 
 
 def flags(records: Sequence[Record], boards: Mapping[str, Collection[str]]) -> list[dict[str, Any]]:
-    """Each flag once: what it means, and where it stands, by defence; `boards`: a defence's, seen over all its cells."""
+    """Each flag once: what it means, and where it stands; `boards`: a defence's, seen over all of its cells."""
     places: dict[str, dict[str, set[str]]] = {}
     for record in records:
         for flag in record.flags:

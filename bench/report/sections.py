@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from bench.records import Measure
 from bench.report.selftest import board_trials
 from bench.report.summary import UNKNOWN, Board, Entry
 from bench.report.text import figure_text, markdown
 
 
+@dataclass(frozen=True)
+class Side:
+    """A table of texts, its head first, with what must be known to read it."""
+
+    title: str
+    rows: list[list[str]]
+    note: str
+
+
+def side_tables(board: Board) -> list[Side]:
+    """Those that this board has something for."""
+    return [side for side in (_selftest(board), _controls(board), _linkage(board)) if len(side.rows) > 1]
+
+
 def sections(board: Board) -> list[str]:
-    """Those that this board has something for, as Markdown."""
-    return [text for text in (_selftest(board), _controls(board), _linkage(board)) if text]
+    """The same as Markdown."""
+    place = f"{board.dataset}, {board.recognizer}"
+    return [f"### {side.title}: {place}\n\n{markdown(side.rows)}\n\n{side.note}" for side in side_tables(board)]
 
 
-def _selftest(board: Board) -> str:
-    found = board_trials(board)
-    if not found:
-        return ""
+def _selftest(board: Board) -> Side:
     rows = [["attack", "canary", "verdict", "figures"]]
-    for trial in sorted(found, key=lambda t: (t.passed, t.attack, t.canary)):
+    for trial in sorted(board_trials(board), key=lambda t: (t.passed, t.attack, t.canary)):
         rows.append([trial.attack, trial.canary, "passed" if trial.passed else "FAILED: void", trial.said])
-    return f"### Self-test: {board.dataset}, {board.recognizer}\n\n{markdown(rows)}\n\n{_SELFTEST}"
+    return Side("Self-test", rows, _SELFTEST)
 
 
 _SELFTEST = (
@@ -36,7 +50,7 @@ def _best_at_encoder(board: Board, defense: str) -> Entry | None:
     return max(good, key=lambda e: e.metric("ssim").value or 0.0, default=None)
 
 
-def _controls(board: Board) -> str:
+def _controls(board: Board) -> Side:
     rows = [["defence", "noise", "ACC ↑", "noise rms", "best attack at encoder", "SSIM (7x7) ↓", "PSNR dB ↓"]]
     for defense in board.defenses:
         variants = {"its own": defense, "random": f"{defense}~random", "another image's": f"{defense}~swapped"}
@@ -57,9 +71,7 @@ def _controls(board: Board) -> str:
                     *(figure_text(m.value, m.low, m.high, d) for m, d in zip(figures, (3, 1), strict=True)),
                 ]
             )
-    if len(rows) == 1:
-        return ""
-    return f"### Controls: {board.dataset}, {board.recognizer}\n\n{markdown(rows)}\n\n{_CONTROLS}"
+    return Side("Controls", rows, _CONTROLS)
 
 
 _CONTROLS = (
@@ -68,7 +80,7 @@ _CONTROLS = (
 )
 
 
-def _linkage(board: Board) -> str:
+def _linkage(board: Board) -> Side:
     rows = [["defence", "attack (level)", "rank 1 ↓", "by a login alone", "ACC, raw probe", "gallery"]]
     for defense in board.defenses:
         for entry in board.under(defense, "linkage"):
@@ -87,9 +99,7 @@ def _linkage(board: Board) -> str:
                     str(entry.records[0].info.get("gallery", "–")),
                 ]
             )
-    if len(rows) == 1:
-        return ""
-    return f"### Names without pictures: {board.dataset}, {board.recognizer}\n\n{markdown(rows)}\n\n{_LINKAGE}"
+    return Side("Names without pictures", rows, _LINKAGE)
 
 
 _LINKAGE = (

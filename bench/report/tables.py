@@ -12,6 +12,7 @@ import pandas as pd
 
 from bench.records import Measure, Record
 from bench.report.embeddings import COLUMNS as EMBEDDING_COLUMNS
+from bench.report.sections import Side
 from bench.report.summary import LEVELS, Board
 from bench.report.text import number_text
 
@@ -23,8 +24,12 @@ _LEADERBOARD = (
     ("worst_psnr_db", "PSNR dB ↓", 1, "of that attack"),
     ("worst_cosine", "cosine ↓", 3, "of the rebuilt face's embedding with the original's, that attack"),
     ("worst_lpips", "LPIPS ↑", 3, "of that attack, AlexNet"),
-    ("paper_ssim", "SSIM at encoder ↓", 3, "of the best attack at the AdvFace paper's level"),
+    ("encoder_ssim", "up to encoder ↓", 3, "SSIM of the best attack at the AdvFace paper's level"),
+    ("algorithm_ssim", "up to algorithm ↓", 3, "SSIM of the best attack that knows at most the defence's algorithm"),
+    ("enrolment_ssim", "up to enrolment ↓", 3, "SSIM of the best attack that at most enrols faces of its own"),
+    ("whitebox_ssim", "up to whitebox ↓", 3, "SSIM of the best attack of all, gradients included"),
     ("bound_ssim", "oracle bound ↓", 3, "per image the best of all attacks: what no single attacker reaches"),
+    ("best_known_ssim", "best known elsewhere", 3, "published SSIM on the same defence, other data; never ranked"),
     ("blind_ssim", "blind floor", 3, "SSIM of the best guess that never looked"),
     ("srra1", "SRRA I ↓", 3, "how often the rebuilt face is accepted against the same image's template"),
     ("srra2", "SRRA II ↓", 3, "how often it is accepted against another image of the person"),
@@ -157,6 +162,13 @@ def cells_table(board: Board) -> Table:
     columns = [Column("defence"), Column("attack"), *(Column(heading, "", True) for _, heading, _ in used)]
     columns += [Column("n", "images or pairs behind the figures", True), Column("outcome")]
     return Table(f"Every attack on every defence: {board.dataset}, {board.recognizer}", columns, rows)
+
+
+def side_table(board: Board, side: Side) -> Table:
+    """A table beside the leaderboard: the run's test of itself, controls, names without pictures."""
+    head, *rows = side.rows
+    caption = f"{side.title}: {board.dataset}, {board.recognizer}. {side.note.replace('*', '')}"
+    return Table(caption, [Column(heading) for heading in head], [[Value(text) for text in row] for row in rows])
 
 
 def _measured(measure: Measure, decimals: int) -> Value:
