@@ -24,7 +24,7 @@ from bench.report.scatter import scatter
 from bench.report.sections import side_tables
 from bench.report.strips import Gallery, galleries
 from bench.report.summary import LEVELS, Board, boards
-from bench.report.tables import cells_table, embedding_tables, keys_table, leaderboard_tables
+from bench.report.tables import cells_table, embedding_tables, keys_table, leaderboard_tables, side_table
 
 #: Ground and ink of the page, light and dark, as in `report.css`. A picture is drawn once, in a pair that nothing else
 #: in it has (a heatmap's figures are plain black and white), and then recoloured.
