@@ -282,6 +282,42 @@ def leaderboard(folder: Path, fmt: Any, embeddings: bool) -> None:
 
 
 @main.command()
+@_with_config
+@click.argument("base", type=click.Path(path_type=Path))
+@click.argument("new", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Every finding as JSON.")
+@click.option("--junit", type=click.Path(path_type=Path), help="Also write a JUnit XML file.")
+@click.option("--markdown", type=click.Path(path_type=Path), help="Also write the Markdown, say for a pull request.")
+def compare(
+    config: Path | None,
+    profile: str | None,
+    overrides: tuple[str, ...],
+    base: Path,
+    new: Path,
+    as_json: bool,
+    junit: Path | None,
+    markdown: Path | None,
+) -> None:
+    """Compares run NEW with run BASE, cell by cell; tolerances stand in [compare] of the config.
+
+    Exit status: 0 nothing worse, missing, failed or not comparable; 1 something is; 2 no such run.
+    """
+    from bench.compare import compare as make
+    from bench.compare import junit as as_junit
+    from bench.compare import passed, render
+    from bench.config import tolerances
+    from bench.records import Run, replacing
+
+    findings = make(Run(base), Run(new), tolerances(config, profile, overrides))
+    for path, text in ((junit, as_junit(findings)), (markdown, render(findings, "md"))):
+        if path is not None:
+            with replacing(path) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+    click.echo(render(findings, "json" if as_json else "md"))
+    sys.exit(0 if passed(findings) else 1)
+
+
+@main.command()
 @_run_argument
 @click.argument("one", metavar="DEFENCE")
 @click.argument("other", metavar="OTHER")

@@ -70,9 +70,30 @@ class MetricSettings(_Strict):
     bootstrap: int = Field(default=1000, ge=100)  #: resamples behind every interval
 
 
+class CompareSettings(_Strict):
+    """`[compare]`: differences that are no change, by metric, beside what the intervals allow."""
+
+    acc: float = Field(default=0.01, ge=0)
+    eer: float = Field(default=0.01, ge=0)
+    tar_at_far: float = Field(default=0.05, ge=0)
+    ssim: float = Field(default=0.02, ge=0)
+    psnr_db: float = Field(default=0.5, ge=0)
+    cosine: float = Field(default=0.03, ge=0)
+    mse: float = Field(default=0.003, ge=0)
+    lpips: float = Field(default=0.02, ge=0)
+    srra: float = Field(default=0.05, ge=0)
+    rank1: float = Field(default=0.05, ge=0)
+
+    def of(self, metric: str) -> float:
+        """The tolerance of a metric."""
+        found: float = getattr(self, metric)
+        return found
+
+
 class _File(_Strict):
     run: RunSettings
     metrics: MetricSettings = MetricSettings()
+    compare: CompareSettings = CompareSettings()
     training: dict[str, Any] = {}
     datasets: dict[str, dict[str, Any]] = {}
     recognizers: dict[str, dict[str, Any]] = {}
@@ -86,6 +107,7 @@ class Settings:
 
     run: RunSettings
     metrics: MetricSettings
+    compare: CompareSettings
     datasets: Mapping[str, Dataset]
     recognizers: Mapping[str, Recognizer]
     defenses: Mapping[str, Defense]
@@ -107,6 +129,7 @@ class Settings:
         return {
             "run": self.run.model_dump(),
             "metrics": self.metrics.model_dump(),
+            "compare": self.compare.model_dump(),
             **{n: {label: asdict(plugin) for label, plugin in s.items()} for n, s in sections.items()},
         }
 
@@ -127,6 +150,19 @@ def load(path: Path | None = None, profile: str | None = None, overrides: Sequen
         UserError: one line that names the file, the place and the near miss.
     """
     path = path or default_path()
+    return _resolve(_validated(path, profile, overrides), path)
+
+
+def tolerances(path: Path | None = None, profile: str | None = None, overrides: Sequence[str] = ()) -> CompareSettings:
+    """`[compare]` alone: two finished runs are compared where neither their data nor their weights need be.
+
+    Raises:
+        UserError: as `load`.
+    """
+    return _validated(path or default_path(), profile, overrides).compare
+
+
+def _validated(path: Path, profile: str | None, overrides: Sequence[str]) -> _File:
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -139,10 +175,9 @@ def load(path: Path | None = None, profile: str | None = None, overrides: Sequen
     for override in overrides:
         raw = _overlay(raw, _parse_override(override))
     try:
-        file = _File.model_validate(raw)
+        return _File.model_validate(raw)
     except ValidationError as error:
         raise UserError(_explain(error, path)) from error
-    return _resolve(file, path)
 
 
 def _profile(name: str, profiles: Mapping[str, Any], path: Path) -> dict[str, Any]:
@@ -201,7 +236,7 @@ def _explain(error: ValidationError, path: Path) -> str:
     first = error.errors()[0]
     place = [str(part) for part in first["loc"]]
     if first["type"] == "extra_forbidden":
-        models: dict[str, type[BaseModel]] = {"run": RunSettings, "metrics": MetricSettings}
+        models: dict[str, type[BaseModel]] = {"run": RunSettings, "metrics": MetricSettings, "compare": CompareSettings}
         model = models.get(place[0], _File)
         where = f"[{place[0]}] " if len(place) > 1 else ""
         return f"{path}: {where}unknown key {place[-1]!r}.{registry.near_miss(place[-1], model.model_fields)}"
@@ -259,6 +294,7 @@ def _resolve(file: _File, path: Path) -> Settings:
             }
         ),
         metrics=MetricSettings(**_expand(metrics, f"{path}: [metrics]")) if file.metrics.lpips else file.metrics,
+        compare=file.compare,
         datasets=plugins("datasets", file.run.datasets),
         recognizers=plugins("recognizers", file.run.recognizers),
         defenses=defenses,

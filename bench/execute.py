@@ -116,6 +116,7 @@ def execute(
                 info=verdict.info,
                 settings=verdict.settings,
                 provenance=origin,
+                origin=job.origin,
                 artefacts=tuple(task.key for task in every_task(job.needs)),
                 time_s=round(time.perf_counter() - started, 2),
             )

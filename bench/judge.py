@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from bench.batches import attacked_first
-from bench.contracts import ReplayAttack
+from bench.contracts import Defense, ReplayAttack
 from bench.metrics.bootstrap import measure
 from bench.metrics.image import IMAGE_SETTINGS, PSNR_CAP_DB, image_scores
 from bench.metrics.perceptual import Lpips, Unavailable
@@ -27,7 +27,7 @@ from bench.metrics.verification import (
     fold_accuracy,
     tar_at_far,
 )
-from bench.plan import Job
+from bench.plan import Job, own_encode
 from bench.progress import track
 from bench.records import Measure
 from bench.seeds import derive_seed
@@ -174,8 +174,10 @@ class Judge:
         return found
 
     def _fit_info(self, job: Job) -> dict[str, Any]:
-        """How the fitted parts came about."""
-        found = {}
+        """How the fitted parts came about, and whether the server stores what the client sends, as it is."""
+        plugin = self.bench.settings.defenses[job.cell.defense]
+        open_ = type(plugin).protect is Defense.protect and not own_encode(plugin)
+        found: dict[str, Any] = {"stores_features": True} if open_ else {}
         for kind in ("defense_state", "server_state", "attack_state"):
             task = job.need(kind)
             state = read_state(self.bench.ready(task)) if task else None
@@ -191,7 +193,9 @@ class Judge:
         if defense.protect_batch is not None:
             flags.append("batch-coupled defence")
         flags += [
-            f"{k.split('_')[0]} not converged" for k, v in self._fit_info(job).items() if v.get("converged") is False
+            f"{kind.split('_')[0]} not converged"
+            for kind, account in self._fit_info(job).items()
+            if isinstance(account, Mapping) and account.get("converged") is False
         ]
         return tuple(flags)
 

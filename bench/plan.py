@@ -87,6 +87,7 @@ class Job(_Needing):
     key: str
     scene: Scene
     needs: tuple[Task, ...] = field(repr=False)
+    origin: Mapping[str, str] = field(default_factory=dict, repr=False)  #: see `Record.origin`
 
 
 @dataclass(frozen=True)
@@ -175,10 +176,10 @@ def _server(defense: Defense) -> dict[str, Any]:
     return {**identity, "parameters": {**identity["parameters"], **files}}
 
 
-def _own_encode(defense: Defense) -> bool:
+def own_encode(defense: Defense) -> bool:
     """Whether the client does something of the defence's own."""
     if isinstance(defense, Control):
-        return _own_encode(defense.defense)
+        return own_encode(defense.defense)
     if isinstance(defense, Canary):
         return defense.kind == "affine"
     return type(defense).encode is not Defense.encode or type(defense).layout is not Defense.layout
@@ -258,7 +259,9 @@ class _Planner:
             machine=self.machine,
             attack=_identity(instance) if instance else {},
         )
-        return Job(cell, key, self.scene, needs)
+        code = [_identity(plugin)["source"] for plugin in (self.settings.defenses[defense], instance) if plugin]
+        origin = {"data": self.scene.faces_key, "recognizer": self.scene.recognizer_key, "code": content_key(code=code)}
+        return Job(cell, key, self.scene, needs, origin)
 
     def jobs(self) -> Iterator[Job]:
         """Every cell of the scene."""
@@ -331,10 +334,10 @@ class _Planner:
         if isinstance(attack, ReconstructionAttack) and attack.base is not None:
             needs += (self._learned(own, label, attack.base, bases + 1),)
         # A decoder trained at level `encoder` knows nothing of `protect`: one serves all defences that share E.
-        own_encode = attack.level >= Knowledge.ENCODER and _own_encode(own.plugin)
-        if attack.level >= Knowledge.ALGORITHM or own_encode:
+        client = attack.level >= Knowledge.ENCODER and own_encode(own.plugin)
+        if attack.level >= Knowledge.ALGORITHM or client:
             fits["protects"] = own.protects
-        if attack.level >= Knowledge.ENROLMENT or own_encode:
+        if attack.level >= Knowledge.ENROLMENT or client:
             needs += (own.state,)
         if isinstance(attack, ReconstructionAttack) and attack.asks_surrogate:
             needs += self._surrogate(own)

@@ -86,6 +86,8 @@ class Record:
     info: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    #: What it is about, the same on every machine: hashes of `data`, `recognizer` and the plugins' `code`.
+    origin: Mapping[str, str] = field(default_factory=dict)
     artefacts: tuple[str, ...] = ()  #: keys of everything in the store that it was made from
     time_s: float = 0.0
     schema: int = SCHEMA

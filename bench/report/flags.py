@@ -74,6 +74,7 @@ def defense_flags(board: Board, defense: str, worst: Entry | None) -> set[str]:
         if not e.failed and e.cell.leaks == "template" and LEVELS[e.cell.level] > Knowledge.BLIND
     ]
     floor = blind_floor(board)
+    bare = [e for e in board.entries if not e.failed and not e.cell.probe and e.records[0].info.get("stores_features")]
     if worst is not None and (worst.metric("ssim").value or 0.0) < floor:
         found.add("below the blind floor")
     if worst is not None and worst.scores is not None and worst.scores["subject"].nunique() < _FEW:
@@ -88,8 +89,8 @@ def defense_flags(board: Board, defense: str, worst: Entry | None) -> set[str]:
         lower = [e for e in below if LEVELS[e.cell.level] < LEVELS[entry.cell.level]]
         if level and any(_beats(board, e, entry) for e in lower):
             found.add("more knowledge made it worse")
-        plain = board.find("reconstruction", "unprotected", entry.cell.attack)
-        if plain is not None and not plain.failed and (plain.metric("ssim").value or 0.0) <= floor:
+        plain = [e for e in bare if e.cell.attack == entry.cell.attack]
+        if any((e.metric("ssim").value or 0.0) <= floor for e in plain):
             found.add("attack failed on the unprotected system")
     return found
 

@@ -21,7 +21,8 @@ def _cell(run: Run, defense: str, attack: str, level: str, ssim: float, other: f
     scores = pd.DataFrame({"name": PEOPLE, "subject": PEOPLE, "ssim": values, "ssim_other": strangers})
     cell = Cell("reconstruction", "faces", "net", defense, attack, level, "template", seed)
     measure = Measure(float(values.mean()), ssim - 0.02, ssim + 0.02, len(PEOPLE))
-    run.write(Record(cell, "k", "ok", metrics={"ssim": measure}), scores)
+    info = {"stores_features": True} if defense == "unprotected" else {}
+    run.write(Record(cell, "k", "ok", metrics={"ssim": measure}, info=info), scores)
 
 
 @pytest.fixture
