@@ -170,7 +170,7 @@ def config(config: Path | None, profile: str | None, overrides: tuple[str, ...],
         return
     click.echo(f"# {settings.path}" + (f", profile {profile}" if profile else ""))
     for section, entries in settings.as_dict().items():
-        if section in ("run", "metrics"):
+        if section in ("run", "metrics", "compare"):
             click.echo(f"\n[{section}]")
             for key, value in entries.items():
                 click.echo(f"{key} = {json.dumps(value)}")
@@ -265,20 +265,62 @@ def _run_argument(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @main.command()
-@_run_argument
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--format", "fmt", type=click.Choice(["md", "csv", "tex", "json"]), default="md", show_default=True)
 @click.option("--embeddings", is_flag=True, help="Of the attacks on embeddings, which have a table of their own.")
-def leaderboard(folder: Path, fmt: Any, embeddings: bool) -> None:
-    """Prints the leaderboard of a run."""
-    from bench.records import Run
+def leaderboard(runs: tuple[Path, ...], fmt: Any, embeddings: bool) -> None:
+    """Prints the leaderboard of a run, or one of several runs and archives (see `export`) together."""
+    from bench.contracts import UserError
     from bench.report.embeddings import embedding_attacks, render_embedding_attacks
     from bench.report.leaderboard import leaderboard as make
-    from bench.report.leaderboard import render
+    from bench.report.leaderboard import merged, render
+    from bench.submission import unpacked
 
-    if embeddings:
-        click.echo(render_embedding_attacks(embedding_attacks(Run(folder)), fmt))
+    if len(runs) > 1:
+        if embeddings:
+            raise UserError("--embeddings: of one run at a time")
+        click.echo(render(merged(runs), fmt))
         return
-    click.echo(render(make(Run(folder)), fmt))
+    with unpacked(runs[0]) as run:
+        click.echo(render_embedding_attacks(embedding_attacks(run), fmt) if embeddings else render(make(run), fmt))
+
+
+@main.command()
+@_run_argument
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="Default: RUN.zip.")
+def export(folder: Path, output: Path | None) -> None:
+    """Packs a run for a public leaderboard: records and per-image scores with their hashes, no images of faces."""
+    from bench.records import Run
+    from bench.submission import export as make
+
+    path = make(Run(folder), output or folder.with_name(f"{folder.name}.zip"))
+    click.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
+
+
+@main.command()
+@click.argument("archive", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def verify(archive: Path, as_json: bool) -> None:
+    """Checks what `export` made: hashes, schema, and figures against the scores that they were made from.
+
+    Exit status: 0 sound; 1 figures that its scores do not bear out; 2 not an archive, or changed after it was made.
+    """
+    from bench.submission import unpacked
+    from bench.submission import verify as check
+
+    problems = check(archive)
+    with unpacked(archive) as run:
+        records = run.records()
+    flags = sorted({flag for record in records for flag in record.flags})
+    if as_json:
+        click.echo(json.dumps({"sound": not problems, "problems": problems, "cells": len(records), "flags": flags}))
+    else:
+        click.echo(
+            "\n".join(
+                [*problems, f"{len(records)} cells, {len(problems)} problems; flags: {'; '.join(flags) or 'none'}"]
+            )
+        )
+    sys.exit(1 if problems else 0)
 
 
 @main.command()

@@ -148,9 +148,8 @@ def test_planted_regressions_are_caught_by_the_gate(tmp_path: Path, cli: Cli) ->
 
     run("base")
     assert "passed" in cli("compare", "base", "base", cwd=tmp_path).stdout
-    weaker = MINE.replace(
-        "def protect(", "def protect(self, system, features, rng):\n        return features\n\n    def _was("
-    )
+    bare = "def protect(self, system, features, rng):\n        return features\n\n    def _was("
+    weaker = MINE.replace("def protect(", bare)
     assert weaker != MINE
     run("weak_defence", mine=weaker)
     done = cli("compare", "base", "weak_defence", "--junit", "out.xml", "--markdown", "out.md", cwd=tmp_path, status=1)
@@ -158,9 +157,10 @@ def test_planted_regressions_are_caught_by_the_gate(tmp_path: Path, cli: Cli) ->
     suite = ET.parse(tmp_path / "out.xml").getroot()
     assert int(suite.attrib["failures"]) == len(suite.findall("testcase/failure")) > 0
     assert "worse" in (tmp_path / "out.md").read_text()
-    lazy = ATTACK.replace('architecture: ClassVar[Architecture] = "res"', 'architecture: ClassVar[Architecture] = "res"\n\n'
-        "    def reconstruct(self, oracle, state, leak, rng):  # type: ignore\n"
-        "        return super().reconstruct(oracle, state, leak, rng) * 0.5 + 0.25\n")  # fmt: skip
+    lazy = ATTACK + (
+        "\n    def reconstruct(self, oracle, state, leak, rng):\n"
+        "        return super().reconstruct(oracle, state, leak, rng) * 0.5 + 0.25\n"
+    )
     assert lazy != ATTACK
     run("weak_attack", attack=lazy)
     done = cli("compare", "base", "weak_attack", "--json", cwd=tmp_path, status=1)

@@ -10,6 +10,7 @@ import pytest
 from support import ENVIRONMENT, ROOT
 
 ALLOWED = {
+    "bench.archive",
     "bench.contracts",
     "bench.decoders",
     "bench.features",

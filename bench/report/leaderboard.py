@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -24,6 +25,7 @@ from bench.report.selftest import void_attacks
 from bench.report.summary import LEVELS, UNKNOWN, Board, Entry, boards
 from bench.report.text import Format, booktabs, figure_text, markdown, plain
 from bench.seeds import derive_seed
+from bench.submission import unpacked
 
 # Column of the frame, heading, decimals. The frame also has NAME_low and NAME_high for those with an interval.
 _COLUMNS = (
@@ -88,6 +90,24 @@ def leaderboard(run: Run) -> pd.DataFrame:
     for name in (column + part for column, _, _ in _COLUMNS for part in ("", "_low", "_high")):
         if name in frame:  # a column of None alone would hold objects, which don't sort
             frame[name] = pd.to_numeric(frame[name])
+    return _ranked(frame)
+
+
+def merged(places: Sequence[Path]) -> pd.DataFrame:
+    """The leaderboards of several runs or archives as one; a defence carries where it came from: `advface (mine.zip)`.
+
+    Raises:
+        DataError: one of them cannot be read.
+    """
+    frames = []
+    for place in places:
+        with unpacked(place) as run:
+            frame = leaderboard(run)
+        frames.append(frame.assign(defense=[f"{name} ({place.name})" for name in frame["defense"]]))
+    return _ranked(pd.concat(frames, ignore_index=True))
+
+
+def _ranked(frame: pd.DataFrame) -> pd.DataFrame:
     order = frame.assign(incomplete=frame["bound_note"] != "").sort_values(
         ["dataset", "recognizer", "incomplete", "worst_ssim"], na_position="last"
     )
