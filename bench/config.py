@@ -10,13 +10,14 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bench import registry
 from bench.contracts import (
     Attack,
+    DataError,
     Dataset,
     Defense,
     Knowledge,
@@ -68,8 +69,20 @@ class MetricSettings(_Strict):
     bootstrap: int = Field(default=1000, ge=100)  #: resamples behind every interval
 
 
+class PaperSettings(_Strict):
+    """`[paper]`: which label plays which part in the AdvFace paper's tables and figures."""
+
+    datasets: dict[Literal["lfw", "cfp_fp", "agedb"], str] = {}  #: columns; one that is left out is missing data
+    recognizer: str = ""
+    methods: dict[Literal["Unprotected", "Random", "DP", "DuetFace", "AdvFace", "AdvFace (offline)"], str] = {}
+    shadows: dict[Literal["transpose", "resnet", "unet"], str] = {}
+    attacks: dict[Literal["TransRec", "ResRec", "URec"], str] = {}
+    bounds: str = ""  #: a defence that sweeps epsilon
+
+
 class _File(_Strict):
     run: RunSettings
+    paper: PaperSettings = PaperSettings()
     metrics: MetricSettings = MetricSettings()
     training: dict[str, Any] = {}
     datasets: dict[str, dict[str, Any]] = {}
@@ -90,6 +103,7 @@ class Settings:
     attacks: Mapping[str, Attack]
     public: Mapping[str, Dataset]  #: datasets that only lend public faces
     path: Path
+    paper: PaperSettings = PaperSettings()
 
     def wrapped(self, attack: ReplayAttack) -> ReconstructionAttack:
         """The reconstruction attack that a replay presents."""
@@ -125,6 +139,19 @@ def load(path: Path | None = None, profile: str | None = None, overrides: Sequen
         UserError: one line that names the file, the place and the near miss.
     """
     path = path or default_path()
+    return _resolve(_read(path, profile, overrides), path)
+
+
+def load_paper(path: Path | None = None, profile: str | None = None, overrides: Sequence[str] = ()) -> PaperSettings:
+    """`[paper]` alone, so that a data set that is not there need not be resolved.
+
+    Raises:
+        UserError: as `load`.
+    """
+    return _read(path or default_path(), profile, overrides).paper
+
+
+def _read(path: Path, profile: str | None, overrides: Sequence[str]) -> _File:
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -137,10 +164,9 @@ def load(path: Path | None = None, profile: str | None = None, overrides: Sequen
     for override in overrides:
         raw = _overlay(raw, _parse_override(override))
     try:
-        file = _File.model_validate(raw)
+        return _File.model_validate(raw)
     except ValidationError as error:
         raise UserError(_explain(error, path)) from error
-    return _resolve(file, path)
 
 
 def _profile(name: str, profiles: Mapping[str, Any], path: Path) -> dict[str, Any]:
@@ -199,7 +225,7 @@ def _explain(error: ValidationError, path: Path) -> str:
     first = error.errors()[0]
     place = [str(part) for part in first["loc"]]
     if first["type"] == "extra_forbidden":
-        models: dict[str, type[BaseModel]] = {"run": RunSettings, "metrics": MetricSettings}
+        models: dict[str, type[BaseModel]] = {"run": RunSettings, "metrics": MetricSettings, "paper": PaperSettings}
         model = models.get(place[0], _File)
         where = f"[{place[0]}] " if len(place) > 1 else ""
         return f"{path}: {where}unknown key {place[-1]!r}.{registry.near_miss(place[-1], model.model_fields)}"
@@ -219,7 +245,7 @@ def _expand(value: Any, where: str) -> Any:
         return value
     for name in _VARIABLE.findall(value):
         if not os.environ.get(name):
-            raise UserError(f"{where}: the environment variable {name} is not set; {name}=FOLDER veilbench run ...")
+            raise DataError(f"{where}: the environment variable {name} is not set; {name}=FOLDER veilbench run ...")
     return _VARIABLE.sub(lambda match: os.environ[match[1]], value)
 
 
@@ -257,6 +283,7 @@ def _resolve(file: _File, path: Path) -> Settings:
         attacks=attacks,
         public=plugins("datasets", sorted(lenders)),
         path=path,
+        paper=file.paper,
     )
 
 
