@@ -27,6 +27,7 @@ _STYLE = {
     "ytick.labelsize": 6.5,
     "pdf.fonttype": 42,  # letters stay letters: type 3 fonts are refused by publishers
 }
+_NAMED = ("0.00", "0.20", "0.30")  #: bounds whose points carry their number: all would hide each other
 _MARKERS = {"lfw": "o", "cfp_fp": "s", "agedb": "^"}
 
 
@@ -53,7 +54,7 @@ def _under(figure: Figure, text: str, width: float) -> None:
 
 
 def _trade_off(filled: Filled) -> Figure:
-    """Accuracy against PSNR, a line a data set, a point a noise bound: the lower left keeps most private."""
+    """Accuracy against PSNR, a line a data set, a point a noise bound."""
     import seaborn  # takes a second, which a command that draws nothing should not
 
     figure = Figure(figsize=(_COLUMN, 3.2), layout="constrained")
@@ -83,6 +84,8 @@ def _trade_off(filled: Filled) -> Figure:
             alpha=0.9,
         )
         for place, (bound, _) in enumerate(points):
+            if bound not in _NAMED:
+                continue
             axis.annotate(bound, (x[place], y[place]), xytext=(3, 3), textcoords="offset points", fontsize=5.5)
     axis.set(xlabel="PSNR of ResRec's reconstructions, dB (lower: more private)", ylabel="accuracy, %")
     axis.grid(lw=0.3, alpha=0.6)
@@ -134,7 +137,7 @@ def _faces(filled: Filled, run: Run) -> Figure:
         level = cell.slot.column[1:] if filled.layout.name == "figure6" else ()
         lines.setdefault((ROLES[cell.slot.role], *level), []).append(cell)
     side = _PAGE / (len(panels) + 1.6)
-    figure = Figure(figsize=(_PAGE, side * 1.45 * len(lines) + 0.5), layout="constrained")
+    figure = Figure(figsize=(_PAGE, side * 1.2 * len(lines) + 0.6), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(lines), len(panels) + 1, squeeze=False)
     for place, (line, own) in enumerate(lines.items()):

@@ -18,6 +18,9 @@ MARKS: dict[str, str] = {
 }  # fmt: skip
 
 
+_TUNED = "FaceNet's weights as configured; the paper fine-tunes its own on CASIA-WebFace"
+
+
 @dataclass(frozen=True)
 class Status:
     """A label, and what it rests on: what differs, what is missing and how to get it, or what went wrong."""
@@ -39,7 +42,7 @@ def judge(settings: Settings, role: str, defense: str, attack: str, pairs: int |
         differs += _parameters(settings.attacks[wrapped], "attack")
         if "@" in wrapped:
             differs.append(f"the attacker knows more: {wrapped.rpartition('@')[2]}")
-    return Status("stand-in", "; ".join(differs)) if differs else Status("same protocol")
+    return Status("stand-in", "; ".join(differs)) if differs else Status("same protocol", _TUNED)
 
 
 def _data(settings: Settings, role: str, pairs: int | None) -> list[str]:

@@ -1,4 +1,4 @@
-"""The paper's tables as Markdown, CSV and LaTeX (booktabs): ours beside the published figure, the deviation, a label."""
+"""The paper's tables as Markdown, CSV and LaTeX (booktabs): ours, the published figure, the deviation, a label."""
 
 from __future__ import annotations
 
@@ -70,16 +70,20 @@ def _grid(filled: Filled) -> tuple[list[_Head], list[_Head], dict[tuple[_Head, _
 
 
 def notes(filled: Filled) -> list[str]:
-    """What every label in it rests on, once each, by the paper's data set; then the layout's own note."""
-    found: dict[tuple[str, str], list[str]] = {}
+    """What each label rests on, a line a reason, with the columns that it holds for; then the layout's own note."""
+    found: dict[tuple[str, str], list[Cell]] = {}
     for cell in filled.cells:
-        roles = found.setdefault((cell.status.label, cell.status.detail), [])
-        if ROLES[cell.slot.role] not in roles:
-            roles.append(ROLES[cell.slot.role])
-    lines = [
-        f"[{MARKS[label]}] {label} ({', '.join(roles)})" + (f": {detail}" if detail else "")
-        for (label, detail), roles in sorted(found.items())
-    ]
+        # A stand-in differs in several ways, an error is one text.
+        stand_in = cell.status.label == "stand-in"
+        for part in cell.status.detail.split("; ") if stand_in else [cell.status.detail]:
+            found.setdefault((cell.status.label, part), []).append(cell)
+    lines = []
+    for (label, detail), cells in found.items():
+        roles = {cell.slot.role for cell in cells}
+        alike = [c for c in filled.cells if c.slot.role in roles]
+        where = ", ".join(title for role, title in ROLES.items() if role in roles)
+        part = "" if len(cells) == len(alike) else ", some cells"
+        lines.append(f"[{MARKS[label]}] {label} ({where}{part})" + (f": {detail}" if detail else ""))
     return lines + ([filled.layout.note] if filled.layout.note else [])
 
 
@@ -103,7 +107,7 @@ def render_markdown(filled: Filled) -> str:
     rows, columns, cells = _grid(filled)
     head = [*filled.layout.heads, *(" ".join(column) for column in columns)]
     body = [[*row, *(_marked(cells[row, column]) for column in columns)] for row in rows]
-    title = f"# {filled.layout.name.capitalize()}. {caption(filled)}"
+    title = f"# {filled.layout.name[:-1].capitalize()} {filled.layout.name[-1]}. {caption(filled)}"
     said = "\n".join(f"- {line}" for line in notes(filled))
     return f"{title}\n\n{_LEGEND}. 95 % intervals: in the CSV beside this.\n\n{markdown([head, *body])}\n\n{said}\n"
 
