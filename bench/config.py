@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -69,14 +69,21 @@ class MetricSettings(_Strict):
     bootstrap: int = Field(default=1000, ge=100)  #: resamples behind every interval
 
 
+def _one_of(*names: str) -> Any:
+    return Field(pattern="^(" + "|".join(map(re.escape, names)) + ")$")
+
+
 class PaperSettings(_Strict):
     """`[paper]`: which label plays which part in the AdvFace paper's tables and figures."""
 
-    datasets: dict[Literal["lfw", "cfp_fp", "agedb"], str] = {}  #: columns; one that is left out is missing data
     recognizer: str = ""
-    methods: dict[Literal["Unprotected", "Random", "DP", "DuetFace", "AdvFace", "AdvFace (offline)"], str] = {}
-    shadows: dict[Literal["transpose", "resnet", "unet"], str] = {}
-    attacks: dict[Literal["TransRec", "ResRec", "URec"], str] = {}
+    #: Columns; one that is left out is missing data.
+    datasets: dict[Annotated[str, _one_of("lfw", "cfp_fp", "agedb")], str] = {}
+    methods: dict[
+        Annotated[str, _one_of("Unprotected", "Random", "DP", "DuetFace", "AdvFace", "AdvFace (offline)")], str
+    ] = {}
+    shadows: dict[Annotated[str, _one_of("transpose", "resnet", "unet")], str] = {}
+    attacks: dict[Annotated[str, _one_of("TransRec", "ResRec", "URec")], str] = {}
     bounds: str = ""  #: a defence that sweeps epsilon
 
 

@@ -47,8 +47,8 @@ class Source:
     remotes: tuple[Remote, ...] = ()  #: empty: only its owners may hand it out
 
 
-# The hashes: LFW's are scikit-learn's (sklearn.datasets._lfw), which downloads the same files; AlexNet's begins with what
-# torchvision put into its name; FaceNet's stands in the manifests of several independent projects.
+# The hashes: LFW's are scikit-learn's (sklearn.datasets._lfw), which downloads the same files; AlexNet's begins with
+# what torchvision put into its name; FaceNet's stands in the manifests of several independent projects.
 SOURCES = {
     source.name: source
     for source in (
@@ -161,7 +161,7 @@ def status(folder: Path) -> list[dict[str, Any]]:
 
 
 def _place(path: Path, source: Source) -> dict[str, Any]:
-    """One path. A folder's hash is over its files' names and sizes: reading half a million photographs takes too long."""
+    """One path. A folder's hash is over its files' names and sizes: half a million photographs take long to read."""
     found: dict[str, Any] = {"path": str(path), "found": path.exists()}
     if path.is_file():
         found["sha256"] = file_hash(path)

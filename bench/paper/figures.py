@@ -18,7 +18,7 @@ from bench.paper.tables import caption
 from bench.records import Run, replacing
 
 _COLUMN, _PAGE = 3.3, 6.9  #: inches
-_STYLE = {
+_STYLE: Any = {
     "font.size": 7,
     "axes.labelsize": 7,
     "axes.titlesize": 7,
@@ -68,7 +68,7 @@ def _trade_off(filled: Filled) -> Figure:
             absent.append(f"{title}: {_why(filled, role)}")
             continue
         psnr, accuracy = ([cells[i].measure for _, cells in points] for i in (1, 0))
-        x = [m.value for m in psnr if m]
+        x = [m.value or 0.0 for m in psnr if m]
         y = [100 * (m.value or 0.0) for m in accuracy if m]
         axis.errorbar(
             x,

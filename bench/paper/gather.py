@@ -109,7 +109,7 @@ def campaign(
 
     missing: dict[str, str] = {}
     for role, title in ROLES.items():
-        label = paper.datasets.get(role, "")  # type: ignore[call-overload]
+        label = paper.datasets.get(role, "")
         if not label:
             missing[role] = f"no {title}: name a set for it in [paper] datasets.{role}"
             continue
@@ -121,14 +121,14 @@ def campaign(
                 recognizer.weights_hash()
         except DataError as error:
             missing[role] = str(error)
-    there = [paper.datasets[role] for role in ROLES if role not in missing]  # type: ignore[index]
+    there = [paper.datasets[role] for role in ROLES if role not in missing]
     whole = settings(there) if there else None
     if output is None:
         base = Path(whole.run.output) if whole else Path("results/paper-run")
         output = base.with_name(f"{base.name}-paper") if whole else base
     if whole:
         whole = whole.moved(output)
-    return Campaign(layouts, whole, missing, dict(paper.datasets), paper.recognizer, output)  # type: ignore[arg-type]
+    return Campaign(layouts, whole, missing, dict(paper.datasets), paper.recognizer, output)
 
 
 def compute(work: Campaign, report: Callable[[str, int, int], None] = lambda *_: None) -> list[str]:

@@ -113,7 +113,7 @@ def _table1(name: str, paper: PaperSettings) -> Layout:
                         role=role,
                         metric=metric,
                         kind="replay" if replay else "reconstruction",
-                        defense=paper.methods.get(method, ""),  # type: ignore[call-overload]
+                        defense=paper.methods.get(method, ""),
                         attack=f"replay_{attack}" if replay else attack,
                         published=("table1", (method,), role, metric),
                     )
@@ -146,16 +146,14 @@ _SHADOWS = {"transpose": "Ours(Trans)", "resnet": "Ours(Res)", "unet": "Ours(Une
 
 def _table3(name: str, paper: PaperSettings) -> Layout:
     slots = [
-        Slot((text,), (title,), role, "acc", "utility", _of(paper.shadows, shadow), "", (name, (shadow,), role, "acc"))
+        Slot(
+            (text,), (title,), role, "acc", "utility", paper.shadows.get(shadow, ""), "", (name, (shadow,), role, "acc")
+        )
         for shadow, text in _SHADOWS.items()
         for role, title in ROLES.items()
     ]
     note = "Both sides of a pair are protected; the threshold is chosen on the other folds."
     return Layout(name, "Accuracy (%) of AdvFace with different shadow models", ("Method",), tuple(slots), note)
-
-
-def _of(named: Mapping[str, str], name: str) -> str:  # type: ignore[type-arg,unused-ignore]
-    return named.get(name, "")
 
 
 def _transfer(name: str, paper: PaperSettings, knowledge: str) -> Layout:
@@ -168,7 +166,7 @@ def _transfer(name: str, paper: PaperSettings, knowledge: str) -> Layout:
                 for role, title in ROLES.items():
                     for level in levels:
                         own = level == "encoder"
-                        label = _of(paper.attacks, attack)
+                        label = paper.attacks.get(attack, "")
                         slots.append(
                             Slot(
                                 row=(METRICS[metric].heading, text, attack),
@@ -176,7 +174,7 @@ def _transfer(name: str, paper: PaperSettings, knowledge: str) -> Layout:
                                 role=role,
                                 metric=metric,
                                 kind="reconstruction",
-                                defense=_of(paper.shadows, shadow),
+                                defense=paper.shadows.get(shadow, ""),
                                 attack=label if own or not label else f"{label}@{level}",
                                 published=("table4", (shadow, attack), role, metric) if own else None,
                             )
@@ -213,7 +211,7 @@ def _methods(name: str, paper: PaperSettings) -> Layout:
             role,
             "ssim",
             "reconstruction",
-            _of(paper.methods, method),  # type: ignore[arg-type]
+            paper.methods.get(method, ""),
             paper.attacks[MAIN],
             ("table1", (method,), role, "ssim"),
         )

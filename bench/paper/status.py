@@ -46,7 +46,7 @@ def judge(settings: Settings, role: str, defense: str, attack: str, pairs: int |
 
 
 def _data(settings: Settings, role: str, pairs: int | None) -> list[str]:
-    label = settings.paper.datasets.get(role, "")  # type: ignore[call-overload]
+    label = settings.paper.datasets.get(role, "")
     dataset = settings.datasets[label]
     if not isinstance(dataset, Lfw | InsightfaceBin) or (isinstance(dataset, Lfw) and role != "lfw"):
         return [f"data: {label}, not {ROLES[role]}"]
