@@ -230,7 +230,7 @@ def _retrieve(url: str, sha256: str, remote: Remote, target: Path) -> None:
             pooch.retrieve(url, f"sha256:{sha256}", fname=remote.name, path=target.parent, downloader=_resuming(part))
         )
     except requests.HTTPError as error:
-        raise DataError(f"{url}: the server says {error.response.status_code} {error.response.reason}") from error
+        raise DataError(f"the server refuses: {error}") from error
     except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
         if part.exists():
             raise DataError(

@@ -1,4 +1,4 @@
-"""`veilbench paper`: every table and figure from synthetic faces, each cell with a figure or a label that says why not."""
+"""`veilbench paper`: every table and figure from synthetic faces; a cell without a figure says why."""
 
 import csv
 import json
