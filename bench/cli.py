@@ -16,6 +16,8 @@ from rich.logging import RichHandler
 from rich.table import Table
 
 from bench import __version__
+from bench.options import with_config
+from bench.paper.commands import data, paper
 
 out = Console()
 err = Console(stderr=True)
@@ -66,20 +68,12 @@ def main() -> None:
     )
 
 
-def _with_config(command: Callable[..., Any]) -> Callable[..., Any]:
-    for option in (
-        click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting; repeatable."),
-        click.option("--profile", "-p", help="Overlay [profile.NAME] of the config."),
-        click.option(
-            "--config", "-c", type=click.Path(path_type=Path), help="Default: ./bench.toml, or the built-in one."
-        ),
-    ):
-        command = option(command)
-    return command
+main.add_command(paper)
+main.add_command(data)
 
 
 @main.command()
-@_with_config
+@with_config
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="Where records and reports go (run.output).")
 @click.option("--dry-run", is_flag=True, help="Say what would be made and judged, with disk and time; make nothing.")
 @click.option("--strict", is_flag=True, help="Exit 1 where an attack fails the run's test of itself (run.canaries).")
@@ -158,7 +152,7 @@ def _summary(folder: Any, outcome: Any) -> None:
 
 
 @main.command()
-@_with_config
+@with_config
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def config(config: Path | None, profile: str | None, overrides: tuple[str, ...], as_json: bool) -> None:
     """Prints the settings as resolved: profile, overrides, sweeps and defaults included."""
@@ -201,7 +195,7 @@ def list_(as_json: bool) -> None:
 
 
 @main.command()
-@_with_config
+@with_config
 @click.option("--dry-run", is_flag=True, help="Only say how much would be freed.")
 @click.option("--run", "runs", multiple=True, type=click.Path(path_type=Path, exists=True), help="Another run to keep.")
 def clean(
@@ -226,7 +220,7 @@ def clean(
 
 
 @main.command()
-@_with_config
+@with_config
 @click.option("--recognizer", "-r", required=True, metavar="LABEL", help="What to train: compact, facenet, ...")
 @click.option("--dataset", metavar="LABEL", default="", help="A dataset of the config: its public faces teach.")
 @click.option("--folder", type=click.Path(path_type=Path), help="Or a folder of PERSON/IMAGE.jpg, say CASIA-WebFace.")

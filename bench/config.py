@@ -10,13 +10,14 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bench import probes, registry
 from bench.contracts import (
     Attack,
+    DataError,
     Dataset,
     Defense,
     Knowledge,
@@ -90,8 +91,27 @@ class CompareSettings(_Strict):
         return found
 
 
+def _one_of(*names: str) -> Any:
+    return Field(pattern="^(" + "|".join(map(re.escape, names)) + ")$")
+
+
+class PaperSettings(_Strict):
+    """`[paper]`: which label plays which part in the AdvFace paper's tables and figures."""
+
+    recognizer: str = ""
+    #: Columns; one that is left out is missing data.
+    datasets: dict[Annotated[str, _one_of("lfw", "cfp_fp", "agedb")], str] = {}
+    methods: dict[
+        Annotated[str, _one_of("Unprotected", "Random", "DP", "DuetFace", "AdvFace", "AdvFace (offline)")], str
+    ] = {}
+    shadows: dict[Annotated[str, _one_of("transpose", "resnet", "unet")], str] = {}
+    attacks: dict[Annotated[str, _one_of("TransRec", "ResRec", "URec")], str] = {}
+    bounds: str = ""  #: a defence that sweeps epsilon
+
+
 class _File(_Strict):
     run: RunSettings
+    paper: PaperSettings = PaperSettings()
     metrics: MetricSettings = MetricSettings()
     compare: CompareSettings = CompareSettings()
     training: dict[str, Any] = {}
@@ -114,6 +134,7 @@ class Settings:
     attacks: Mapping[str, Attack]
     public: Mapping[str, Dataset]  #: datasets that only lend public faces
     path: Path
+    paper: PaperSettings = PaperSettings()
 
     def wrapped(self, attack: ReplayAttack) -> ReconstructionAttack:
         """The reconstruction attack that a replay presents."""
@@ -150,7 +171,7 @@ def load(path: Path | None = None, profile: str | None = None, overrides: Sequen
         UserError: one line that names the file, the place and the near miss.
     """
     path = path or default_path()
-    return _resolve(_validated(path, profile, overrides), path)
+    return _resolve(_read(path, profile, overrides), path)
 
 
 def tolerances(path: Path | None = None, profile: str | None = None, overrides: Sequence[str] = ()) -> CompareSettings:
@@ -159,10 +180,19 @@ def tolerances(path: Path | None = None, profile: str | None = None, overrides: 
     Raises:
         UserError: as `load`.
     """
-    return _validated(path or default_path(), profile, overrides).compare
+    return _read(path or default_path(), profile, overrides).compare
 
 
-def _validated(path: Path, profile: str | None, overrides: Sequence[str]) -> _File:
+def load_paper(path: Path | None = None, profile: str | None = None, overrides: Sequence[str] = ()) -> PaperSettings:
+    """`[paper]` alone, so that a data set that is not there need not be resolved.
+
+    Raises:
+        UserError: as `load`.
+    """
+    return _read(path or default_path(), profile, overrides).paper
+
+
+def _read(path: Path, profile: str | None, overrides: Sequence[str]) -> _File:
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -236,7 +266,9 @@ def _explain(error: ValidationError, path: Path) -> str:
     first = error.errors()[0]
     place = [str(part) for part in first["loc"]]
     if first["type"] == "extra_forbidden":
-        models: dict[str, type[BaseModel]] = {"run": RunSettings, "metrics": MetricSettings, "compare": CompareSettings}
+        models: dict[str, type[BaseModel]] = {
+            "run": RunSettings, "metrics": MetricSettings, "compare": CompareSettings, "paper": PaperSettings
+        }  # fmt: skip
         model = models.get(place[0], _File)
         where = f"[{place[0]}] " if len(place) > 1 else ""
         return f"{path}: {where}unknown key {place[-1]!r}.{registry.near_miss(place[-1], model.model_fields)}"
@@ -256,7 +288,7 @@ def _expand(value: Any, where: str) -> Any:
         return value
     for name in _VARIABLE.findall(value):
         if not os.environ.get(name):
-            raise UserError(f"{where}: the environment variable {name} is not set; {name}=FOLDER veilbench run ...")
+            raise DataError(f"{where}: the environment variable {name} is not set; {name}=FOLDER veilbench run ...")
     return _VARIABLE.sub(lambda match: os.environ[match[1]], value)
 
 
@@ -301,6 +333,7 @@ def _resolve(file: _File, path: Path) -> Settings:
         attacks=attacks,
         public=plugins("datasets", sorted(lenders)),
         path=path,
+        paper=file.paper,
     )
 
 

@@ -101,6 +101,13 @@ def _shortened(plugin: Any) -> Any:
     return replace(plugin, **short)
 
 
+def _costs_like(defense: Defense) -> str:
+    """The same for the points of a sweep over a size: a float that `fit` ignores (a noise bound) changes no cost."""
+    sizes = {name: 0.0 for name in defense.ignored.get("fit", ()) if isinstance(getattr(defense, name), float)}
+    parameters = {**vars(defense), **sizes}
+    return f"{type(defense).__qualname__}{parameters}"
+
+
 def _tensors(state: State | None) -> int:
     return sum(t.numel() * t.element_size() for t in state.tensors.values()) if state else 0
 
@@ -150,8 +157,9 @@ class _Probe:
 
     def _defense(self, label: str) -> tuple[float, int, float, int, System, Any]:
         """(fit seconds, state bytes, protect seconds an image, template bytes, system, templates)."""
-        if label not in self._defended:
-            plugin = self.settings.defenses[label]
+        plugin = self.settings.defenses[label]
+        alike = _costs_like(plugin)
+        if alike not in self._defended:
             short = _shortened(plugin)
             fit, state = _timed(lambda: short.fit(self.network, self.faces, Rng(0)))
             system = System(self.network, plugin, plugin.prepare(self.network, state), self.device)
@@ -166,8 +174,8 @@ class _Probe:
             seconds, templates = _timed(protect)
             size = templates[0].numel() * np.dtype(plugin.template_dtype).itemsize
             fit = self._fit_seconds(plugin, fit, self.public["defender"])
-            self._defended[label] = (fit, _tensors(state), seconds / _PROBE, size, system, templates)
-        return self._defended[label]
+            self._defended[alike] = (fit, _tensors(state), seconds / _PROBE, size, system, templates)
+        return self._defended[alike]
 
     def _server(self, label: str, system: System) -> tuple[float, State | None]:
         """(seconds of training on the probe's faces for an epoch, the state) of the server's own part."""

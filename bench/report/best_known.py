@@ -23,7 +23,7 @@ class Known:
 @cache
 def _published() -> dict[str, Known]:
     root = Path(__file__).resolve().parent.parent.parent
-    for path in (root / _NAME, Path(sys.prefix) / "share" / "veilbench" / _NAME.name):
+    for path in (root / _NAME, Path(sys.prefix) / "share" / "veilbench" / "paper" / _NAME.name):
         if path.is_file():
             with path.open(encoding="utf-8", newline="") as file:
                 return {

@@ -1,0 +1,117 @@
+"""`veilbench paper` and `veilbench data`: read options, call the library, print."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from bench.options import with_config
+
+_NAMES = ("table1", "table2", "table3", "table4", "figure3", "figure4", "figure5", "figure6")
+
+
+@click.command()
+@click.argument("what", metavar="WHAT", type=click.Choice([*_NAMES, "all"]))
+@with_config
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="Records, tables, figures; default RUN-paper.")
+@click.option("--knowledge", default="", metavar="LEVEL", help="Table 4, Figure 6: this level too, say enrolment.")
+@click.option("--estimate", is_flag=True, help="Say what it would take on this machine; make nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
+@click.option("--quiet", "-q", is_flag=True, help="No progress bars.")
+def paper(
+    what: str,
+    config: Path | None,
+    profile: str | None,
+    overrides: tuple[str, ...],
+    output: Path | None,
+    knowledge: str,
+    estimate: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Regenerates the AdvFace paper's WHAT: table1 to table4, figure3 to figure6, or all.
+
+    Runs only the cells that are missing. Tables come as Markdown, CSV and LaTeX, figures as PNG and PDF. Figures 3, 5
+    and 6 show faces: mind whose.
+
+    Exit status: 0 all cells judged; 1 some failed; 2 wrong settings; 130 interrupted.
+    """
+    from bench.paper.gather import campaign, compute, fill
+    from bench.progress import progress_shown
+
+    work = campaign(_NAMES if what == "all" else [what], config, profile, overrides, output, knowledge)
+    if estimate:
+        from bench.paper.outlook import outlook
+
+        expected = outlook(work)
+        click.echo(json.dumps(expected.as_dict(), indent=1) if as_json else expected.text())
+        return
+    with progress_shown(Console(stderr=True, quiet=quiet)) as progress:
+        overall = progress.add_task("planning", total=None)
+
+        def report(doing: str, ended: int, total: int) -> None:
+            progress.update(overall, description=doing, completed=ended, total=total)
+
+        failed = compute(work, report)
+    from bench.paper.figures import write_figure
+    from bench.paper.tables import render_markdown, write_table
+
+    written: list[Path] = []
+    for filled in fill(work):
+        written += write_table(filled, work.output)
+        if not filled.layout.is_table:
+            written += write_figure(filled, work.run)
+        if not as_json:
+            click.echo(render_markdown(filled))
+    if as_json:
+        click.echo(json.dumps({"written": [str(p) for p in written], "failed": failed, "missing": dict(work.missing)}))
+    else:
+        click.echo("\n".join(map(str, written)))
+    sys.exit(1 if failed else 0)
+
+
+@click.group()
+def data() -> None:
+    """Says what data the paper's protocol takes, and fetches what may be fetched."""
+
+
+@data.command(name="status")
+@click.option("--into", type=click.Path(path_type=Path), help="The data folder; default: VEILBENCH_DATA.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def data_status(into: Path | None, as_json: bool) -> None:
+    """Says of each set what it is, where it was looked for, its hash if found, how to get it, and its licence."""
+    from bench.sources import data_folder, status
+
+    found = status(data_folder(into))
+    if as_json:
+        click.echo(json.dumps(found, indent=1))
+        return
+    for entry in found:
+        click.echo(f"{entry['name']}: {'here' if entry['found'] else 'missing'}. {entry['what']}")
+        for place in entry["places"]:
+            rest = {key: value for key, value in place.items() if key not in ("path", "found")}
+            said = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in rest.items())
+            click.echo(f"  {place['path']}: {said or 'nothing there'}")
+        if not entry["found"]:
+            click.echo(f"  to get it: {entry['how']}")
+        click.echo(f"  licence: {entry['licence']}")
+
+
+@data.command(name="fetch")
+@click.argument("name")
+@click.option("--into", type=click.Path(path_type=Path), help="The data folder; default: VEILBENCH_DATA.")
+@click.option("--mirror", default="", metavar="URL", help="Where the files lie by their own names, instead.")
+@click.option("--sha256", default="", metavar="HASH", help="Of the download, where it must be another than known.")
+@click.option("--quiet", "-q", is_flag=True, help="No progress bars.")
+def data_fetch(name: str, into: Path | None, mirror: str, sha256: str, quiet: bool) -> None:
+    """Downloads NAME (lfw, facenet or lpips), checks its hash, and goes on where a broken transfer stopped."""
+    from bench.progress import progress_shown
+    from bench.sources import data_folder, fetch, find
+
+    with progress_shown(Console(stderr=True, quiet=quiet)):
+        written = fetch(find(name), data_folder(into), mirror=mirror, sha256=sha256)
+    click.echo("\n".join(map(str, written)))

@@ -1,0 +1,75 @@
+"""What the paper's tables and figures would take on this machine, from a timed probe of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.estimate import Outlook, estimate
+from bench.execute import missing_tasks, pending
+from bench.paper.gather import Campaign
+from bench.plan import Task
+
+_TRAININGS = ("defense_state", "server_state", "attack_state")
+
+
+@dataclass(frozen=True)
+class PaperOutlook:
+    """An outlook with the counts that a paper's author asks for."""
+
+    trainings: int  #: networks to train
+    images: int  #: templates to make and reconstructions to judge
+    pgd_steps: int  #: gradient steps of defences that optimise a template, an image each
+    outlook: Outlook
+    missing: dict[str, str]  #: role: why nothing can be run there
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        counts = {"trainings": self.trainings, "images": self.images, "pgd_steps": self.pgd_steps}
+        return {**counts, **self.outlook.as_dict(), "missing": self.missing}
+
+    def text(self) -> str:
+        """For people."""
+        lines = [
+            f"{self.trainings} trainings; {self.images:,} images to protect or rebuild; {self.pgd_steps:,} PGD steps.",
+            self.outlook.text(),
+            *(f"impossible here: {role}: {why}" for role, why in self.missing.items()),
+        ]
+        return "\n".join(lines)
+
+
+def outlook(work: Campaign) -> PaperOutlook:
+    """Nothing is made. Columns whose data is missing are named and not counted."""
+    if work.settings is None:
+        return PaperOutlook(0, 0, 0, Outlook((), 0, 0), dict(work.missing))
+    whole = work.plan()
+    tasks = missing_tasks(pending(whole, work.run), Path(work.settings.run.store))
+    trainings = sum(task.kind in _TRAININGS and _learns(work, task) for task in tasks)
+    images, steps = 0, 0
+    for task in tasks:
+        count = _images(work, task)
+        images += count
+        defense = work.settings.defenses.get(task.defense)
+        if task.kind in ("templates", "presentation") and hasattr(defense, "alpha"):
+            steps += count * int(getattr(defense, "iterations", 0))
+    return PaperOutlook(trainings, images, steps, estimate(work.settings, whole, work.run), dict(work.missing))
+
+
+def _learns(work: Campaign, task: Task) -> bool:
+    """Whether there is anything to train: a plugin with a recipe for it."""
+    assert work.settings is not None
+    plugin: Any = (work.settings.attacks if task.kind == "attack_state" else work.settings.defenses)[
+        task.attack if task.kind == "attack_state" else task.defense
+    ]
+    wanted: Iterable[str] = ("recipe",) if task.kind == "server_state" else ("training", "recipe")
+    return any(hasattr(plugin, name) for name in wanted)
+
+
+def _images(work: Campaign, task: Task) -> int:
+    assert work.settings is not None
+    if task.kind not in ("templates", "reconstruction", "presentation"):
+        return 0
+    test = work.settings.datasets[task.scene.dataset].size()[0]
+    return min(test, work.settings.run.images or test) // (2 if task.kind == "presentation" else 1)

@@ -1,0 +1,87 @@
+"""How near a measured cell stands to the paper's own: `same protocol`, `stand-in` or `impossible here`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from bench.config import Settings
+from bench.datasets.folder import ImageFolder
+from bench.datasets.insightface import InsightfaceBin
+from bench.datasets.lfw import Lfw
+from bench.paper.layouts import PAIRS, ROLES
+from bench.recognizers.facenet import FaceNet
+
+Label = Literal["same protocol", "stand-in", "impossible here", "failed", "not run"]
+MARKS: dict[str, str] = {
+    "same protocol": "=", "stand-in": "s", "impossible here": "x", "failed": "!", "not run": "?",
+}  # fmt: skip
+
+
+_TUNED = "FaceNet's weights as configured; the paper fine-tunes its own on CASIA-WebFace"
+
+
+@dataclass(frozen=True)
+class Status:
+    """A label, and what it rests on: what differs, what is missing and how to get it, or what went wrong."""
+
+    label: Label
+    detail: str = ""
+
+
+def judge(settings: Settings, role: str, defense: str, attack: str, pairs: int | None) -> Status:
+    """Compares what ran with the paper's section 5.1.
+
+    Args:
+        pairs: verification pairs judged, where known.
+    """
+    differs = [*_data(settings, role, pairs), *_recognizer(settings), *_faces(settings)]
+    differs += [d for d in _parameters(settings.defenses[defense], "shadow") if d not in defense]  # a sweep's point
+    wrapped = attack.removeprefix("replay_")
+    if wrapped:
+        differs += _parameters(settings.attacks[wrapped], "attack")
+        if "@" in wrapped:
+            differs.append(f"the attacker knows more: {wrapped.rpartition('@')[2]}")
+    return Status("stand-in", "; ".join(differs)) if differs else Status("same protocol", _TUNED)
+
+
+def _data(settings: Settings, role: str, pairs: int | None) -> list[str]:
+    label = settings.paper.datasets.get(role, "")
+    dataset = settings.datasets[label]
+    if not isinstance(dataset, Lfw | InsightfaceBin) or (isinstance(dataset, Lfw) and role != "lfw"):
+        return [f"data: {label}, not {ROLES[role]}"]
+    if pairs != PAIRS[role]:
+        return [f"data: {label}, {'unknown' if pairs is None else pairs} of {PAIRS[role]} pairs"]
+    return [] if settings.run.images is None else [f"data: the first {settings.run.images} images of {label}"]
+
+
+def _recognizer(settings: Settings) -> list[str]:
+    label = settings.paper.recognizer
+    recognizer = settings.recognizers[label]
+    if isinstance(recognizer, FaceNet) and recognizer.normalisation == "unit":
+        return []
+    height, width = recognizer.image_size
+    return [f"recogniser: {label} {height}x{width}, not FaceNet 160x160 on [0, 1]"]
+
+
+def _faces(settings: Settings) -> list[str]:
+    """The paper trains shadows on CASIA-WebFace and attackers on CelebA: both large sets of photographs."""
+    found = []
+    for side, lender, paper in (
+        ("shadow", settings.run.public_defender, "casia_webface"),
+        ("attacker", settings.run.public_attacker, "celeba"),
+    ):
+        own = settings.public.get(lender)
+        if not isinstance(own, ImageFolder) or lender != paper or own.limit or settings.run.public_limit:
+            found.append(f"{side}'s faces: {lender if lender != 'rest' else 'people in no pair'}, not {paper}")
+    return found
+
+
+def _parameters(plugin: Any, who: str) -> list[str]:
+    """Section 5.1.2, where a plugin has such a parameter (for the noise: those that have both)."""
+    wanted: dict[str, float] = {}
+    if hasattr(plugin, "alpha") and hasattr(plugin, "iterations"):
+        wanted = {"alpha": 0.2, "epsilon": 0.2, "iterations": 40}
+    differs = [f"{name}={getattr(plugin, name)}" for name, value in wanted.items() if getattr(plugin, name) != value]
+    rate = getattr(getattr(plugin, "training", None), "learning_rate", 1e-4)
+    return differs + ([f"{who}'s learning rate {rate:g}, not 1e-4"] if rate != 1e-4 else [])
