@@ -225,6 +225,8 @@ class _Planner:
         device = pick_device(settings.run.device)
         self.settings, self.scene, self.seed = settings, scene, seed
         self.metrics = _metrics(settings)
+        self.known = {label: _identity(attack) for label, attack in settings.attacks.items()}  # once, not once a cell
+        self.known |= {f"defense {label}": _identity(defense) for label, defense in settings.defenses.items()}
         self.machine = {
             "protocol": PROTOCOL,
             "device": device.type,
@@ -253,13 +255,13 @@ class _Planner:
             seed=self.seed,
         )
         key = content_key(
-            cell=cell,
+            cell=vars(cell),
             needs=[need.key for need in needs],
             metrics=self.metrics if kind == "reconstruction" else {"bootstrap": self.settings.metrics.bootstrap},
             machine=self.machine,
-            attack=_identity(instance) if instance else {},
+            attack=self.known[attack] if instance else {},
         )
-        code = [_identity(plugin)["source"] for plugin in (self.settings.defenses[defense], instance) if plugin]
+        code = [self.known[name]["source"] for name in (f"defense {defense}", attack) if name in self.known]
         origin = {"data": self.scene.faces_key, "recognizer": self.scene.recognizer_key, "code": content_key(code=code)}
         return Job(cell, key, self.scene, needs, origin)
 
@@ -329,7 +331,8 @@ class _Planner:
         self, own: _Defended, label: str, attack: ReconstructionAttack | LinkageAttack, bases: int = 0
     ) -> Task:
         """An attack's state; one that has a base goes on from that one's."""
-        fits: dict[str, Any] = {"plugin": _identity(attack), "public": self.scene.attacker_key}
+        identity = _identity(attack) if bases else self.known[label]
+        fits: dict[str, Any] = {"plugin": identity, "public": self.scene.attacker_key}
         needs: tuple[Task, ...] = ()
         if isinstance(attack, ReconstructionAttack) and attack.base is not None:
             needs += (self._learned(own, label, attack.base, bases + 1),)

@@ -1,7 +1,11 @@
-"""Devices and number formats: bfloat16 where the processor multiplies in it, float32 elsewhere."""
+"""Devices and number formats: bfloat16 where the processor multiplies in it, float32 elsewhere.
+
+`VEILBENCH_PRECISION=float32` in the environment asks for float32 everywhere: for runs that other machines repeat.
+"""
 
 from __future__ import annotations
 
+import os
 from functools import cache
 
 import torch
@@ -38,7 +42,16 @@ def _cpu_has_bf16() -> bool:
 
 
 def low_precision(device: torch.device) -> bool:
-    """Whether decoders run in bfloat16 on this device."""
+    """Whether decoders run in bfloat16 on this device.
+
+    Raises:
+        UserError: the environment asks for a format that is not known.
+    """
+    asked = os.environ.get("VEILBENCH_PRECISION", "auto")
+    if asked not in ("auto", "float32"):
+        raise UserError(f"VEILBENCH_PRECISION={asked}: use auto or float32")
+    if asked == "float32":
+        return False
     return torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_has_bf16()
 
 

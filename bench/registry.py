@@ -190,6 +190,7 @@ _NOT_HASHED = {
 }  # fmt: skip
 
 
+@cache
 def source_hash(plugin: type[Any]) -> str:
     """sha256 of the source of a plugin, of its bases, and of the parts of `bench` that compute for it.
 
