@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench.batches import attacked_first, plain_batches
+from bench.batches import attacked_first, halving, plain_batches
 from bench.contracts import (
     Attack,
     FaceSet,
@@ -88,7 +88,8 @@ def make_reconstruction(bench: Workbench, task: Task, folder: Path) -> None:
     )
     batches = plain_batches(len(rows))
     clamped = 0
-    for place in track(batches, f"attacking: {task.defense} x {task.attack}", len(batches)):
+
+    def rebuild(place: NDArray[np.int64]) -> Tensor:
         batch = rows[place]
         names = [test.names[i] for i in batch]
         subjects = () if test.subjects is None else tuple(test.subjects[i] for i in batch)
@@ -102,8 +103,12 @@ def make_reconstruction(bench: Workbench, task: Task, folder: Path) -> None:
             raise ValueError(f"{task.attack} returned images of shape {tuple(made.shape)}, not {wanted}")
         if not torch.isfinite(made).all():
             raise ValueError(f"{task.attack} returned values that are not finite")
-        clamped += int(((made < 0) | (made > 1)).sum())
-        images[place] = made.detach().clamp(0, 1).cpu().numpy()
+        return made.detach().cpu()
+
+    for whole in track(batches, f"attacking: {task.defense} x {task.attack}", len(batches)):
+        for place, made in halving(rebuild, whole, splits=not attack.coupled):
+            clamped += int(((made < 0) | (made > 1)).sum())
+            images[place] = made.clamp(0, 1).numpy()
     images.flush()
     info = {"images": len(rows), "clamped_values": clamped, "queries": dict(oracle.queries), **oracle.reported}
     write_state(folder, State(info=info))

@@ -1,11 +1,46 @@
-"""Which images are protected together: a defence that looks at its batch must not see a pair's two images at once."""
+"""Which images go together: a defence that looks at its batch must not see a pair's two images at once."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from bench.contracts import Pairs, Rng
+
+log = logging.getLogger("veilbench")
+
+Made = TypeVar("Made")
+
+
+def halving(
+    work: Callable[[NDArray[np.int64]], Made], batch: NDArray[np.int64], splits: bool = True
+) -> Iterator[tuple[NDArray[np.int64], Made]]:
+    """Yields (indices, what `work` makes of them): the batch whole, or in halves where memory is too small.
+
+    Only for work whose results do not depend on who else is in the batch. `splits=False` says that they do: then the
+    batch is part of what is measured, and running out of memory is an error.
+
+    Raises:
+        torch.OutOfMemoryError: a single image is too much, or the batch may not be split.
+    """
+    try:
+        made = work(batch)
+    except torch.OutOfMemoryError:
+        if not splits or len(batch) < 2:
+            raise
+        torch.cuda.empty_cache()  # does nothing where there is no CUDA
+        middle = len(batch) // 2
+        log.warning("out of memory with %d images at once: going on with %d", len(batch), middle)
+    else:
+        yield batch, made
+        return
+    for half in (batch[:middle], batch[middle:]):
+        yield from halving(work, half)
 
 
 def plain_batches(count: int, size: int = 50) -> list[NDArray[np.int64]]:

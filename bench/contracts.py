@@ -426,6 +426,14 @@ class ReconstructionAttack(Attack):
         """Templates stolen of each image, where the server protects anew each time. Default: the one that is stored."""
         return 1
 
+    @property
+    def coupled(self) -> bool:
+        """Whether what is rebuilt of one image depends on the others in its batch. Default: no.
+
+        If not, a batch that is too large for the device's memory is taken in halves.
+        """
+        return False
+
     def subset(self, defense: Defense) -> int | None:
         """How many images are attacked, where all of them would take too long; None: all. Default: all.
 

@@ -26,7 +26,7 @@ from bench.records import Cell, Kind
 from bench.registry import source_hash
 from bench.store import content_key, file_hash
 
-PROTOCOL = 1  #: raised whenever the harness would give another figure for the same plugins and data
+PROTOCOL = 2  #: raised whenever the harness would give another figure for the same plugins and data
 
 TaskKind = Literal[
     "identity", "defense_state", "surrogate_state", "templates", "server_state", "embeddings", "attack_state",

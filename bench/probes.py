@@ -12,7 +12,19 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from bench.contracts import Attack, Conv, Defense, FaceSet, ImageRng, Knowledge, Rng, SplitNetwork, State, System
+from bench.contracts import (
+    Attack,
+    Conv,
+    Defense,
+    FaceSet,
+    ImageRng,
+    Knowledge,
+    ReconstructionAttack,
+    Rng,
+    SplitNetwork,
+    State,
+    System,
+)
 
 _Kind = Literal["open", "fixed", "secret", "closed", "affine"]
 
@@ -62,8 +74,9 @@ class Control(Probe):
         return bool(self.noise == "random" or self.defense.randomized)
 
     def faces(self, attack: Attack) -> bool:
-        """Those who learn nothing of the noise: a control asks what the noise itself hides."""
-        return attack.level <= Knowledge.ENCODER
+        """Those who learn nothing of the noise and see it once: a control asks what the noise itself hides."""
+        once = not isinstance(attack, ReconstructionAttack) or attack.copies == 1
+        return once and attack.level <= Knowledge.ENCODER
 
     @property
     def protect_batch(self) -> int | None:

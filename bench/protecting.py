@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench.batches import coupled_batches, plain_batches, shared_pairs
+from bench.batches import coupled_batches, halving, plain_batches, shared_pairs
 from bench.contracts import FaceSet, Pairs, Rng, State, System
 from bench.noise import NoiseMeter
 from bench.oracle import client_alone
@@ -28,11 +28,17 @@ _BATCH = 50
 def make_identity(bench: Workbench, task: Task, folder: Path) -> None:
     """Embeddings (N, D) of the unprotected pipeline, which every defence's cosine is measured in."""
     stage = bench.stage(task.scene)
+
+    def embed(batch: NDArray[np.int64]) -> NDArray[Any]:
+        found: NDArray[Any] = (
+            stage.network.embed(stage.network.extract(stage.test.batch(batch, bench.device))).cpu().numpy()
+        )
+        return found
+
     parts = []
     with torch.no_grad():
-        for batch in track(plain_batches(len(stage.test)), "embedding faces", -(-len(stage.test) // _BATCH)):
-            features = stage.network.extract(stage.test.batch(batch, bench.device))
-            parts.append(stage.network.embed(features).cpu().numpy())
+        for whole in track(plain_batches(len(stage.test)), "embedding faces", -(-len(stage.test) // _BATCH)):
+            parts += [found for _, found in halving(embed, whole)]
     write_arrays(folder, {"embeddings": np.concatenate(parts)})
 
 
@@ -69,14 +75,19 @@ def protect(
 ) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor]]:
     """Yields (indices, features, templates) of each batch, in the batches that the defence asks for."""
     batches = batches_of(system, names, rng, pairs)
-    for batch in track(batches, f"protecting: {type(system.defense).__name__}", len(batches)):
+
+    def enrol(batch: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         if isinstance(images, FaceSet):
             pixels = images.batch(batch, system.device)
         else:
             pixels = torch.stack([images[i] for i in batch]).to(system.device)
         with torch.no_grad():
             features = system.encode(pixels)
-            yield batch, features, system.protect(features, rng.images([names[i] for i in batch]))
+            return features, system.protect(features, rng.images([names[i] for i in batch]))
+
+    for whole in track(batches, f"protecting: {type(system.defense).__name__}", len(batches)):
+        for batch, (features, templates) in halving(enrol, whole, splits=system.defense.protect_batch is None):
+            yield batch, features, templates
 
 
 def _disturb(
@@ -141,10 +152,15 @@ def make_embeddings(bench: Workbench, task: Task, folder: Path) -> None:
     assert templates_task is not None
     system = bench.system(task, recognises=True)
     templates = read_array(bench.ready(templates_task), "templates")
-    stored, probes = [], []
+
+    def embed(batch: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
+        values = torch.from_numpy(templates[batch]).to(bench.device, torch.float32)
+        probes = system.embed(system.encode(stage.test.batch(batch, bench.device)))
+        return system.embed(values).cpu().numpy(), probes.cpu().numpy()
+
+    parts = []
     with torch.no_grad():
-        for batch in track(plain_batches(len(stage.test)), "embedding templates", -(-len(stage.test) // _BATCH)):
-            values = torch.from_numpy(templates[batch]).to(bench.device, torch.float32)
-            stored.append(system.embed(values).cpu().numpy())
-            probes.append(system.embed(system.encode(stage.test.batch(batch, bench.device))).cpu().numpy())
-    write_arrays(folder, {"stored": np.concatenate(stored), "probes": np.concatenate(probes)})
+        for whole in track(plain_batches(len(stage.test)), "embedding templates", -(-len(stage.test) // _BATCH)):
+            parts += [found for _, found in halving(embed, whole)]
+    stored, probes = (np.concatenate(part) for part in zip(*parts, strict=True))
+    write_arrays(folder, {"stored": stored, "probes": probes})

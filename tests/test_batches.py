@@ -1,12 +1,17 @@
 """Batches of a batch-coupled defence."""
 
+from collections.abc import Callable
 from random import Random
 
 import numpy as np
+import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch import Tensor
 
-from bench.batches import coupled_batches, plain_batches, shared_pairs
+from bench.batches import coupled_batches, halving, plain_batches, shared_pairs
 from bench.contracts import Pairs
 from bench.seeds import Rng
 
@@ -63,3 +68,35 @@ def test_where_it_cannot_be_helped_it_is_counted() -> None:
 def test_plain_batches_are_consecutive() -> None:
     assert [b.tolist() for b in plain_batches(5, 2)] == [[0, 1], [2, 3], [4]]
     assert plain_batches(0) == []
+
+
+def _work(most: int, seen: list[int]) -> Callable[[NDArray[np.int64]], Tensor]:
+    """A network that has room for `most` images."""
+    weights = torch.rand(7, 3, generator=torch.Generator().manual_seed(0))
+    inputs = torch.rand(20, 7, generator=torch.Generator().manual_seed(1))
+
+    def work(batch: NDArray[np.int64]) -> Tensor:
+        seen.append(len(batch))
+        if len(batch) > most:
+            raise torch.OutOfMemoryError("no room")
+        return inputs[batch] @ weights
+
+    return work
+
+
+def test_too_little_memory_halves_the_batch_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    seen: list[int] = []
+    whole = _work(20, [])(np.arange(20))
+    parts = list(halving(_work(6, seen), np.arange(20)))
+    assert seen == [20, 10, 5, 5, 10, 5, 5]
+    assert np.concatenate([batch for batch, _ in parts]).tolist() == list(range(20))
+    torch.testing.assert_close(torch.cat([made for _, made in parts]), whole, atol=1e-4, rtol=0)
+    assert "going on with 10" in caplog.text and "going on with 5" in caplog.text
+
+
+@pytest.mark.parametrize(("most", "splits"), [(0, True), (10, False)])
+def test_a_batch_that_may_not_be_split_or_cannot_is_an_error(most: int, splits: bool) -> None:
+    seen: list[int] = []
+    with pytest.raises(torch.OutOfMemoryError):
+        list(halving(_work(most, seen), np.arange(16), splits))
+    assert seen == ([16, 8, 4, 2, 1] if splits else [16])

@@ -93,6 +93,11 @@ class DecoderAttack(ReconstructionAttack):
         return self.average
 
     @property
+    def coupled(self) -> bool:
+        """By the statistics of the stolen batch, where those are used."""
+        return self.batch_statistics
+
+    @property
     def asks_surrogate(self) -> bool:
         """At level `algorithm` alone: who may enrol has the real thing."""
         return self.level == Knowledge.ALGORITHM
