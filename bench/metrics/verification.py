@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,12 +99,16 @@ def all_impostors(embeddings: NDArray[Any], subjects: NDArray[Any]) -> NDArray[n
     _, person = np.unique(subjects, return_inverse=True)
     vectors = np.asarray(embeddings, dtype=np.float64)
     position = np.arange(len(vectors))
-    found = [np.empty(0)]
+    alike = np.bincount(person)
+    found = np.empty(len(vectors) * (len(vectors) - 1) // 2 - int((alike * (alike - 1) // 2).sum()))
+    filled = 0
     for start in range(0, len(vectors), _BLOCK):
         block = slice(start, start + _BLOCK)
         wanted = (position[block, None] < position) & (person[block, None] != person)
-        found.append((vectors[block] @ vectors.T)[wanted])
-    return np.concatenate(found)
+        here = (vectors[block] @ vectors.T)[wanted]
+        found[filled : filled + len(here)] = here
+        filled += len(here)
+    return found
 
 
 def equal_error_rate(genuine: NDArray[Any], impostor: NDArray[Any]) -> float:
@@ -114,15 +119,29 @@ def equal_error_rate(genuine: NDArray[Any], impostor: NDArray[Any]) -> float:
     """
     if not len(genuine) or not len(impostor):
         raise ValueError("an equal error rate needs genuine and impostor scores")
-    thresholds = np.concatenate([np.unique(np.concatenate([genuine, impostor])), [np.inf]])
-    rejected = np.searchsorted(np.sort(genuine), thresholds, side="left") / len(genuine)
-    let_in = 1 - np.searchsorted(np.sort(impostor), thresholds, side="left") / len(impostor)
-    gap = rejected - let_in  # rises from -1 to 1
-    after = int(np.argmax(gap >= 0))
-    if gap[after] == 0 or after == 0:
-        return float(rejected[after])
-    share = -gap[after - 1] / (gap[after] - gap[after - 1])
-    return float(rejected[after - 1] + share * (rejected[after] - rejected[after - 1]))
+    own, others = (np.sort(np.asarray(scores, dtype=np.float64)) for scores in (genuine, impostor))
+
+    def rates(threshold: float) -> tuple[float, float]:
+        """False rejections and false acceptances of those who accept from here on."""
+        rejected = np.searchsorted(own, threshold, side="left") / len(own)
+        return float(rejected), float(1 - np.searchsorted(others, threshold, side="left") / len(others))
+
+    def crossed(threshold: float) -> bool:
+        rejected, let_in = rates(threshold)
+        return rejected >= let_in
+
+    # Their difference rises with the threshold: the first score at which it isn't negative is found by halving, without
+    # an array of thresholds, since impostors may be a hundred million.
+    places = [bisect_left(scores, True, key=crossed) for scores in (own, others)]  # type: ignore[call-overload]
+    above = [scores[place] for scores, place in zip((own, others), places, strict=True) if place < len(scores)]
+    below = [scores[place - 1] for scores, place in zip((own, others), places, strict=True) if place]
+    rejected, let_in = rates(min(above, default=np.inf))
+    if rejected == let_in or not below:
+        return rejected
+    rejected_before, let_in_before = rates(max(below))
+    gap_before = rejected_before - let_in_before
+    share = -gap_before / (rejected - let_in - gap_before)
+    return float(rejected_before + share * (rejected - rejected_before))
 
 
 def tar_at_far(genuine: NDArray[Any], impostor: NDArray[Any], far: float) -> float | None:
@@ -130,5 +149,6 @@ def tar_at_far(genuine: NDArray[Any], impostor: NDArray[Any], far: float) -> flo
     allowed = int(np.floor(far * len(impostor) + 1e-9))
     if allowed < _TRUSTED or not len(genuine):
         return None
-    first_refused = np.sort(impostor)[::-1][allowed] if allowed < len(impostor) else -np.inf
+    place = len(impostor) - 1 - allowed
+    first_refused = np.partition(impostor, place)[place] if place >= 0 else -np.inf
     return float((np.asarray(genuine) > first_refused).mean())
