@@ -18,6 +18,7 @@ from rich.table import Table
 from bench import __version__
 from bench.options import with_config
 from bench.paper.commands import data, paper
+from bench.plugin_commands import check, new
 
 out = Console()
 err = Console(stderr=True)
@@ -70,6 +71,8 @@ def main() -> None:
 
 main.add_command(paper)
 main.add_command(data)
+main.add_command(new)
+main.add_command(check)
 
 
 @main.command()

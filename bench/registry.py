@@ -122,8 +122,40 @@ def find(kind: Kind, name: str, where: str) -> type[Any]:
     raise UserError(f"{where}: unknown {_WORDS[kind]} {name!r}.{near_miss(name, names(kind))}")
 
 
+def find_any(name: str, kind: Kind | None, where: str) -> type[Any]:
+    """As `find`, for a plugin of whatever kind has that name, or is in that file.
+
+    Raises:
+        UserError: no such plugin, or several kinds have one.
+    """
+    if kind is not None:
+        return find(kind, name, where)
+    if name.endswith(".py"):
+        path = Path(name).expanduser().resolve()
+        if not path.is_file():
+            raise UserError(f"{where}: there is no file {name!r}")
+        module = _load(path)
+        kinds = [k for k in KINDS if _classes(k, module)]
+    else:
+        kinds = [k for k in KINDS if name in names(k)]
+    if len(kinds) > 1:
+        raise UserError(f"{where}: {name!r} could be {' or '.join(kinds)}: say which by --kind")
+    if not kinds and name.endswith(".py"):
+        raise UserError(f"{where}: {name} holds no frozen dataclass derived from a class of bench.contracts")
+    if not kinds:
+        raise UserError(f"{where}: unknown plugin {name!r}.{near_miss(name, [n for k in KINDS for n in names(k)])}")
+    return find(kinds[0], name, where)
+
+
 def _plugin_class(kind: Kind, module: ModuleType, where: str) -> type[Any]:
-    own = [
+    own = _classes(kind, module)
+    if len(own) != 1:
+        raise UserError(f"{where}: expected one {_WORDS[kind]} class, found {len(own)}")
+    return own[0]
+
+
+def _classes(kind: Kind, module: ModuleType) -> list[type[Any]]:
+    return [
         value
         for value in vars(module).values()
         if inspect.isclass(value)
@@ -131,9 +163,6 @@ def _plugin_class(kind: Kind, module: ModuleType, where: str) -> type[Any]:
         and value.__module__ == module.__name__
         and not inspect.isabstract(value)
     ]
-    if len(own) != 1:
-        raise UserError(f"{where}: expected one {_WORDS[kind]} class, found {len(own)}")
-    return own[0]
 
 
 def make(plugin: type[Any], parameters: Mapping[str, Any], where: str) -> Any:

@@ -156,6 +156,8 @@ class AdvFace(Defense):
 
     def protect(self, system: System, features: Tensor, rng: ImageRng) -> Tensor:
         """Adversarial features (Eq. 5 and 6)."""
+        if not len(features):
+            return features
         shadow: _Shadow = system.state
         image, start = self._shadow(system, features)
         start = start.contiguous(memory_format=torch.channels_last)

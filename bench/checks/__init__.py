@@ -1,0 +1,52 @@
+"""Does a plugin keep its contract? For `veilbench check`, and for the tests of whoever writes plugins elsewhere:
+
+from bench.checks import assert_sound
+from mine import Mine
+
+def test_mine() -> None:
+    assert_sound(Mine(sigma=0.2))
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bench.checks.attacks import check_attack
+from bench.checks.defenses import check_defense
+from bench.checks.others import check_dataset, check_recognizer
+from bench.checks.scene import Scene
+from bench.checks.verdict import Verdict, failures
+from bench.contracts import Attack, Dataset, Defense, Recognizer
+
+__all__ = ["Scene", "Verdict", "assert_sound", "check", "failures"]
+
+
+def check(plugin: Any, scene: Scene | None = None) -> list[Verdict]:
+    """Every check of a plugin's kind.
+
+    Args:
+        plugin: an instance of a defence, attack, recogniser or dataset.
+        scene: where a defence or an attack is tried; by default the recogniser that comes with the package.
+
+    Raises:
+        TypeError: it is none of these.
+    """
+    if isinstance(plugin, Defense):
+        return check_defense(plugin, scene or Scene.shipped())
+    if isinstance(plugin, Attack):
+        return check_attack(plugin, scene or Scene.shipped())
+    if isinstance(plugin, Recognizer):
+        return check_recognizer(plugin)
+    if isinstance(plugin, Dataset):
+        return check_dataset(plugin)
+    raise TypeError(f"{type(plugin).__name__} is no defence, attack, recogniser or dataset")
+
+
+def assert_sound(plugin: Any, scene: Scene | None = None) -> None:
+    """As `check`, for a test.
+
+    Raises:
+        AssertionError: what failed: what was expected, what came, and how to mend it.
+    """
+    wrong = failures(check(plugin, scene))
+    assert not wrong, "\n".join(str(verdict) for verdict in wrong)

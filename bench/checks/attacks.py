@@ -1,0 +1,251 @@
+"""Checks of an attack: it asks for what it declares, and it can do what it claims where nothing is protected."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from bench.checks.scene import Noisy, Open, Scene
+from bench.checks.verdict import Pointless, Verdict, Wrong, disturb_globals, keep_still, sound_parameters, work_off
+from bench.contracts import (
+    Attack,
+    Defense,
+    ImageRng,
+    Knowledge,
+    KnowledgeError,
+    Leak,
+    LinkageAttack,
+    NotApplicable,
+    ReconstructionAttack,
+    Rng,
+    State,
+    System,
+)
+from bench.metrics.image import image_scores
+from bench.oracle import Oracle, client_alone
+
+_CLOSE = 0.02  #: in pixels' values: what bfloat16 in another batch may differ by
+_FROM_RNG = "Take all randomness from the rng that the step is given."
+
+
+def check_attack(attack: Attack, scene: Scene) -> list[Verdict]:
+    """Every check, in order; the last one is what rebuilding an image costs."""
+    checks: list[tuple[str, Callable[[], str | None]]] = [("parameters", lambda: sound_parameters(attack))]
+    if isinstance(attack, ReconstructionAttack):
+        looks = _Looks(attack, scene)
+        checks += [
+            ("level", looks.level),
+            ("knowledge, nothing protected", looks.knowledge),
+            ("knowledge, noise", looks.knowledge_under_noise),
+            ("images", looks.images),
+            ("inputs untouched", looks.inputs_untouched),
+            ("same seed, same images", looks.same_seed),
+            ("batch composition", looks.batch_composition),
+            ("opens what is unprotected", looks.opens),
+            ("nothing kept", lambda: keep_still(attack)),
+            ("cost", looks.cost),
+        ]
+    elif isinstance(attack, LinkageAttack):
+        checks += [("level", lambda: str(attack.level)), ("scores", lambda: _scores(attack, scene))]
+    needs = {name: "knowledge, nothing protected" for name, _ in checks[3:]}
+    return work_off(checks, needs | {"batch composition": "same seed, same images"})
+
+
+class _Looks:
+    """One attack on the unprotected system, fitted when first wanted."""
+
+    def __init__(self, attack: ReconstructionAttack, scene: Scene) -> None:
+        self.attack, self.scene = attack, scene
+        count = attack.subset(Open()) or len(scene.test)
+        self.names = scene.names(count)
+        self.originals = scene.images(count)
+
+    def tried(self, defense: Defense) -> tuple[Oracle, Any, Tensor]:
+        """(oracle, prepared state, stolen values) on a defended system."""
+        state = defense.fit(self.scene.network, self.scene.public, Rng(0).child("defence"))
+        system = self.scene.system(defense, state)
+        with torch.no_grad():
+            templates = system.protect(system.encode(self.originals), Rng(0).images(self.names))
+            embeddings = system.embed(templates)
+        public = self.scene.public
+        copy = defense.fit(client_alone(self.scene.network), public, Rng(1)) if self.attack.asks_surrogate else None
+        oracle = Oracle(self.attack.level, system, Rng(0).child("oracle"), embeddings, copy)
+        prepared = self.attack.prepare(oracle, self._learned(self.attack, oracle, system))
+        return oracle, prepared, templates if self.attack.leaks == "template" else embeddings
+
+    def _learned(self, attack: ReconstructionAttack, oracle: Oracle, system: System) -> State | None:
+        if attack.base is None:
+            return attack.fit(oracle, self.scene.public, Rng(0).child("fit"))
+        below = Oracle(attack.base.level, system, Rng(0).child("oracle below"), None, oracle._surrogate)
+        return attack.adapt(oracle, self.scene.public, Rng(0).child("adapt"), self._learned(attack.base, below, system))
+
+    @cached_property
+    def open(self) -> tuple[Oracle, Any, Tensor]:
+        return self.tried(Open())
+
+    def made(self, some: slice = slice(None), rng: ImageRng | None = None) -> Tensor:
+        oracle, prepared, values = self.open
+        leak = Leak(values[some].clone(), rows=tuple(range(len(self.names)))[some])
+        return self.attack.reconstruct(oracle, prepared, leak, rng or Rng(0).images(self.names[some])).detach()
+
+    def level(self) -> str:
+        if not isinstance(self.attack.level, Knowledge) or self.attack.leaks not in ("template", "embedding"):
+            raise Wrong(
+                "a level of Knowledge, and leaks of 'template' or 'embedding'",
+                f"{self.attack.level!r}, {self.attack.leaks!r}", "Return Knowledge.ENCODER, say.",
+            )  # fmt: skip
+        return f"{self.attack.level}, leaks the {self.attack.leaks}"
+
+    def _respects(self, work: Callable[[], Any]) -> None:
+        try:
+            work()
+        except KnowledgeError as error:
+            raise Wrong(
+                f"what level '{self.attack.level}' allows", str(error),
+                "Declare the higher level, or do without: the harness refuses it as well.",
+            ) from error  # fmt: skip
+
+    def knowledge(self) -> str:
+        try:
+            self._respects(self.open.__len__)
+            self._respects(self.made)
+        except NotApplicable as why:
+            raise Pointless(f"nothing to try where nothing is protected: {why}") from why
+        asked = self.open[0].queries
+        return ", ".join(f"{name} {count}" for name, count in sorted(asked.items())) or "asks nothing"
+
+    def knowledge_under_noise(self) -> str:
+        def work() -> None:
+            oracle, prepared, values = self.tried(Noisy())
+            leak = Leak(values[:2], rows=(0, 1), others=iter([values[:2]] * (self.attack.copies - 1)))
+            self.attack.reconstruct(oracle, prepared, leak, Rng(0).images(self.names[:2]))
+
+        try:
+            self._respects(work)
+        except NotApplicable as why:
+            return f"nothing to try: {why}"
+        return "kept"
+
+    def _open_or_skip(self) -> None:
+        try:
+            _ = self.open
+        except NotApplicable as why:
+            raise Pointless(str(why)) from why
+
+    def images(self) -> str:
+        self._open_or_skip()
+        made = self.made()
+        wanted = (len(self.names), 3, *self.scene.network.image_size)
+        if tuple(made.shape) != wanted:
+            raise Wrong(f"images {wanted}", str(tuple(made.shape)), "Return (B, 3, H, W); oracle.image_size has H, W.")
+        if not torch.isfinite(made).all():
+            raise Wrong("finite images", "NaN or infinity", "Look for a division by 0.")
+        low, high = float(made.min()), float(made.max())
+        if low < -0.5 or high > 1.5:
+            raise Wrong(
+                "values of about [0, 1]", f"{low:.3g} to {high:.3g}",
+                "Images are RGB in [0, 1]; a recogniser's own normalisation ends at its client.",
+            )  # fmt: skip
+        return f"{low:.2f} to {high:.2f}"
+
+    def inputs_untouched(self) -> None:
+        self._open_or_skip()
+        oracle, prepared, values = self.open
+        stolen = values.clone()
+        self.attack.reconstruct(oracle, prepared, Leak(stolen, rows=tuple(range(len(values)))), self._rng())
+        if not torch.equal(stolen, values):
+            raise Wrong("stolen values as they were", "others", "Work on a copy of leak.values.")
+
+    def _rng(self) -> ImageRng:
+        return Rng(0).images(self.names)
+
+    def same_seed(self) -> None:
+        self._open_or_skip()
+        disturb_globals(1)
+        one = self.made()
+        disturb_globals(2)
+        other = self.made()
+        if not torch.equal(one, other):
+            apart = float((one - other).abs().max())
+            raise Wrong("the same images under the same seed", f"others, by up to {apart:.3g}", _FROM_RNG)
+
+    def batch_composition(self) -> str:
+        self._open_or_skip()
+        if self.attack.coupled:
+            return "depends on its batch, as declared"
+        whole = self.made(slice(0, 3))
+        alone = torch.cat([self.made(slice(i, i + 1)) for i in range(len(whole))])
+        apart = float((whole - alone).abs().mean())
+        if apart > _CLOSE:
+            raise Wrong(
+                "the same image alone as in a batch", f"others, by {apart:.3g} on average",
+                "Treat every image by itself; or say so by the property coupled.",
+            )  # fmt: skip
+        return f"within {apart:.1e}"
+
+    def opens(self) -> str:
+        """Above the blind floor, by more than chance: the difference of both on each image, over its standard error."""
+        self._open_or_skip()
+        if self.attack.level == Knowledge.BLIND:
+            raise Pointless("a blind attack is the floor")
+        made = self.made().clamp(0, 1)
+        public = self.scene.public
+        floor = torch.stack([public.batch(slice(i, i + 1))[0] for i in range(len(public))]).mean(0).expand_as(made)
+        if self.attack.leaks == "embedding":
+            own, blind = (self._cosines(images) for images in (made, floor))
+            what = "cosine"
+        else:
+            scores = [torch.from_numpy(image_scores(self.originals, images)["ssim"]) for images in (made, floor)]
+            (own, blind), what = scores, "SSIM"
+        gain = own - blind
+        error = float(gain.std()) / len(gain) ** 0.5 if len(gain) > 1 else 0.0
+        note = f"{what} {float(own.mean()):.2f}, mean face {float(blind.mean()):.2f}"
+        if float(gain.mean()) <= 2 * error:
+            raise Wrong(
+                "more than the mean face gives, where nothing is protected", note,
+                "An attack that is weak here makes every defence look good: train longer, on more faces, or mend it.",
+            )  # fmt: skip
+        return note
+
+    def _cosines(self, images: Tensor) -> Tensor:
+        network = self.scene.network
+        with torch.no_grad():
+            made, real = (network.embed(network.extract(batch)) for batch in (images, self.originals))
+        return cosine_similarity(made, real).double()
+
+    def cost(self) -> str:
+        self._open_or_skip()
+        started = time.perf_counter()
+        self.made()
+        return f"{1000 * (time.perf_counter() - started) / len(self.names):.1f} ms an image"
+
+
+def _scores(attack: LinkageAttack, scene: Scene) -> str:
+    """(B, N), finite, and better than guessing where nothing is protected."""
+    system, names = scene.system(Open()), scene.names()
+    people = len(names) // 2
+    with torch.no_grad():
+        templates = system.encode(scene.images())[0::2]
+        stored = system.embed(templates)
+    oracle = Oracle(attack.level, system, Rng(0), stored)
+    state = attack.fit(oracle, scene.public, Rng(0).child("fit"))
+    gallery = scene.test.subset(range(1, 2 * people, 2))
+    leak = Leak(templates, rows=tuple(range(people)))
+    try:
+        scores = attack.score(oracle, state, leak, gallery, Rng(0).images(names[0::2]))
+    except KnowledgeError as error:
+        raise Wrong(f"what level '{attack.level}' allows", str(error), "Declare the higher level.") from error
+    if tuple(scores.shape) != (people, people) or not torch.isfinite(scores).all():
+        raise Wrong(f"finite scores ({people}, {people})", str(tuple(scores.shape)), "One row a stolen value.")
+    right = int((scores.argmax(1) == torch.arange(people)).sum())
+    if right <= people // 3:
+        raise Wrong(
+            "most people linked, where nothing is protected", f"{right} of {people}", "More must mean more alike."
+        )
+    return f"{right} of {people} linked"

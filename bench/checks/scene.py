@@ -1,0 +1,110 @@
+"""A small system to try plugins on: synthetic people, seen by the client that comes with the package."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.contracts import Alignment, Defense, FaceSet, ImageRng, Recognizer, SplitNetwork, State, System
+from bench.datasets.synthetic import Synthetic
+from bench.recognizers.compact import Compact
+
+_JUDGED = 12  #: images that a plugin is tried on
+
+
+@dataclass(frozen=True, kw_only=True)
+class Open(Defense):
+    """Stores features as they are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noisy(Defense):
+    """A little noise, anew each time: an attack that enrols meets templates that differ from features."""
+
+    randomized = True
+
+    def protect(self, system: System, features: Tensor, rng: ImageRng) -> Tensor:
+        """features + noise."""
+        return features + 0.1 * features.std() * rng.normal(features)
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """Public faces, faces to judge, and a recogniser; everything frozen and in eval mode."""
+
+    network: SplitNetwork
+    public: FaceSet
+    test: FaceSet
+
+    @classmethod
+    def shipped(cls, public: int = 240, cache: Path | None = None) -> Scene:
+        """The recogniser that comes with the package, whole, at 96 x 96."""
+        return cls.of(Compact(), public, cache)
+
+    @classmethod
+    def of(cls, recognizer: Recognizer, public: int = 240, cache: Path | None = None) -> Scene:
+        """Any recogniser."""
+        return cls(_frozen(recognizer.load()), *_faces(recognizer.alignment, public, cache))
+
+    @classmethod
+    def small(cls, size: tuple[int, int] = (48, 40), public: int = 160, cache: Path | None = None) -> Scene:
+        """The shipped client with a server of random weights, on small images: seconds instead of a minute."""
+        whole = Compact().load()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            server = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.LazyLinear(32))
+            network = SplitNetwork(
+                whole.client, server, image_size=size, layout=whole.layout, mean=whole.mean, scale=whole.scale
+            )
+            network.embed(network.extract(torch.zeros(1, 3, *size)))
+        return cls(_frozen(network), *_faces(Alignment("margin", size), public, cache))
+
+    def resized(self, size: tuple[int, int]) -> Scene:
+        """The same with another size of images."""
+        return Scene.small(size, len(self.public))
+
+    def images(self, count: int = _JUDGED) -> Tensor:
+        """(count, 3, H, W) of the faces to judge."""
+        return self.test.batch(slice(0, count))
+
+    def names(self, count: int = _JUDGED) -> tuple[str, ...]:
+        """Their names."""
+        return self.test.names[:count]
+
+    def system(self, defense: Defense, state: State | None = None) -> System:
+        """The defended system, before its server has learned anything for itself."""
+        return System(self.network, defense, defense.prepare(self.network, state))
+
+    def serving(self, system: System, server: State | None) -> System:
+        """The same with what its server learned."""
+        return replace(system, server=system.defense.prepare_server(self.network, server))
+
+    def weights(self) -> Mapping[str, Any]:
+        """Copies of the recogniser's weights."""
+        return {name: value.clone() for name, value in self.network.state_dict().items()}
+
+
+def _frozen(network: SplitNetwork) -> SplitNetwork:
+    return network.eval().requires_grad_(False)
+
+
+def _faces(alignment: Alignment, public: int, cache: Path | None) -> tuple[FaceSet, FaceSet]:
+    people = Synthetic(folds=2, pairs_per_fold=_JUDGED // 4, public=public)
+    if cache is not None:
+        found = people.load(alignment, cache)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            found = _in_memory(people.load(alignment, Path(folder)))
+    assert found.public is not None
+    return found.public, found.test
+
+
+def _in_memory(found: Any) -> Any:
+    pixels = found.test.pixels.copy()
+    return replace(found, test=replace(found.test, pixels=pixels), public=replace(found.public, pixels=pixels))

@@ -1,0 +1,141 @@
+"""What a check finds, and how a list of checks is worked off."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import random
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from bench.store import content_key
+
+
+class Wrong(Exception):
+    """A check failed."""
+
+    def __init__(self, expected: str, came: str, fix: str) -> None:
+        super().__init__(f"expected {expected}; came {came}. {fix}")
+        self.expected, self.came, self.fix = expected, came, fix
+
+
+class Pointless(Exception):
+    """A check has nothing to look at; the message says why."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The outcome of one check."""
+
+    check: str
+    status: Literal["passed", "failed", "skipped"]
+    note: str = ""  #: figures, or why it was skipped
+    expected: str = ""
+    came: str = ""
+    fix: str = ""
+
+    def __str__(self) -> str:
+        if self.status != "failed":
+            return f"{self.check}: {self.status}{f' ({self.note})' if self.note else ''}"
+        return f"{self.check}: expected {self.expected}; came {self.came}. {self.fix}"
+
+
+def work_off(checks: Iterable[tuple[str, Callable[[], str | None]]], needs: dict[str, str]) -> list[Verdict]:
+    """One verdict a check, in order.
+
+    Args:
+        checks: (name, what returns a note or raises `Wrong` or `Pointless`).
+        needs: check to another, earlier one without which it says nothing.
+    """
+    found: dict[str, Verdict] = {}
+    broken: dict[str, str] = {}  # check to the one whose failure it suffers from
+    for name, look in checks:
+        before = needs.get(name, "")
+        if before in broken:
+            broken[name] = broken[before]
+            found[name] = Verdict(name, "skipped", f"{broken[name]!r} failed")
+            continue
+        try:
+            found[name] = Verdict(name, "passed", look() or "")
+        except Wrong as wrong:
+            found[name] = Verdict(name, "failed", "", wrong.expected, wrong.came, wrong.fix)
+        except Pointless as why:
+            found[name] = Verdict(name, "skipped", str(why))
+        except Exception as error:  # a plugin may raise anything
+            came = f"{type(error).__name__}: {error}"
+            found[name] = Verdict(name, "failed", "", "no exception", came, "Make this step work on faces as given.")
+        if found[name].status == "failed":
+            broken[name] = name
+    return list(found.values())
+
+
+def failures(verdicts: Iterable[Verdict]) -> list[Verdict]:
+    """Those that failed."""
+    return [verdict for verdict in verdicts if verdict.status == "failed"]
+
+
+def sound_parameters(plugin: Any) -> str:
+    """Fields that are the parameters, JSON-able, and part of the key.
+
+    Raises:
+        Wrong: they aren't.
+    """
+    kind = type(plugin)
+    parameters = getattr(kind, "__dataclass_params__", None)
+    if "__dataclass_fields__" not in vars(kind) or parameters is None or not parameters.frozen:
+        raise Wrong(
+            "a frozen, keyword-only dataclass", f"{kind.__name__}, which is none of its own",
+            "Decorate the class with @dataclass(frozen=True, kw_only=True).",
+        )  # fmt: skip
+    try:
+        values = dataclasses.asdict(plugin)
+        content_key(parameters=values)
+        again = json.loads(json.dumps(values))
+    except (TypeError, ValueError) as error:
+        raise Wrong(
+            "parameters that JSON can hold", str(error), "Use numbers, strings, lists, or dataclasses of these."
+        ) from error
+    keep_still(plugin, set(values))
+    return ", ".join(again) or "no parameters"
+
+
+def keep_still(plugin: Any, fields: set[str] | None = None) -> None:
+    """A plugin holds its parameters and nothing that it learned.
+
+    Raises:
+        Wrong: it holds more.
+    """
+    fields = fields if fields is not None else {field.name for field in dataclasses.fields(plugin)}
+    more = {name for name in getattr(plugin, "__dict__", {}) if name not in fields}
+    if more:
+        raise Wrong(
+            "nothing on the plugin but its parameters", f"also {', '.join(sorted(more))}",
+            "Return what is learned as a State; the harness stores it and hands it back.",
+        )  # fmt: skip
+
+
+@contextmanager
+def in_float32() -> Iterator[None]:
+    """While the block runs, nothing is computed in bfloat16: what is small in float32 may not be there."""
+    before = os.environ.get("VEILBENCH_PRECISION")
+    os.environ["VEILBENCH_PRECISION"] = "float32"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["VEILBENCH_PRECISION"]
+        else:
+            os.environ["VEILBENCH_PRECISION"] = before
+
+
+def disturb_globals(seed: int) -> None:
+    """Sets the generators that a plugin must not draw from."""
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    random.seed(seed)
