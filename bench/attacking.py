@@ -28,7 +28,7 @@ from bench.oracle import Oracle
 from bench.plan import Task, asks_server
 from bench.progress import track
 from bench.protecting import protect
-from bench.store import read_array, read_state, write_arrays, write_state
+from bench.store import Rows, read_array, read_state, write_arrays, write_state
 from bench.workbench import Workbench
 
 
@@ -71,21 +71,19 @@ def make_reconstruction(bench: Workbench, task: Task, folder: Path) -> None:
     attack = _attack(bench, task)
     fitted, leaked = task.need("attack_state"), task.needs[0]
     assert isinstance(attack, ReconstructionAttack) and fitted is not None
-    values = read_array(bench.ready(leaked), "templates" if leaked.kind == "templates" else "stored")
+    values = Rows(bench.ready(leaked) / ("templates.npy" if leaked.kind == "templates" else "stored.npy"))
     system = bench.system(task, asks_server(attack))
     rng = bench.rng(task.seed, "attack", type(attack).__name__, type(system.defense).__name__)
     stored = None
     if attack.level >= Knowledge.ENROLMENT and leaked.kind == "embeddings":
-        stored = torch.from_numpy(np.array(values))
+        stored = torch.from_numpy(values[:])
     oracle = _oracle(bench, task, attack, system, rng, stored)
     prepared = attack.prepare(oracle, read_state(bench.ready(fitted)))
     test = stage.test
     rows = np.sort(attacked_first(stage.pairs, len(test))[: attack.subset(system.defense)])
     np.save(folder / "rows.npy", rows)
     # Half precision keeps 80 dB, and the judge sees exactly what is stored.
-    images = np.lib.format.open_memmap(
-        folder / "images.npy", mode="w+", dtype=np.float16, shape=(len(rows), 3, *test.image_size)
-    )
+    images = Rows.create(folder / "images.npy", np.dtype(np.float16), (len(rows), 3, *test.image_size))
     batches = plain_batches(len(rows))
     clamped = 0
 
@@ -109,7 +107,6 @@ def make_reconstruction(bench: Workbench, task: Task, folder: Path) -> None:
         for place, made in halving(rebuild, whole, splits=not attack.coupled):
             clamped += int(((made < 0) | (made > 1)).sum())
             images[place] = made.clamp(0, 1).numpy()
-    images.flush()
     info = {"images": len(rows), "clamped_values": clamped, "queries": dict(oracle.queries), **oracle.reported}
     write_state(folder, State(info=info))
 
@@ -138,7 +135,7 @@ def make_linkage(bench: Workbench, task: Task, folder: Path) -> None:
     targets, gallery = gallery_of(stage.pairs, stage.test)
     fitted, leaked, embedded = task.need("attack_state"), task.need("templates"), task.need("embeddings")
     assert fitted is not None and leaked is not None and embedded is not None
-    values = read_array(bench.ready(leaked), "templates")
+    values = Rows(bench.ready(leaked) / "templates.npy")
     stored = torch.from_numpy(np.array(read_array(bench.ready(embedded), "stored")))
     rng = bench.rng(task.seed, "attack", type(attack).__name__, task.defense)
     oracle = Oracle(attack.level, bench.system(task, recognises=True), rng.child("oracle"), stored)
@@ -177,12 +174,12 @@ def make_presentation(bench: Workbench, task: Task, folder: Path) -> None:
     stage = bench.stage(task.scene)
     made = task.need("reconstruction")
     assert made is not None
-    images = read_array(bench.ready(made), "images")
+    images = Rows(bench.ready(made) / "images.npy")
     system = bench.system(task, recognises=True)
     rows = read_array(bench.ready(made), "rows")
     chosen = np.intersect1d(stage.pairs.left[stage.pairs.genuine], rows)
     place = {int(row): index for index, row in enumerate(rows)}
-    rebuilt = [torch.from_numpy(np.array(images[place[int(i)]], dtype=np.float32)) for i in chosen]
+    rebuilt = [torch.from_numpy(images[place[int(i)]]).float() for i in chosen]
     names = [stage.test.names[i] for i in chosen]
     rng = bench.rng(task.seed, "replay", task.defense, task.attack)
     found: NDArray[np.float32] | None = None

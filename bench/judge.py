@@ -31,7 +31,7 @@ from bench.plan import Job, own_encode
 from bench.progress import track
 from bench.records import Measure
 from bench.seeds import derive_seed
-from bench.store import read_array, read_state
+from bench.store import Rows, read_array, read_state
 from bench.workbench import Stage, Workbench
 
 _BATCH = 50
@@ -205,7 +205,8 @@ class Judge:
         stage = self.bench.stage(job.scene)
         made, identity = job.need("reconstruction"), job.need("identity")
         assert made is not None and identity is not None
-        images, rows = (read_array(self.bench.ready(made), name) for name in ("images", "rows"))
+        folder = self.bench.ready(made)
+        images, rows = Rows(folder / "images.npy"), read_array(folder, "rows")
         clean = read_array(self.bench.ready(identity), "embeddings")[rows]
         test = stage.test.subset(rows)
         owners = self._owners(stage)[rows]
@@ -215,7 +216,7 @@ class Judge:
         for start in track(steps, f"judging: {job.cell.defense} x {job.cell.attack}", len(steps)):
             some = slice(start, start + _BATCH)
             original = test.batch(some)
-            rebuilt = torch.from_numpy(np.array(images[some], dtype=np.float32))
+            rebuilt = torch.from_numpy(images[some]).float()
             scores = dict(image_scores(original, rebuilt))
             if not isinstance(self._lpips, Unavailable):
                 scores["lpips"] = self._lpips(original, rebuilt)
@@ -248,7 +249,7 @@ class Judge:
         flags += _attack_flags(attacked.info if attacked else {}, metrics)
         return Verdict(metrics, table, samples, self._parameters(job), {}, flags, info, settings)
 
-    def _samples(self, stage: Stage, images: NDArray[Any], rows: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    def _samples(self, stage: Stage, images: Rows, rows: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """A few reconstructions beside their originals, of different people, the same ones in every cell."""
         owners = self._owners(stage)
         order = attacked_first(stage.pairs, len(stage.test))
@@ -261,7 +262,7 @@ class Judge:
 
         return {
             "original": to_bytes(stage.test.batch(chosen).numpy()),
-            "reconstruction": to_bytes(np.asarray(images[np.searchsorted(rows, chosen)])),
+            "reconstruction": to_bytes(images[np.searchsorted(rows, chosen)]),
             "name": np.array([stage.test.names[i] for i in chosen]),
         }
 

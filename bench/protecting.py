@@ -19,7 +19,7 @@ from bench.oracle import client_alone
 from bench.plan import Task
 from bench.probes import Control
 from bench.progress import track
-from bench.store import read_array, write_arrays, write_state
+from bench.store import Rows, write_arrays, write_state
 from bench.workbench import Workbench
 
 _BATCH = 50
@@ -96,7 +96,7 @@ def _disturb(
     """As `protect`, for a control: from what its defence stored of the same images, in the same batches."""
     test, parent = bench.stage(task.scene).test, task.need("templates")
     assert parent is not None
-    stored = read_array(bench.ready(parent), "templates")
+    stored = Rows(bench.ready(parent) / "templates.npy")
     rng = bench.rng(task.seed, "protect", type(control.defense).__name__)
     other = bench.rng(task.seed, "control", control.noise)
     for batch in batches_of(system, test.names, rng, bench.stage(task.scene).pairs):
@@ -118,7 +118,7 @@ def make_templates(bench: Workbench, task: Task, folder: Path) -> None:
     else:
         made = protect(system, stage.test, stage.test.names, rng, stage.pairs)
     dtype = np.dtype(system.defense.template_dtype)
-    stored: np.memmap[Any, Any] | None = None
+    stored: Rows | None = None
     batches = []
     seconds = 0.0
     started = time.perf_counter()
@@ -126,17 +126,16 @@ def make_templates(bench: Workbench, task: Task, folder: Path) -> None:
         seconds += time.perf_counter() - started
         if stored is None:
             shape = (len(stage.test), *templates.shape[1:])
-            stored = np.lib.format.open_memmap(folder / "templates.npy", mode="w+", dtype=dtype, shape=shape)
+            stored = Rows.create(folder / "templates.npy", dtype, shape)
         stored[batch] = templates.float().cpu().numpy()
         batches.append(batch)
         with torch.no_grad():
             noise.add(features, system.defense.reference(system, features), templates)
         started = time.perf_counter()
     assert stored is not None
-    stored.flush()
     info = {
         "noise": noise.figures(),
-        "template_bytes": int(stored[0].nbytes),
+        "template_bytes": stored.row_bytes,
         "protect_ms_per_image": round(1000 * seconds / len(stage.test), 3),
         "pairs_sharing_a_batch": shared_pairs(batches, stage.pairs, len(stage.test))
         if system.defense.protect_batch is not None
@@ -151,7 +150,7 @@ def make_embeddings(bench: Workbench, task: Task, folder: Path) -> None:
     templates_task = task.need("templates")
     assert templates_task is not None
     system = bench.system(task, recognises=True)
-    templates = read_array(bench.ready(templates_task), "templates")
+    templates = Rows(bench.ready(templates_task) / "templates.npy")
 
     def embed(batch: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
         values = torch.from_numpy(templates[batch]).to(bench.device, torch.float32)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -170,6 +170,43 @@ def write_arrays(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Arrays as one `.npy` each."""
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array, allow_pickle=False)
+
+
+class Rows:
+    """An array on disk of which only the rows in use are in memory.
+
+    Every access maps the file anew and copies: what one long-lived mapping has touched would stay in memory.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @classmethod
+    def create(cls, path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Rows:
+        """A new file, filled with zeros."""
+        np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)  # type: ignore[no-untyped-call]
+        return cls(path)
+
+    def _mapped(self, mode: Literal["r", "r+"]) -> NDArray[Any]:
+        array: NDArray[Any] = np.load(self._path, mmap_mode=mode, allow_pickle=False)
+        return array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the whole array."""
+        return self._mapped("r").shape
+
+    @property
+    def row_bytes(self) -> int:
+        """Of one row."""
+        whole = self._mapped("r")
+        return whole.nbytes // max(1, len(whole))
+
+    def __getitem__(self, rows: Any) -> NDArray[Any]:
+        return np.array(self._mapped("r")[rows])
+
+    def __setitem__(self, rows: Any, values: NDArray[Any]) -> None:
+        self._mapped("r+")[rows] = values
 
 
 def read_array(folder: Path, name: str) -> NDArray[Any]:

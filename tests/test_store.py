@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bench.contracts import State, UserError
-from bench.store import Store, content_key, read_array, read_state, write_arrays, write_state
+from bench.store import Rows, Store, content_key, read_array, read_state, write_arrays, write_state
 
 
 def _write(text: str):  # type: ignore[no-untyped-def]
@@ -137,3 +137,14 @@ def test_an_unwritable_place_is_one_clear_line(tmp_path: Path) -> None:
     blocked.write_text("")
     with pytest.raises(UserError, match=r"cannot write here .* run\.store"):
         Store(blocked / "store")
+
+
+def test_rows_are_read_and_written_where_they_lie(tmp_path: Path) -> None:
+    rows = Rows.create(tmp_path / "a.npy", np.dtype(np.float16), (5, 2, 3))
+    values = np.arange(12, dtype=np.float16).reshape(2, 2, 3)
+    rows[np.array([3, 1])] = values
+    assert rows.shape == (5, 2, 3) and rows.row_bytes == 12
+    assert (rows[np.array([3, 1])] == values).all() and not rows[[0, 2, 4]].any()
+    copy = rows[3:4]
+    copy[:] = 7
+    assert (rows[3] == values[0]).all(), "what was read is a copy"
