@@ -318,7 +318,7 @@ def verify(archive: Path, as_json: bool) -> None:
 
 
 @main.command()
-@_with_config
+@with_config
 @click.argument("base", type=click.Path(path_type=Path))
 @click.argument("new", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Every finding as JSON.")

@@ -13,12 +13,24 @@ import numpy as np
 import torch
 
 from bench.config import Settings
-from bench.contracts import Attack, Defense, FaceSet, Knowledge, Leak, ReconstructionAttack, State, System
+from bench.contracts import (
+    Attack,
+    Defense,
+    FaceSet,
+    Knowledge,
+    Leak,
+    LinkageAttack,
+    NotApplicable,
+    ReconstructionAttack,
+    State,
+    System,
+)
 from bench.execute import missing_tasks, pending
 from bench.metrics.image import image_scores
 from bench.oracle import Oracle
 from bench.plan import Job, Plan, Scene, Task
 from bench.precision import pick_device
+from bench.probes import Control
 from bench.records import Run
 from bench.seeds import Rng
 
@@ -120,6 +132,18 @@ def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - started, result
 
 
+@dataclass(frozen=True)
+class _Defended:
+    """A defence, fitted briefly, and what its parts cost."""
+
+    fit: float  #: seconds of its whole fitting
+    protect: float  #: seconds an image
+    bytes: int  #: of a template
+    state: State | None
+    system: System
+    templates: torch.Tensor
+
+
 class _Probe:
     def __init__(self, settings: Settings, scene: Scene) -> None:
         self.settings = settings
@@ -145,9 +169,9 @@ class _Probe:
                 ("attacker", settings.run.public_attacker),
             )
         }
-        self._defended: dict[str, tuple[float, int, float, int, System, Any]] = {}
+        self._defended: dict[str, _Defended] = {}
         self._served: dict[str, tuple[float, State | None]] = {}
-        self._attacked: dict[tuple[str, str], tuple[float, int, float]] = {}
+        self._attacked: dict[tuple[str, str, int], tuple[float, int, float]] = {}
         self._embed = self._judge = 0.0
 
     def _fit_seconds(self, plugin: Defense | Attack, seconds: float, public: int) -> float:
@@ -155,9 +179,12 @@ class _Probe:
         images = min(public, getattr(getattr(plugin, "training", None), "images", None) or public)
         return seconds * epochs * images / len(self.faces)
 
-    def _defense(self, label: str) -> tuple[float, int, float, int, System, Any]:
-        """(fit seconds, state bytes, protect seconds an image, template bytes, system, templates)."""
+    def _defense(self, label: str) -> _Defended:
         plugin = self.settings.defenses[label]
+        if isinstance(plugin, Control):
+            # It reads what its defence stored; that takes no longer than embedding a face.
+            parent = self._defense(label.partition("~")[0])
+            return replace(parent, protect=self._embedding())
         alike = _costs_like(plugin)
         if alike not in self._defended:
             short = _shortened(plugin)
@@ -174,7 +201,7 @@ class _Probe:
             seconds, templates = _timed(protect)
             size = templates[0].numel() * np.dtype(plugin.template_dtype).itemsize
             fit = self._fit_seconds(plugin, fit, self.public["defender"])
-            self._defended[alike] = (fit, _tensors(state), seconds / _PROBE, size, system, templates)
+            self._defended[alike] = _Defended(fit, seconds / _PROBE, size, state, system, templates)
         return self._defended[alike]
 
     def _server(self, label: str, system: System) -> tuple[float, State | None]:
@@ -187,36 +214,64 @@ class _Probe:
 
     def _serving(self, label: str) -> Item:
         """Every template that it learns from is made once, and seen in each epoch."""
-        _, _, protect, *_, system, _ = self._defense(label)
-        plugin = system.defense
-        epoch, state = self._server(label, system)
-        made = min(epoch, protect * len(self.faces))
+        own = self._defense(label)
+        plugin = own.system.defense
+        epoch, state = self._server(label, own.system)
+        made = min(epoch, own.protect * len(self.faces))
         images = min(self.public["defender"], getattr(plugin, "server_images", None) or self.public["defender"])
         epochs = plugin.recipe.epochs if hasattr(plugin, "recipe") else 1
         seconds = (made + (epoch - made) * epochs) * images / len(self.faces)
         return Item(f"server state: {label}", seconds, _tensors(state))
 
-    def _attack(self, label: str, defense: str) -> tuple[float, int, float]:
-        """(fit seconds, state bytes, reconstruct seconds an image)."""
+    def _attack(self, label: str, defense: str, bases: int = 0) -> tuple[float, int, float]:
+        """(fit seconds, state bytes, reconstruct seconds an image) of an attack, or of one that it goes on from."""
+        attack: Any = self.settings.attacks[label]
+        for _ in range(bases):
+            attack = attack.base
         # What goes through the defence costs what the defence costs; a decoder costs the same under any.
-        key = (label, defense if self.settings.attacks[label].level >= Knowledge.ALGORITHM else "")
+        key = (label, defense if attack.level >= Knowledge.ALGORITHM else "", bases)
         if key not in self._attacked:
-            attack = self.settings.attacks[label]
-            assert isinstance(attack, ReconstructionAttack)
-            *_, system, templates = self._defense(defense)
-            oracle = Oracle(attack.level, system, Rng(0))
-            short = _shortened(attack)
-            fit, state = _timed(lambda: short.fit(oracle, self.faces, Rng(0)))
-            prepared = attack.prepare(oracle, state)
-            leak = Leak(templates if attack.leaks == "template" else system.embed(templates))
-            names = self.faces.names[:_PROBE]
-            steps = getattr(attack, "iterations", None)
-            brief = replace(attack, iterations=min(steps, _STEPS)) if steps else attack  # type: ignore[call-arg]
-            seconds, _ = _timed(lambda: brief.reconstruct(oracle, prepared, leak, Rng(0).images(names)))
-            seconds *= max(1.0, steps / _STEPS) if steps else 1.0
-            fit = self._fit_seconds(attack, fit, self.public["attacker"])
-            self._attacked[key] = (fit, _tensors(state), seconds / _PROBE)
+            try:
+                self._attacked[key] = self._probed(attack, self._defense(defense))
+            except NotApplicable:
+                self._attacked[key] = (0.0, 0, 0.0)
         return self._attacked[key]
+
+    def _probed(self, attack: ReconstructionAttack, own: _Defended) -> tuple[float, int, float]:
+        oracle = Oracle(attack.level, own.system, Rng(0), surrogate=own.state)
+        fit, state = self._learned(attack, oracle, own)
+        prepared = attack.prepare(oracle, state)
+        leak = Leak(own.templates if attack.leaks == "template" else own.system.embed(own.templates))
+        names = self.faces.names[:_PROBE]
+        steps = getattr(attack, "iterations", None)
+        brief: Any = replace(attack, iterations=min(steps, _STEPS)) if steps else attack  # type: ignore[call-arg]
+        seconds, _ = _timed(lambda: brief.reconstruct(oracle, prepared, leak, Rng(0).images(names)))
+        seconds *= max(1.0, steps / _STEPS) if steps else 1.0
+        return fit, _tensors(state), seconds / _PROBE
+
+    def _learned(self, attack: ReconstructionAttack, oracle: Oracle, own: _Defended) -> tuple[float, State | None]:
+        """(seconds of all its learning, a state learned briefly); of an attack with a base, what it adds to that."""
+        if attack.base is None:
+            short, share = _shortened(attack), 1.0
+            if hasattr(attack, "calibration") and hasattr(attack, "iterations"):
+                short = replace(short, calibration=_PROBE, iterations=min(attack.iterations, _STEPS))
+                share = attack.calibration / _PROBE * max(1.0, attack.iterations / _STEPS)
+            fit, state = _timed(lambda: short.fit(oracle, self.faces, Rng(0)))
+            return share * self._fit_seconds(attack, fit, self.public["attacker"]), state
+        start = _shortened(attack.base).fit(oracle, self.faces, Rng(0))
+        adaptation = getattr(attack, "adaptation", None)
+        if adaptation is None:
+            return _timed(lambda: attack.adapt(oracle, self.faces, Rng(0), start))
+        short: Any = replace(attack, adaptation=replace(adaptation, epochs=1), enrolled=len(self.faces))  # type: ignore[call-arg]
+        began = time.perf_counter()
+        state = short.adapt(oracle, self.faces, Rng(0), start)
+        spent = time.perf_counter() - began
+        enrolled = min(getattr(attack, "enrolled", len(self.faces)), self.public["attacker"])
+        made = min(spent, own.protect * len(self.faces))
+        # Each face is protected once, and as many steps are made as with 500 faces.
+        passes = state.info.get("epochs", 1) if state else 1
+        steps = (spent - made) / passes / len(self.faces) * 500 * adaptation.epochs
+        return made / len(self.faces) * enrolled + steps, state
 
     def _embedding(self) -> float:
         """Seconds an image, E and Psi."""
@@ -236,15 +291,17 @@ class _Probe:
             return Item(task.label, self.test * self._embedding(), self.test * 2048)
         if task.kind == "presentation":
             # About half of the images are some genuine pair's left one.
-            per_image = self._defense(task.defense)[2] + self._embedding()
+            per_image = self._defense(task.defense).protect + self._embedding()
             return Item(task.label, math.ceil(self.test / 2) * per_image, self.test * 2048)
         if task.kind == "embeddings":
             return Item(task.label, 2 * self.test * self._embedding(), self.test * 4096)
         defense = task.defense
         if task.kind == "server_state":
             return self._serving(defense)
+        if task.kind == "linkage" or isinstance(self.settings.attacks.get(task.attack), LinkageAttack):
+            return Item(task.label, self.test * self._embedding(), self.test**2)
         if task.kind == "attack_state":
-            fit, state, _ = self._attack(task.attack, defense)
+            fit, state, _ = self._attack(task.attack, defense, task.bases)
             return Item(task.label, fit, state)
         if task.kind == "reconstruction":
             height, width = self.network.image_size
@@ -252,10 +309,10 @@ class _Probe:
             assert isinstance(attack, ReconstructionAttack)
             count = min(self.test, attack.subset(self.settings.defenses[defense]) or self.test)
             return Item(task.label, count * self._attack(task.attack, defense)[2], count * 6 * height * width)
-        fit, state, protect, size, *_ = self._defense(defense)
-        if task.kind == "defense_state":
-            return Item(task.label, fit, state)
-        return Item(task.label, self.test * protect, self.test * size)
+        own = self._defense(defense)
+        if task.kind in ("defense_state", "surrogate_state"):
+            return Item(task.label, own.fit, _tensors(own.state))
+        return Item(task.label, self.test * own.protect, self.test * own.bytes)
 
     def job(self, job: Job) -> Item:
         """A cell's cost, once its artefacts are there."""
