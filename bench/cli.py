@@ -77,6 +77,8 @@ main.add_command(data)
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="Where records and reports go (run.output).")
 @click.option("--dry-run", is_flag=True, help="Say what would be made and judged, with disk and time; make nothing.")
 @click.option("--strict", is_flag=True, help="Exit 1 where an attack fails the run's test of itself (run.canaries).")
+@click.option("--workers", "-w", type=click.IntRange(1), metavar="N", help="On N worker processes of this machine.")
+@click.option("--scheduler", metavar="tcp://HOST:PORT", help="On the workers of a Dask scheduler.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress bars.")
 def run(
@@ -86,6 +88,8 @@ def run(
     output: Path | None,
     dry_run: bool,
     strict: bool,
+    workers: int | None,
+    scheduler: str | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -96,6 +100,8 @@ def run(
     """
     from bench.config import load
 
+    if workers and scheduler:
+        raise click.UsageError("--workers starts workers, --scheduler joins some: choose one")
     settings = load(config, profile, overrides)
     if output is not None:
         settings = settings.moved(output)
@@ -121,7 +127,13 @@ def run(
         def report(what: str, ended: int, total: int) -> None:
             progress.update(overall, description=what, completed=ended, total=total)
 
-        outcome = execute(settings, plan(settings), store, folder, report)
+        if workers or scheduler:
+            from bench.cluster import Cluster, execute_on
+
+            cluster = Cluster(workers or 0, scheduler or "")
+            outcome = execute_on(cluster, settings, plan(settings), store, folder, report)
+        else:
+            outcome = execute(settings, plan(settings), store, folder, report)
     from bench.report.write import write_reports
 
     if outcome.done or outcome.failed or not (folder.folder / "leaderboard.md").exists():
