@@ -152,6 +152,34 @@ def run(
     sys.exit(1 if outcome.failed else 0)
 
 
+@main.command()
+@with_config
+@click.option("--estimate", is_flag=True, help="Also how long it would take on 1, 8 and 64 workers like this machine.")
+@click.option("--defenses", type=click.IntRange(1), metavar="N", help="As if there were so many, like those there are.")
+@click.option("--attacks", type=click.IntRange(1), metavar="N", help="The same for attacks.")
+@click.option("--datasets", type=click.IntRange(1), metavar="N", help="The same for datasets.")
+@click.option("--seeds", type=click.IntRange(1), metavar="N", help="The same for seeds.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def plan(
+    config: Path | None,
+    profile: str | None,
+    overrides: tuple[str, ...],
+    estimate: bool,
+    as_json: bool,
+    **size: int | None,
+) -> None:
+    """Says what the whole matrix comes to, of this size or another, as if nothing were made yet; makes nothing."""
+    from dataclasses import asdict
+
+    from bench.config import load
+    from bench.plan import plan as make
+    from bench.simulate import Size, forecast
+
+    settings = load(config, profile, overrides)
+    found = forecast(settings, make(settings), Size(**size), measured=estimate)
+    click.echo(json.dumps(asdict(found), indent=1) if as_json else found.text())
+
+
 def _summary(folder: Any, outcome: Any) -> None:
     from bench.report.leaderboard import leaderboard, render
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import sys
 import time
 import uuid
@@ -20,7 +21,7 @@ from bench.config import Settings
 from bench.contracts import UserError
 from bench.execute import Entry, Outcome, failed, missing_tasks, pending, provenance
 from bench.failure import Failure
-from bench.plan import Job, Plan
+from bench.plan import Job, Plan, Task
 from bench.precision import pick_device
 from bench.records import Run
 from bench.store import Store
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from bench.crew import Order
 
 _DEATHS = 2  #: workers that may die of a task before it is given up, in a cluster of this run's own
+_ROUNDS = 5  #: times that cells are submitted again because others killed the workers that they waited on
 _LOOK = 0.05  #: seconds between looks at what has ended
 _PATIENCE = 10  #: seconds for a scheduler to answer
 
@@ -66,8 +68,9 @@ def execute_on(
     report("waiting for workers", 0, len(jobs))
     origin = provenance(Workbench(settings, store))
     broken: list[str] = []
-    with _client(cluster, settings) as client:
-        for ended, (job, result) in enumerate(_results(client, cluster, settings, store, jobs), 1):
+    with _client(cluster) as client:
+        submission = _Submission(client, cluster, settings, store)
+        for ended, (job, result) in enumerate(submission.results(jobs), 1):
             if isinstance(result, Failure):
                 result = Entry(failed(job, result, origin))
             run.write(result.record, result.scores, result.samples)
@@ -89,9 +92,11 @@ def _order(cluster: Cluster, settings: Settings) -> Order:
     threads = settings.run.threads
     if threads is None and cluster.workers:
         threads = max(1, torch.get_num_threads() // cluster.workers)
+    name = uuid.uuid4().hex[:12]
     return Order(
-        run=uuid.uuid4().hex[:12],
+        run=name,
         folder=os.getcwd(),
+        marks=str(Path(settings.run.store) / "locks" / f"marks-{name}"),
         settings=pickle.dumps(settings),
         plugins=plugins,
         fingerprint=fingerprint(settings),
@@ -102,7 +107,7 @@ def _order(cluster: Cluster, settings: Settings) -> Order:
 
 
 @contextmanager
-def _client(cluster: Cluster, settings: Settings) -> Iterator[Client]:
+def _client(cluster: Cluster) -> Iterator[Client]:
     """A connection to the cluster; one of our own is started and ended."""
     try:
         import dask
@@ -134,34 +139,96 @@ def _client(cluster: Cluster, settings: Settings) -> Iterator[Client]:
         yield client
 
 
-def _results(
-    client: Client, cluster: Cluster, settings: Settings, store: Store, jobs: list[Job]
-) -> Iterator[tuple[Job, Entry | Failure]]:
-    """Each cell as it ends."""
-    from distributed import KilledWorker, as_completed
+class _Submission:
+    """A run's tasks at a scheduler, as often as it takes to know which of them kill workers."""
 
-    from bench.crew import Crew, work
+    def __init__(self, client: Client, cluster: Cluster, settings: Settings, store: Store) -> None:
+        from bench.crew import Crew
 
-    crew = Crew(_order(cluster, settings))
-    needs_gpu = pick_device(settings.run.device).type == "cuda"
-    resources = {"GPU": 1} if needs_gpu else None
-    labels: dict[Any, str] = {}
+        self._client, self._cluster, self._store = client, cluster, store
+        self._crew = Crew(_order(cluster, settings))
+        self._marks = Path(self._crew.order.folder, self._crew.order.marks)
+        self._gpu = pick_device(settings.run.device).type == "cuda"
+        self._labels: dict[str, str] = {}  #: of artefacts and cells, by the name of their mark
+        self._round = 0
+        self._killers: dict[str, Failure] = {}
 
-    def submit(name: str, label: str, item: Any, needs: list[Future]) -> Future:
-        key = f"{name}-{crew.order.run}"
-        labels[key] = label
-        return client.submit(
-            work, crew.name, label, pickle.dumps(item), *needs, key=key, pure=False, resources=resources
+    def results(self, jobs: list[Job]) -> Iterator[tuple[Job, Entry | Failure]]:
+        """Each cell as it ends.
+
+        Dask gives up whatever was waiting on workers that died, so all that had not begun there is submitted again.
+        """
+        self._marks.mkdir(parents=True)
+        try:
+            with _reaching(self._cluster):
+                _check(self._client, self._gpu)
+                self._client.register_plugin(self._crew)
+            while jobs:
+                again = []
+                for job, result in self._submitted(jobs):
+                    if result is None:
+                        again.append(job)
+                    else:
+                        yield job, result
+                jobs = again
+                self._round += 1
+        finally:
+            shutil.rmtree(self._marks, ignore_errors=True)
+            if self._client.status == "running":
+                with suppress(OSError, TimeoutError):
+                    self._client.unregister_worker_plugin(self._crew.name)  # stops what is under way
+
+    def _submitted(self, jobs: list[Job]) -> Iterator[tuple[Job, Entry | Failure | None]]:
+        from distributed import as_completed
+
+        cells: dict[Future[Any], Job] = {}
+        try:
+            with _reaching(self._cluster):
+                made: dict[str, Future[Any]] = {}
+                for task in missing_tasks(jobs, self._store.root):
+                    needs = [made[need.key] for need in task.needs if need.key in made]
+                    made[task.key] = self._submit(f"{task.kind}-{task.key}", task.label, task, needs)
+                for job in jobs:
+                    needs = [made[need.key] for need in job.needs if need.key in made]
+                    label = f"{job.cell.kind}: {job.cell.defense} {job.cell.attack}".rstrip()
+                    cells[self._submit(f"cell-{job.key}", label, job, needs)] = job
+                made.clear()
+                finished = as_completed(list(cells))
+            while cells:
+                for future in finished.next_batch(block=False):
+                    yield cells.pop(future), self._result(future)
+                if self._client.status != "running":
+                    raise _lost(self._cluster)
+                time.sleep(_LOOK)
+        finally:
+            if cells and self._client.status == "running":
+                with suppress(OSError, TimeoutError):
+                    self._client.cancel(list(cells), force=True)
+
+    def _submit(self, mark: str, label: str, item: Task | Job, needs: list[Future[Any]]) -> Future[Any]:
+        from bench.crew import work
+
+        key = f"{mark}-{self._crew.order.run}-{self._round}"
+        self._labels[key] = label
+        if mark in self._killers:
+            needs = [self._client.submit(_same, self._killers[mark], key=f"given-up-{key}", pure=False)]
+        return self._client.submit(
+            *(work, self._crew.name, mark, label, pickle.dumps(item), *needs),
+            key=key,
+            pure=False,
+            resources={"GPU": 1} if self._gpu else None,
         )
 
-    def result(future: Future) -> Entry | Failure:
+    def _result(self, future: Future[Any]) -> Entry | Failure | None:
+        """None: not to blame for the workers that died, and to be tried again."""
+        from distributed import KilledWorker
+
         try:
             said = future.result()
         except KilledWorker as error:
-            where = labels.get(error.task, str(error.task))
-            return Failure(f"{where}: given up: {error.allowed_failures + 1} workers died while they were at it")
+            return self._blamed(str(error.task), error.allowed_failures + 1)
         except (CancelledError, OSError, TimeoutError) as error:
-            raise _lost(cluster) from error
+            raise _lost(self._cluster) from error
         except Exception as error:
             raise UserError(f"a worker cannot carry this out: {type(error).__name__}: {error}") from error
         if isinstance(said, Failure):
@@ -171,33 +238,19 @@ def _results(
         entry: Entry = pickle.loads(said)
         return entry
 
-    try:
-        with _reaching(cluster):
-            _check(client, needs_gpu)
-            client.register_plugin(crew)
-            made: dict[str, Future] = {}
-            for task in missing_tasks(jobs, store.root):
-                needs = [made[need.key] for need in task.needs if need.key in made]
-                made[task.key] = submit(f"{task.kind}-{task.key[:16]}", task.label, task, needs)
-            cells: dict[Future, Job] = {}
-            for job in jobs:
-                needs = [made[need.key] for need in job.needs if need.key in made]
-                label = f"{job.cell.kind}: {job.cell.defense} {job.cell.attack}".rstrip()
-                cells[submit(job.cell.name, label, job, needs)] = job
-            made.clear()
-            finished = as_completed(list(cells))
-        while cells:
-            for future in finished.next_batch(block=False):
-                yield cells.pop(future), result(future)
-            if client.status != "running":
-                raise _lost(cluster)
-            time.sleep(_LOOK)
-    finally:
-        # What is left undone is not begun, and what has begun is stopped.
-        if client.status == "running":
-            with suppress(OSError, TimeoutError):
-                client.cancel(list(cells), force=True)
-                client.unregister_worker_plugin(crew.name)
+    def _blamed(self, key: str, deaths: int) -> Failure | None:
+        mark = key.removesuffix(f"-{self._crew.order.run}-{self._round}")
+        noted = self._marks / mark
+        begun = noted.stat().st_size if noted.exists() else 0
+        if begun < deaths and self._round < _ROUNDS:
+            return None
+        why = f"{self._labels[key]}: given up: {begun} workers died while they were at it"
+        self._killers[mark] = Failure(why)
+        return self._killers[mark]
+
+
+def _same(failure: Failure) -> Failure:
+    return failure
 
 
 def _check(client: Client, needs_gpu: bool) -> None:

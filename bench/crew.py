@@ -1,4 +1,4 @@
-"""A Dask worker's side of a run: each task goes to a process of its own making, which can be stopped; loads no torch."""
+"""A Dask worker's side of a run: tasks go to a process of its own, which can be stopped. Loads no torch."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ class Order:
     settings: bytes  #: pickled as resolved, so that a `bench.toml` edited meanwhile changes nothing
     plugins: Mapping[str, str]  #: modules to load before that: name to file, built-in ones from the package's root
     fingerprint: Mapping[str, str]  #: what must be the same there as here
+    marks: str  #: a folder where a worker notes what it is at, so that whose task killed it is known
     threads: int | None
     time_limit: float | None
     local: bool  #: whether the workers were started for this run, on this machine
@@ -120,15 +121,20 @@ class Crew(WorkerPlugin):
         for hand in hands:
             hand.stop()
 
-    def work(self, label: str, item: bytes) -> Failure | bytes | None:
+    def work(self, mark: str, label: str, item: bytes) -> Failure | bytes | None:
         """Has an item made or judged; a process that dies or takes too long is a failure."""
+        noted = Path(self.order.folder, self.order.marks, mark)
         try:
+            with noted.open("ab") as file:
+                file.write(b".")
             hand = self._take()
-        except FileNotFoundError as error:
-            return Failure(f"{error.filename}: not there on {get_worker().address}: share the folder", fatal=True)
-        result: Any = None
+        except OSError as error:
+            place = f"{error.filename}: {error.strerror} on {get_worker().address}"
+            return Failure(f"{place}; workers need the folder that the run was started in", fatal=True)
+        result: Failure | bytes | None = None
         try:
             result = hand.work(label, item, self.order.time_limit)
+            noted.unlink(missing_ok=True)
             return result
         finally:
             if isinstance(result, Failure):
@@ -147,14 +153,14 @@ class Crew(WorkerPlugin):
             return hand
 
 
-def work(crew: str, label: str, item: bytes, *needs: Failure | None) -> Failure | bytes | None:
+def work(crew: str, mark: str, label: str, item: bytes, *needs: Failure | None) -> Failure | bytes | None:
     """A task of Dask's: None when an artefact is there, bytes of a cell's entry, or why there is neither."""
     failure = next((need for need in needs if need is not None), None)
     if failure is not None:
         return failure
-    plugin: Any = get_worker().plugins[crew]
-    result: Failure | bytes | None = plugin.work(label, item)
-    return result
+    plugin = get_worker().plugins[crew]
+    assert isinstance(plugin, Crew)
+    return plugin.work(mark, label, item)
 
 
 def connection(descriptor: int) -> Connection[Any, Any]:

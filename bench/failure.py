@@ -1,4 +1,4 @@
-"""Why something could not be made or judged. Free of heavy imports: a Dask worker passes these on without loading torch."""
+"""Why something could not be made or judged. No heavy imports: Dask workers pass these on without loading torch."""
 
 from __future__ import annotations
 
