@@ -210,10 +210,9 @@ class _Submission:
 
         key = f"{mark}-{self._crew.order.run}-{self._round}"
         self._labels[key] = label
-        if mark in self._killers:
-            needs = [self._client.submit(_same, self._killers[mark], key=f"given-up-{key}", pure=False)]
+        given_up = [self._killers[mark]] if mark in self._killers else []
         return self._client.submit(
-            *(work, self._crew.name, mark, label, pickle.dumps(item), *needs),
+            *(work, self._crew.name, mark, label, pickle.dumps(item), *given_up, *needs),
             key=key,
             pure=False,
             resources={"GPU": 1} if self._gpu else None,
@@ -247,10 +246,6 @@ class _Submission:
         why = f"{self._labels[key]}: given up: {begun} workers died while they were at it"
         self._killers[mark] = Failure(why)
         return self._killers[mark]
-
-
-def _same(failure: Failure) -> Failure:
-    return failure
 
 
 def _check(client: Client, needs_gpu: bool) -> None:
