@@ -212,7 +212,13 @@ class _Submission:
         self._labels[key] = label
         given_up = [self._killers[mark]] if mark in self._killers else []
         return self._client.submit(
-            *(work, self._crew.name, mark, label, pickle.dumps(item), *given_up, *needs),
+            work,
+            self._crew.name,
+            mark,
+            label,
+            pickle.dumps(item),
+            *given_up,
+            *needs,
             key=key,
             pure=False,
             resources={"GPU": 1} if self._gpu else None,

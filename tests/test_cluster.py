@@ -1,0 +1,192 @@
+"""A run on Dask, with real workers on this machine: the same records, and what becomes of a run when things die."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from support import ENVIRONMENT, TOYS, Cli
+
+pytest.importorskip("distributed")
+
+SMALL = (
+    *("--set", 'run.defenses=["unprotected","laplace"]'),
+    *("--set", 'run.attacks=["mean_face","resrec","replay"]'),
+    *("--set", "run.threads=1"),
+)
+RUN = [sys.executable, "-m", "bench", "run", "--quiet"]
+
+
+def _troubled(*ways: str) -> tuple[str, ...]:
+    """Options for a run of one defence and these troubles, the mean face among them."""
+    options = ["--set", 'run.defenses=["unprotected"]', "--set", "run.threads=1"]
+    labels = [f"t_{way.replace(' ', '_')}" for way in ways]
+    for label, way in zip(labels, ways, strict=True):
+        options += ["--set", f'attacks.{label}.plugin="{TOYS / "trouble.py"}"', "--set", f'attacks.{label}.how="{way}"']
+    return (*options, "--set", f"run.attacks={json.dumps([*labels, 'mean_face'])}")
+
+
+def _records(folder: Path) -> dict[str, dict[str, object]]:
+    """Everything that records say, but for how long things took."""
+    found = {}
+    for path in sorted((folder / "records").glob("*.json")):
+        record = json.loads(path.read_text())
+        record.pop("time_s")
+        record["info"].pop("protect_ms_per_image", None)
+        found[path.stem] = record
+    return found
+
+
+def _reconstructions(folder: Path) -> dict[str, dict[str, str]]:
+    return {r["cell"]["attack"]: r for r in _records(folder).values() if r["cell"]["kind"] == "reconstruction"}  # type: ignore[index, misc]
+
+
+def _stored(store: Path) -> dict[str, dict[str, str]]:
+    """Every artefact's files and their hashes, but for what tells the time."""
+    manifests = {path.parent.name: json.loads(path.read_text())["files"] for path in store.glob("*/*/manifest.json")}
+    return {key: {n: h for n, h in files.items() if n != "info.json"} for key, files in manifests.items()}
+
+
+@contextmanager
+def _scheduler(workers: int) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
+    """(address, [scheduler, worker, ...]) of a cluster that somebody else keeps."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    dask = [sys.executable, "-m", "dask"]
+    quiet = {"env": ENVIRONMENT, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    host = ["--host", "127.0.0.1", "--port", address.rpartition(":")[2], "--no-dashboard"]
+    running = [subprocess.Popen([*dask, "scheduler", *host], **quiet)]  # type: ignore[call-overload]
+    try:
+        for _ in range(workers):
+            command = [*dask, "worker", address, "--nthreads", "1", "--no-dashboard", "--no-nanny"]
+            running.append(subprocess.Popen(command, **quiet))  # type: ignore[call-overload]
+        yield address, running
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+
+
+def _until(path: Path, seconds: float = 60) -> None:
+    for _ in range(int(seconds * 20)):
+        if path.exists():
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"{path} never came")
+
+
+def _processes(word: str, folder: Path) -> list[int]:
+    """Those that run this command in this folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if word in (process / "cmdline").read_text() and (process / "cwd").resolve() == folder.resolve():
+                found.append(int(process.name))
+        except OSError:
+            continue
+    return found
+
+
+def test_two_workers_leave_what_a_serial_run_leaves(config: Path, cli: Cli) -> None:
+    cli("run", "-q", *SMALL, "-o", "out/serial", "--set", 'run.store="serial"')
+    said = json.loads(cli("run", "-q", "--json", "--workers", "2", *SMALL, "-o", "out/two").stdout)
+    assert (said["done"], said["failed"]) == (8, [])
+    assert _records(Path("out/two")) == _records(Path("out/serial"))
+    for name in _records(Path("out/serial")):
+        one, two = (Path("out", run, "records", f"{name}.parquet").read_bytes() for run in ("serial", "two"))
+        assert one == two, name
+    assert _stored(Path("store")) == _stored(Path("serial"))
+    assert not list(Path("store/locks").glob("marks-*"))
+    again = json.loads(cli("run", "-q", "--json", "--workers", "2", *SMALL, "-o", "out/two").stdout)
+    assert (again["done"], again["kept"]) == (0, 8)
+
+
+def test_what_hangs_or_kills_is_a_failed_record_and_the_rest_stands(config: Path, cli: Cli) -> None:
+    options = _troubled("hang", "die", "worker", "worker once", "")
+    cli("run", "-q", "--workers", "2", *options, "--set", "run.time_limit=6", status=1)
+    records = _reconstructions(Path("out/main"))
+    assert {name: record["status"] for name, record in records.items()} == {
+        "t_hang": "error",
+        "t_die": "error",
+        "t_worker": "error",
+        "t_worker_once": "ok",
+        "t_": "ok",
+        "mean_face": "ok",
+    }
+    assert records["t_hang"]["reason"] == "reconstruction: unprotected x t_hang: stopped after 6 s (run.time_limit)"
+    assert "its process died of signal 9 (SIGKILL)" in records["t_die"]["reason"]
+    assert records["t_worker"]["reason"].endswith("given up: 3 workers died while they were at it")
+    assert not _processes("bench.hand", config.parent)
+
+
+def test_a_lost_scheduler_is_one_line_and_the_run_goes_on_later(config: Path, cli: Cli) -> None:
+    options = (*_troubled("wait"), "--json")
+    record = Path("out/main/records/reconstruction--blobs--tiny--unprotected--mean_face--seed0.json")
+    with _scheduler(2) as (address, (scheduler, *_)):
+        running = subprocess.Popen(
+            [*RUN, *options, "--scheduler", address], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
+        )
+        _until(record)
+        _until(Path("notes-wait"))
+        scheduler.kill()
+        _, said = running.communicate(timeout=60)
+    assert running.returncode == 2, said
+    assert f"veilbench: {address}: the scheduler is gone." in said and "Traceback" not in said
+    kept = record.stat().st_mtime_ns
+    said = cli("run", "-q", "--scheduler", address, *options, status=2).stderr
+    assert f"{address}: no scheduler answers" in said
+    with _scheduler(1) as (address, _):
+        outcome = json.loads(cli("run", "-q", *options, "--scheduler", address).stdout)
+    assert (outcome["done"], outcome["failed"]) == (1, [])
+    assert record.stat().st_mtime_ns == kept
+
+
+def test_two_runs_make_an_artefact_once_between_them(config: Path) -> None:
+    running = [
+        subprocess.Popen([*RUN, *_troubled(""), "--workers", "1", "-o", f"out/{name}"], env=ENVIRONMENT)
+        for name in ("one", "other")
+    ]
+    assert [process.wait(timeout=120) for process in running] == [0, 0]
+    assert _records(Path("out/one")) == _records(Path("out/other"))
+    assert len(Path("notes").read_text().split()) == 1
+
+
+def test_an_interrupt_keeps_what_is_finished_and_leaves_no_process(config: Path) -> None:
+    running = subprocess.Popen(
+        [*RUN, *_troubled("hang"), "--workers", "2"],
+        env=ENVIRONMENT,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    _until(Path("out/main/records/reconstruction--blobs--tiny--unprotected--mean_face--seed0.json"))
+    _until(Path("notes-hang"))
+    os.killpg(running.pid, signal.SIGINT)  # as a terminal does
+    _, said = running.communicate(timeout=60)
+    assert running.returncode in (130, -signal.SIGINT), said
+    assert "Traceback" not in said
+    assert running.returncode != 130 or "Interrupted" in said
+    for _ in range(100):
+        if not _processes("bench.hand", config.parent):
+            break
+        time.sleep(0.1)
+    assert not _processes("bench.hand", config.parent)
+
+
+def test_wrong_settings_are_one_line(config: Path, cli: Cli) -> None:
+    (config.parent / "distributed.py").write_text("raise ImportError('not installed')")
+    missing = cli(
+        "run", "-q", "--workers", "1", status=2, PYTHONPATH=f"{config.parent}{os.pathsep}{ENVIRONMENT['PYTHONPATH']}"
+    )
+    assert "--workers and --scheduler need Dask: pip install 'veilbench[cluster]'" in missing.stderr
+    assert "choose one" in cli("run", "--workers", "1", "--scheduler", "tcp://x:1", status=2).stderr
+    assert "add --workers 1" in cli("run", "-q", "--set", "run.time_limit=5", status=2).stderr
