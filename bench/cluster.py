@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import shutil
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import CancelledError
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ import torch
 from bench.config import Settings
 from bench.contracts import UserError
 from bench.execute import Entry, Outcome, failed, missing_tasks, pending, provenance
-from bench.failure import Failure
+from bench.messages import DEATHS, Failure, Order
 from bench.plan import Job, Plan, Task
 from bench.precision import pick_device
 from bench.records import Run
@@ -30,9 +31,6 @@ from bench.workbench import Workbench
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-    from bench.crew import Order
-
-_DEATHS = 2  #: workers that may die of a task before it is given up, in a cluster of this run's own
 _ROUNDS = 5  #: times that cells are submitted again because others killed the workers that they waited on
 _LOOK = 0.05  #: seconds between looks at what has ended
 _PATIENCE = 10  #: seconds for a scheduler to answer
@@ -69,19 +67,19 @@ def execute_on(
     origin = provenance(Workbench(settings, store))
     broken: list[str] = []
     with _client(cluster) as client:
-        submission = _Submission(client, cluster, settings, store)
-        for ended, (job, result) in enumerate(submission.results(jobs), 1):
-            if isinstance(result, Failure):
-                result = Entry(failed(job, result, origin))
-            run.write(result.record, result.scores, result.samples)
-            if result.record.status == "error":
-                broken.append(job.cell.name)
-            report(f"{job.cell.kind}: {job.cell.defense} {job.cell.attack}".rstrip(), ended, len(jobs))
+        results = _Submission(client, cluster, settings, store).results(jobs)
+        with closing(results):  # also where a record cannot be written
+            for ended, (job, result) in enumerate(results, 1):
+                if isinstance(result, Failure):
+                    result = Entry(failed(job, result, origin))
+                run.write(result.record, result.scores, result.samples)
+                if result.record.status == "error":
+                    broken.append(job.cell.name)
+                report(f"{job.cell.kind}: {job.cell.defense} {job.cell.attack}".rstrip(), ended, len(jobs))
     return Outcome(len(jobs) - len(broken), len(plan.jobs) - len(jobs), tuple(broken))
 
 
 def _order(cluster: Cluster, settings: Settings) -> Order:
-    from bench.crew import Order
     from bench.hand import ROOT, fingerprint
 
     plugins = {}
@@ -110,7 +108,6 @@ def _order(cluster: Cluster, settings: Settings) -> Order:
 def _client(cluster: Cluster) -> Iterator[Client]:
     """A connection to the cluster; one of our own is started and ended."""
     try:
-        import dask
         from distributed import Client, LocalCluster
     except ImportError as error:
         raise UserError("--workers and --scheduler need Dask: pip install 'veilbench[cluster]'") from error
@@ -122,9 +119,7 @@ def _client(cluster: Cluster) -> Iterator[Client]:
         with client:
             yield client
         return
-    own = {"distributed.scheduler.allowed-failures": _DEATHS, "distributed.worker.memory.terminate": False}
     with (
-        dask.config.set(own),
         LocalCluster(
             n_workers=cluster.workers,
             threads_per_worker=1,
@@ -132,7 +127,7 @@ def _client(cluster: Cluster) -> Iterator[Client]:
             memory_limit=0,  # a worker's own memory is small; its processes' is the machine's affair
             dashboard_address=None,
             resources={"GPU": 1},
-            silence_logs="CRITICAL",
+            silence_logs=logging.CRITICAL,
         ) as started,
         Client(started, set_as_default=False) as client,
     ):
@@ -153,7 +148,7 @@ class _Submission:
         self._round = 0
         self._killers: dict[str, Failure] = {}
 
-    def results(self, jobs: list[Job]) -> Iterator[tuple[Job, Entry | Failure]]:
+    def results(self, jobs: list[Job]) -> Generator[tuple[Job, Entry | Failure]]:
         """Each cell as it ends.
 
         Dask gives up whatever was waiting on workers that died, so all that had not begun there is submitted again.
@@ -231,7 +226,7 @@ class _Submission:
         try:
             said = future.result()
         except KilledWorker as error:
-            return self._blamed(str(error.task), error.allowed_failures + 1)
+            return self._blamed(str(error.task))
         except (CancelledError, OSError, TimeoutError) as error:
             raise _lost(self._cluster) from error
         except Exception as error:
@@ -243,14 +238,15 @@ class _Submission:
         entry: Entry = pickle.loads(said)
         return entry
 
-    def _blamed(self, key: str, deaths: int) -> Failure | None:
+    def _blamed(self, key: str) -> Failure | None:
+        from bench.crew import given_up
+
         mark = key.removesuffix(f"-{self._crew.order.run}-{self._round}")
         noted = self._marks / mark
         begun = noted.stat().st_size if noted.exists() else 0
-        if begun < deaths and self._round < _ROUNDS:
+        if begun < DEATHS and self._round < _ROUNDS:
             return None
-        why = f"{self._labels[key]}: given up: {begun} workers died while they were at it"
-        self._killers[mark] = Failure(why)
+        self._killers[mark] = given_up(self._labels[key], begun)
         return self._killers[mark]
 
 

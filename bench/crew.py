@@ -9,33 +9,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
-from multiprocessing.connection import Connection, Pipe
+from multiprocessing.connection import Pipe
 from pathlib import Path
-from typing import Any
 
 from distributed import Worker, WorkerPlugin, get_worker
 
-from bench.failure import Failure
+from bench.messages import DEATHS, Failure, Order
 
-BEGAN = "began"  #: said by a process when its waiting for others is over: from here on the time limit counts
 _STEP = 0.5  #: seconds between looks at whether a silent process still lives
-
-
-@dataclass(frozen=True, kw_only=True)
-class Order:
-    """What a run's processes are told first."""
-
-    run: str  #: a name that no other run has
-    folder: str  #: where the run was started; relative paths in the settings start here
-    settings: bytes  #: pickled as resolved, so that a `bench.toml` edited meanwhile changes nothing
-    plugins: Mapping[str, str]  #: modules to load before that: name to file, built-in ones from the package's root
-    fingerprint: Mapping[str, str]  #: what must be the same there as here
-    marks: str  #: a folder where a worker notes what it is at, so that whose task killed it is known
-    threads: int | None
-    time_limit: float | None
-    local: bool  #: whether the workers were started for this run, on this machine
 
 
 class _Hand:
@@ -64,10 +45,10 @@ class _Hand:
 
     def stop(self) -> None:
         """At once, with whatever it started."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        self._connection.close()
+        if self.alive:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
 
     def work(self, label: str, item: bytes, limit: float | None) -> Failure | bytes | None:
         """What the process has to say of an item."""
@@ -81,6 +62,7 @@ class _Hand:
                         return said
                     deadline = None if limit is None else time.monotonic() + limit
                 elif deadline is not None and time.monotonic() > deadline:
+                    self.stop()
                     return Failure(f"{label}: stopped after {limit:g} s (run.time_limit)")
                 elif not self.alive:
                     break
@@ -88,7 +70,9 @@ class _Hand:
             pass
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_STEP)
-        return Failure(f"{label}: its process died {_cause(self._process.poll())}")
+        status = self._process.poll()
+        self.stop()
+        return Failure(f"{label}: its process died {_cause(status)}")
 
 
 def _cause(status: int | None) -> str:
@@ -126,19 +110,18 @@ class Crew(WorkerPlugin):
         noted = Path(self.order.folder, self.order.marks, mark)
         try:
             with noted.open("ab") as file:
+                if (deaths := file.tell()) >= DEATHS:
+                    return given_up(label, deaths)
                 file.write(b".")
             hand = self._take()
         except OSError as error:
             place = f"{error.filename}: {error.strerror} on {get_worker().address}"
             return Failure(f"{place}; workers need the folder that the run was started in", fatal=True)
-        result: Failure | bytes | None = None
         try:
             result = hand.work(label, item, self.order.time_limit)
             noted.unlink(missing_ok=True)
             return result
         finally:
-            if isinstance(result, Failure):
-                hand.stop()
             with self._lock:
                 (self._idle.append if hand.alive else self._all.discard)(hand)
 
@@ -153,6 +136,11 @@ class Crew(WorkerPlugin):
             return hand
 
 
+def given_up(label: str, deaths: int) -> Failure:
+    """A task that no worker survives."""
+    return Failure(f"{label}: given up: {deaths} workers died while they were at it")
+
+
 def work(crew: str, mark: str, label: str, item: bytes, *needs: Failure | None) -> Failure | bytes | None:
     """A task of Dask's: None when an artefact is there, bytes of a cell's entry, or why there is neither."""
     failure = next((need for need in needs if need is not None), None)
@@ -161,8 +149,3 @@ def work(crew: str, mark: str, label: str, item: bytes, *needs: Failure | None) 
     plugin = get_worker().plugins[crew]
     assert isinstance(plugin, Crew)
     return plugin.work(mark, label, item)
-
-
-def connection(descriptor: int) -> Connection[Any, Any]:
-    """The process's end."""
-    return Connection(descriptor)

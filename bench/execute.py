@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from bench import __version__
 from bench.config import Settings
 from bench.contracts import DataError, NotApplicable, UserError
-from bench.failure import Failure
 from bench.judge import Judge
 from bench.make import make
+from bench.messages import Failure
 from bench.plan import PROTOCOL, Job, Plan, Task, every_task
 from bench.precision import precision_name
 from bench.records import Record, Run

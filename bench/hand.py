@@ -9,17 +9,18 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from typing import Any
 
 import torch
 
 from bench import __version__, registry
 from bench.config import Settings
 from bench.contracts import UserError
-from bench.crew import BEGAN, Order, connection
 from bench.execute import Hands
-from bench.failure import Failure
+from bench.messages import BEGAN, Failure, Order
 from bench.plan import PROTOCOL, Job, Task
 from bench.precision import pick_device, precision_name
 from bench.store import Store
@@ -83,7 +84,7 @@ def _done(hands: Hands, item: Task | Job, began: Callable[[], None]) -> Failure 
 def main(descriptor: int) -> None:
     """Serves until the worker is gone."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    worker = connection(descriptor)
+    worker: Connection[Any, Any] = Connection(descriptor)
     items: SimpleQueue[bytes] = SimpleQueue()
     order: Order = worker.recv()
 
