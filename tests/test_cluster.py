@@ -129,24 +129,31 @@ def test_what_hangs_or_kills_is_a_failed_record_and_the_rest_stands(config: Path
 
 def test_a_lost_scheduler_is_one_line_and_the_run_goes_on_later(config: Path, cli: Cli) -> None:
     options = (*_troubled("wait"), "--json")
-    record = Path("out/main/records/reconstruction--blobs--tiny--unprotected--mean_face--seed0.json")
+    nobody = subprocess.Popen(
+        [*RUN, *options, "--scheduler", "tcp://127.0.0.1:9", "-o", "out/nobody"],
+        env=ENVIRONMENT, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    records = [
+        Path(f"out/main/records/{name}--seed0.json")
+        for name in ("utility--blobs--tiny--unprotected", "reconstruction--blobs--tiny--unprotected--mean_face")
+    ]
     with _scheduler(2) as (address, (scheduler, *_)):
         running = subprocess.Popen(
             [*RUN, *options, "--scheduler", address], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
         )
-        _until(record)
-        _until(Path("notes-wait"))
+        for path in (*records, Path("notes-wait")):
+            _until(path)
         scheduler.kill()
         _, said = running.communicate(timeout=60)
     assert running.returncode == 2, said
     assert f"veilbench: {address}: the scheduler is gone." in said and "Traceback" not in said
-    kept = record.stat().st_mtime_ns
-    said = cli("run", "-q", "--scheduler", address, *options, status=2).stderr
-    assert f"{address}: no scheduler answers" in said
+    kept = [path.stat().st_mtime_ns for path in records]
     with _scheduler(1) as (address, _):
         outcome = json.loads(cli("run", "-q", *options, "--scheduler", address).stdout)
     assert (outcome["done"], outcome["failed"]) == (1, [])
-    assert record.stat().st_mtime_ns == kept
+    assert [path.stat().st_mtime_ns for path in records] == kept
+    _, said = nobody.communicate(timeout=60)
+    assert nobody.returncode == 2 and "tcp://127.0.0.1:9: no scheduler answers" in said, said
 
 
 def test_two_runs_make_an_artefact_once_between_them(config: Path) -> None:
