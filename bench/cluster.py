@@ -111,6 +111,8 @@ def _client(cluster: Cluster) -> Iterator[Client]:
         from distributed import Client, LocalCluster
     except ImportError as error:
         raise UserError("--workers and --scheduler need Dask: pip install 'veilbench[cluster]'") from error
+    for name in ("distributed", "distributed.client"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what goes wrong is said once, by this command
     if cluster.scheduler:
         try:
             client = Client(cluster.scheduler, timeout=_PATIENCE, set_as_default=False)
@@ -125,7 +127,8 @@ def _client(cluster: Cluster) -> Iterator[Client]:
             threads_per_worker=1,
             processes=True,
             memory_limit=0,  # a worker's own memory is small; its processes' is the machine's affair
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",  # any free port: several runs may go on at once
+            scheduler_kwargs={"dashboard": False},
             resources={"GPU": 1},
             silence_logs=logging.CRITICAL,
         ) as started,
@@ -188,7 +191,7 @@ class _Submission:
                     label = f"{job.cell.kind}: {job.cell.defense} {job.cell.attack}".rstrip()
                     cells[self._submit(f"cell-{job.key}", label, job, needs)] = job
                 made.clear()
-                finished = as_completed(list(cells))
+                finished = as_completed(list(cells), loop=self._client.loop)
             while cells:
                 for future in finished.next_batch(block=False):
                     yield cells.pop(future), self._result(future)

@@ -156,7 +156,7 @@ def _unshared(nodes: Sequence[Node]) -> int:
 
 
 def trains(settings: Settings, task: Task) -> bool:
-    """Whether an artefact is a training: what a plugin with a recipe for it learns."""
+    """Whether an artefact is a training: what a plugin with a recipe for it learns, if it follows it in its mode."""
     if task.kind not in _STATES:
         return False
     attacked = task.kind == "attack_state"

@@ -41,13 +41,13 @@ def test_a_schedule_that_can_be_had_by_hand() -> None:
 
 
 def test_sharing_is_counted(config: Path) -> None:
-    """Three defences, one of which trains a shadow, under one decoder, the mean face and a replay."""
+    """Three defences, one of which trains a shadow and may train a server, under a decoder, the mean face, a replay."""
     settings = load(config)
     found = forecast(settings, plan(settings), Size(), measured=False)
     assert found.cells == 12
-    assert found.trainings == 2  # the decoder serves all; AdvFace's shadow
-    # Decoder: reconstruction and replay under each defence, 6. Shadow: all four cells of AdvFace.
-    assert found.unshared == 6 + 4
+    assert found.trainings == 3  # the decoder serves all; AdvFace's shadow and server
+    # Decoder: reconstruction and replay under each defence. Shadow: all cells of AdvFace; its server: where it embeds.
+    assert found.unshared == 6 + 4 + 2
 
 
 @pytest.mark.parametrize("name", ["defenses", "attacks", "datasets", "seeds"])
@@ -63,10 +63,10 @@ def test_a_larger_matrix_has_more_of_what_was_asked(config: Path, name: str) -> 
         )
     elif name == "defenses":  # unprotected three times, laplace and advface twice
         assert large.cells == 7 * 4
-        assert large.trainings == 1 + 2  # one decoder still
+        assert large.trainings == 1 + 2 * 2  # one decoder still
     else:  # mean_face three times, resrec and its replay twice
         assert large.cells == 3 * (1 + 3 + 2 * 2)
-        assert large.trainings == 2 + 1
+        assert large.trainings == 2 + 2  # decoders; shadow and server
 
 
 def test_plan_says_so(config: Path, cli: Cli) -> None:
