@@ -9,12 +9,17 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from support import ENVIRONMENT, TOYS
 
 from bench.cli import main
+from bench.cluster import Cluster, _order
+from bench.config import load
+from bench.contracts import UserError
+from bench.hand import _prepared
 
 pytest.importorskip("distributed")
 
@@ -198,6 +203,17 @@ def test_an_interrupt_keeps_what_is_finished_and_leaves_no_process(config: Path)
             break
         time.sleep(0.1)
     assert not _processes("bench.hand", config.parent)
+
+
+def test_a_worker_that_would_make_other_bytes_under_the_same_key_refuses(config: Path) -> None:
+    """An edited `bench.toml` changes nothing; other code or another torch ends the run."""
+    order = _order(Cluster(workers=1), load(config))
+    config.write_text("nothing of use")
+    assert _prepared(order, lambda: None).origin["threads"] >= 1
+    for what in ("torch", "precision", "the code of defenses.laplace"):
+        other = replace(order, fingerprint={**order.fingerprint, what: "another"})
+        with pytest.raises(UserError, match=rf"{what} is not what the run began with \(\S+, not another\)"):
+            _prepared(other, lambda: None)
 
 
 def test_wrong_settings_are_one_line(
