@@ -64,10 +64,12 @@ def execute_on(
     if not jobs:
         return Outcome(0, len(plan.jobs), ())
     report("waiting for workers", 0, len(jobs))
-    origin = provenance(Workbench(settings, store))
+    order = _order(cluster, settings)
+    origin = {**provenance(Workbench(settings, store)), "threads": order.threads}  # of what no worker lived to record
     broken: list[str] = []
     with _client(cluster) as client:
-        results = _Submission(client, cluster, settings, store).results(jobs)
+        gpu = pick_device(settings.run.device).type == "cuda"
+        results = _Submission(client, cluster, order, store, gpu).results(jobs)
         with closing(results):  # also where a record cannot be written
             for ended, (job, result) in enumerate(results, 1):
                 if isinstance(result, Failure):
@@ -140,13 +142,13 @@ def _client(cluster: Cluster) -> Iterator[Client]:
 class _Submission:
     """A run's tasks at a scheduler, as often as it takes to know which of them kill workers."""
 
-    def __init__(self, client: Client, cluster: Cluster, settings: Settings, store: Store) -> None:
+    def __init__(self, client: Client, cluster: Cluster, order: Order, store: Store, gpu: bool) -> None:
         from bench.crew import Crew
 
         self._client, self._cluster, self._store = client, cluster, store
-        self._crew = Crew(_order(cluster, settings))
-        self._marks = Path(self._crew.order.folder, self._crew.order.marks)
-        self._gpu = pick_device(settings.run.device).type == "cuda"
+        self._crew = Crew(order)
+        self._marks = Path(order.folder, order.marks)
+        self._gpu = gpu
         self._labels: dict[str, str] = {}  #: of artefacts and cells, by the name of their mark
         self._round = 0
         self._killers: dict[str, Failure] = {}
