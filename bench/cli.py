@@ -80,6 +80,8 @@ main.add_command(check)
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="Where records and reports go (run.output).")
 @click.option("--dry-run", is_flag=True, help="Say what would be made and judged, with disk and time; make nothing.")
 @click.option("--strict", is_flag=True, help="Exit 1 where an attack fails the run's test of itself (run.canaries).")
+@click.option("--workers", "-w", type=click.IntRange(1), metavar="N", help="On N worker processes of this machine.")
+@click.option("--scheduler", metavar="tcp://HOST:PORT", help="On the workers of a Dask scheduler.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress bars.")
 def run(
@@ -89,6 +91,8 @@ def run(
     output: Path | None,
     dry_run: bool,
     strict: bool,
+    workers: int | None,
+    scheduler: str | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -99,6 +103,8 @@ def run(
     """
     from bench.config import load
 
+    if workers and scheduler:
+        raise click.UsageError("--workers starts workers, --scheduler joins some: choose one")
     settings = load(config, profile, overrides)
     if output is not None:
         settings = settings.moved(output)
@@ -124,7 +130,13 @@ def run(
         def report(what: str, ended: int, total: int) -> None:
             progress.update(overall, description=what, completed=ended, total=total)
 
-        outcome = execute(settings, plan(settings), store, folder, report)
+        if workers or scheduler:
+            from bench.cluster import Cluster, execute_on
+
+            cluster = Cluster(workers or 0, scheduler or "")
+            outcome = execute_on(cluster, settings, plan(settings), store, folder, report)
+        else:
+            outcome = execute(settings, plan(settings), store, folder, report)
     from bench.report.write import write_reports
 
     if outcome.done or outcome.failed or not (folder.folder / "leaderboard.md").exists():
@@ -141,6 +153,34 @@ def run(
             err.print(f"veilbench: attacks failed the self-test: {'; '.join(void)}", style="red", markup=False)
             sys.exit(1)
     sys.exit(1 if outcome.failed else 0)
+
+
+@main.command()
+@with_config
+@click.option("--estimate", is_flag=True, help="Also how long it would take on 1, 8 and 64 workers like this machine.")
+@click.option("--defenses", type=click.IntRange(1), metavar="N", help="As if there were so many, like those there are.")
+@click.option("--attacks", type=click.IntRange(1), metavar="N", help="The same for attacks.")
+@click.option("--datasets", type=click.IntRange(1), metavar="N", help="The same for datasets.")
+@click.option("--seeds", type=click.IntRange(1), metavar="N", help="The same for seeds.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def plan(
+    config: Path | None,
+    profile: str | None,
+    overrides: tuple[str, ...],
+    estimate: bool,
+    as_json: bool,
+    **size: int | None,
+) -> None:
+    """Says what the whole matrix comes to, of this size or another, as if nothing were made yet; makes nothing."""
+    from dataclasses import asdict
+
+    from bench.config import load
+    from bench.plan import plan as make
+    from bench.simulate import Size, forecast
+
+    settings = load(config, profile, overrides)
+    found = forecast(settings, make(settings), Size(**size), measured=estimate)
+    click.echo(json.dumps(asdict(found), indent=1) if as_json else found.text())
 
 
 def _summary(folder: Any, outcome: Any) -> None:

@@ -56,6 +56,8 @@ class RunSettings(_Strict):
     public_limit: int | None = Field(default=None, ge=2)  #: at most so many public faces a side
     images: int | None = Field(default=None, ge=1)  #: attack the first so many test images; None: all
     device: str = "auto"
+    threads: int | None = Field(default=None, ge=1)  #: processor threads of a task; None: all, or a worker's share
+    time_limit: float | None = Field(default=None, gt=0)  #: seconds after which a worker's task is stopped
     output: str = "results/latest"
     store: str = "results/.store"
     cache: str = "results/.cache"

@@ -70,7 +70,7 @@ class Outlook:
         rows = {f"{len(some)} x {what}" if len(some) > 1 else what: some for what, some in groups.items()}
         width = max(map(len, rows))
         lines = [
-            f"{what:<{width}}  {_duration(sum(i.seconds for i in some)):>9}  {_size(sum(i.bytes for i in some)):>9}"
+            f"{what:<{width}}  {duration(sum(i.seconds for i in some)):>9}  {_size(sum(i.bytes for i in some)):>9}"
             for what, some in (*rows.items(), ("in all, about", list(self.items)))
         ]
         lines.append(
@@ -79,7 +79,8 @@ class Outlook:
         return "\n".join(lines)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """For people."""
     return (
         f"{seconds:.0f} s"
         if seconds < 100
@@ -96,10 +97,14 @@ def _size(size: int) -> str:
 def estimate(settings: Settings, plan: Plan, run: Run) -> Outlook:
     """What is missing, with the seconds and bytes that each part would take on this machine."""
     jobs = pending(plan, run)
-    tasks = missing_tasks(jobs, Path(settings.run.store))
-    probes = {scene: _Probe(settings, scene) for scene in {*(t.scene for t in tasks), *(j.scene for j in jobs)}}
-    items = [probes[task.scene].task(task) for task in tasks] + [probes[job.scene].job(job) for job in jobs]
+    items = costs(settings, missing_tasks(jobs, Path(settings.run.store)), jobs)
     return Outlook(tuple(items), len(jobs), len(plan.jobs) - len(jobs))
+
+
+def costs(settings: Settings, tasks: list[Task], jobs: list[Job]) -> list[Item]:
+    """What each artefact and then each cell would take on this machine, from a timed probe."""
+    probes = {scene: _Probe(settings, scene) for scene in {*(t.scene for t in tasks), *(j.scene for j in jobs)}}
+    return [probes[task.scene].task(task) for task in tasks] + [probes[job.scene].job(job) for job in jobs]
 
 
 def _shortened(plugin: Any) -> Any:

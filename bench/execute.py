@@ -5,19 +5,22 @@ from __future__ import annotations
 import platform
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
+from numpy.typing import NDArray
 
 from bench import __version__
 from bench.config import Settings
 from bench.contracts import DataError, NotApplicable, UserError
 from bench.judge import Judge
 from bench.make import make
+from bench.messages import Failure
 from bench.plan import PROTOCOL, Job, Plan, Task, every_task
 from bench.precision import precision_name
 from bench.records import Record, Run
@@ -36,12 +39,13 @@ class Outcome:
     failed: tuple[str, ...]  #: names of the cells that ended in an error
 
 
-class _TaskFailed(Exception):
-    """An artefact could not be made; its traceback belongs to every cell that wanted it."""
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """A cell's record, and what belongs beside it."""
 
-    def __init__(self, label: str, cause: Exception, trace: str) -> None:
-        super().__init__(f"{label}: {type(cause).__name__}: {cause}")
-        self.trace = trace
+    record: Record
+    scores: pd.DataFrame | None = None
+    samples: Mapping[str, NDArray[Any]] | None = None
 
 
 def pending(plan: Plan, run: Run) -> list[Job]:
@@ -63,6 +67,100 @@ def missing_tasks(jobs: list[Job], store: Path) -> list[Task]:
     return every_task(roots, leave_out=lambda task: (store / task.kind / task.key).exists())
 
 
+class Hands:
+    """Makes artefacts and judges cells, one at a time, in this process.
+
+    Args:
+        say: called with what is about to be done.
+    """
+
+    def __init__(self, settings: Settings, store: Store, say: Callable[[str], None] = lambda _: None) -> None:
+        if settings.run.threads is not None:
+            torch.set_num_threads(settings.run.threads)
+        self._bench = Workbench(settings, store)
+        self._judge = Judge(self._bench)
+        self._broken: dict[str, Failure] = {}
+        self._say = say
+        self.origin = provenance(self._bench)
+
+    def make(self, task: Task) -> Failure | None:
+        """Makes an artefact, and before it what it needs, where they are not there yet.
+
+        Raises:
+            UserError, OSError: something is wrong that other artefacts will need too.
+        """
+        if task.key in self._broken:
+            return self._broken[task.key]
+        if self._bench.store.get(task.kind, task.key) is not None:
+            return None
+        for need in task.needs:
+            if (failure := self.make(need)) is not None:
+                return failure
+        self._say(task.label)
+        try:
+            make(self._bench, task)
+        except (UserError, OSError):
+            raise
+        except Exception as error:
+            self._broken[task.key] = _failure(error, f"{task.label}: ")
+            return self._broken[task.key]
+        return None
+
+    def judge(self, job: Job) -> Entry:
+        """Judges a cell, and makes what it needs.
+
+        Raises:
+            UserError, OSError: as `make`.
+        """
+        started = time.perf_counter()
+        for need in job.needs:
+            if (failure := self.make(need)) is not None:
+                return Entry(failed(job, failure, self.origin, time.perf_counter() - started))
+        self._say(f"judging {job.cell.defense} {job.cell.attack}".rstrip())
+        try:
+            verdict = self._judge.judge(job)
+        except (UserError, OSError):
+            raise
+        except Exception as error:
+            return Entry(failed(job, _failure(error), self.origin, time.perf_counter() - started))
+        record = Record(
+            cell=job.cell,
+            key=job.key,
+            status="ok",
+            metrics=verdict.metrics,
+            parameters=verdict.parameters,
+            noise=verdict.noise,
+            flags=verdict.flags,
+            info=verdict.info,
+            settings=verdict.settings,
+            provenance=self.origin,
+            origin=job.origin,
+            artefacts=tuple(task.key for task in every_task(job.needs)),
+            time_s=round(time.perf_counter() - started, 2),
+        )
+        return Entry(record, verdict.scores, verdict.samples)
+
+
+def _failure(error: Exception, label: str = "") -> Failure:
+    """An exception that is being handled."""
+    if isinstance(error, NotApplicable):
+        return Failure(str(error), status="skipped")
+    return Failure(f"{label}{type(error).__name__}: {error}", traceback.format_exc())
+
+
+def failed(job: Job, failure: Failure, origin: Mapping[str, Any], seconds: float = 0.0) -> Record:
+    """The record of a cell that has no figures."""
+    return Record(
+        cell=job.cell,
+        key=job.key,
+        status=failure.status,
+        reason=failure.reason,
+        traceback=failure.traceback,
+        provenance=origin,
+        time_s=round(seconds, 2),
+    )
+
+
 def execute(
     settings: Settings, plan: Plan, store: Store, run: Run, report: Callable[[str, int, int], None] = lambda *_: None
 ) -> Outcome:
@@ -74,75 +172,19 @@ def execute(
     Raises:
         UserError: something that all cells need is wrong (data, weights, disk). What was finished is kept.
     """
+    if settings.run.time_limit is not None:
+        raise UserError("run.time_limit: only a worker can be stopped; add --workers 1, or more")
     jobs = pending(plan, run)
-    bench = Workbench(settings, store)
-    judge = Judge(bench)
-    broken: dict[str, _TaskFailed] = {}
-    origin = provenance(bench)
-    failed = []
-
-    def ensure(task: Task) -> None:
-        if task.key in broken:
-            raise broken[task.key]
-        if store.get(task.kind, task.key) is not None:
-            return
-        for need in task.needs:
-            ensure(need)
-        report(task.label, ended, len(jobs))
-        try:
-            make(bench, task)
-        except (UserError, OSError):
-            raise
-        except Exception as error:
-            broken[task.key] = _TaskFailed(task.label, error, traceback.format_exc())
-            raise broken[task.key] from error
-
+    ended = 0
+    hands = Hands(settings, store, lambda what: report(what, ended, len(jobs)))
+    broken = []
     for ended, job in enumerate(jobs):
         report(f"{job.cell.kind}: {job.cell.defense} {job.cell.attack}".rstrip(), ended, len(jobs))
-        started = time.perf_counter()
-        try:
-            for need in job.needs:
-                ensure(need)
-            report(f"judging {job.cell.defense} {job.cell.attack}".rstrip(), ended, len(jobs))
-            verdict = judge.judge(job)
-            record = Record(
-                cell=job.cell,
-                key=job.key,
-                status="ok",
-                metrics=verdict.metrics,
-                parameters=verdict.parameters,
-                noise=verdict.noise,
-                flags=verdict.flags,
-                info=verdict.info,
-                settings=verdict.settings,
-                provenance=origin,
-                origin=job.origin,
-                artefacts=tuple(task.key for task in every_task(job.needs)),
-                time_s=round(time.perf_counter() - started, 2),
-            )
-            run.write(record, verdict.scores, verdict.samples)
-        except (UserError, OSError):
-            raise
-        except Exception as error:
-            cause = error.__cause__ if isinstance(error, _TaskFailed) else error
-            if isinstance(cause, NotApplicable):
-                run.write(Record(cell=job.cell, key=job.key, status="skipped", reason=str(cause), provenance=origin))
-                continue
-            trace = error.trace if isinstance(error, _TaskFailed) else traceback.format_exc()
-            reason = str(error) if isinstance(error, _TaskFailed) else f"{type(error).__name__}: {error}"
-            failed.append(job.cell.name)
-            run.write(
-                Record(
-                    cell=job.cell,
-                    key=job.key,
-                    status="error",
-                    reason=reason,
-                    traceback=trace,
-                    provenance=origin,
-                    time_s=round(time.perf_counter() - started, 2),
-                )
-            )
-    return Outcome(len(jobs) - len(failed), len(plan.jobs) - len(jobs), tuple(failed))
+        entry = hands.judge(job)
+        run.write(entry.record, entry.scores, entry.samples)
+        if entry.record.status == "error":
+            broken.append(job.cell.name)
+    return Outcome(len(jobs) - len(broken), len(plan.jobs) - len(jobs), tuple(broken))
 
 
 def provenance(bench: Workbench) -> dict[str, Any]:

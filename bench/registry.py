@@ -80,7 +80,7 @@ def names(kind: Kind) -> list[str]:
 
 
 @cache
-def _load(path: Path) -> ModuleType:
+def load_file(path: Path) -> ModuleType:
     """A plugin's module, under a name of its own: a folder `attacks` where the user stands must not shadow ours."""
     unique = f"veilbench_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(unique, path)
@@ -109,9 +109,9 @@ def find(kind: Kind, name: str, where: str) -> type[Any]:
         path = Path(name).expanduser().resolve()
         if not path.is_file():
             raise UserError(f"{where}: there is no file {name!r}")
-        return _plugin_class(kind, _load(path), str(path))
+        return _plugin_class(kind, load_file(path), str(path))
     if name in _files(kind):
-        return _plugin_class(kind, _load(_files(kind)[name]), name)
+        return _plugin_class(kind, load_file(_files(kind)[name]), name)
     if name in _entry_points(kind):
         found = _entry_points(kind)[name].load()
         if not (inspect.isclass(found) and issubclass(found, _BASES[kind])):
@@ -134,7 +134,7 @@ def find_any(name: str, kind: Kind | None, where: str) -> type[Any]:
         path = Path(name).expanduser().resolve()
         if not path.is_file():
             raise UserError(f"{where}: there is no file {name!r}")
-        module = _load(path)
+        module = load_file(path)
         kinds = [k for k in KINDS if _classes(k, module)]
     else:
         kinds = [k for k in KINDS if name in names(k)]

@@ -41,7 +41,7 @@ def test_names_that_cannot_be_are_refused(tmp_path: Path, cli: Cli) -> None:
 def test_a_written_defence_and_attack_stand_on_the_leaderboard(tmp_path: Path, cli: Cli) -> None:
     cli("new", "defense", "mine", cwd=tmp_path)
     cli("new", "attack", "theirs", "--path", "plugins", cwd=tmp_path)
-    config = CONFIG + '[defenses.mine]\nplugin = "mine.py"\nsigma = 0.3\n[attacks.theirs]\nplugin = "plugins/theirs.py"\n'
+    config = CONFIG + '[defenses.mine]\nplugin = "mine.py"\n[attacks.theirs]\nplugin = "plugins/theirs.py"\n'
     (tmp_path / "bench.toml").write_text(
         config.replace('["unprotected", "laplace", "advface"]', '["unprotected", "mine"]').replace(
             '["mean_face", "resrec", "replay"]', '["mean_face", "theirs"]'

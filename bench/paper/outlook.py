@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,7 @@ from bench.estimate import Outlook, estimate
 from bench.execute import missing_tasks, pending
 from bench.paper.gather import Campaign
 from bench.plan import Task
-
-_TRAININGS = ("defense_state", "server_state", "attack_state")
+from bench.simulate import trains
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ def outlook(work: Campaign) -> PaperOutlook:
         return PaperOutlook(0, 0, 0, Outlook((), 0, 0), dict(work.missing))
     whole = work.plan()
     tasks = missing_tasks(pending(whole, work.run), Path(work.settings.run.store))
-    trainings = sum(task.kind in _TRAININGS and _learns(work, task) for task in tasks)
+    trainings = sum(trains(work.settings, task) for task in tasks)
     images, steps = 0, 0
     for task in tasks:
         count = _images(work, task)
@@ -55,16 +53,6 @@ def outlook(work: Campaign) -> PaperOutlook:
         if task.kind in ("templates", "presentation") and hasattr(defense, "alpha"):
             steps += count * int(getattr(defense, "iterations", 0))
     return PaperOutlook(trainings, images, steps, estimate(work.settings, whole, work.run), dict(work.missing))
-
-
-def _learns(work: Campaign, task: Task) -> bool:
-    """Whether there is anything to train: a plugin with a recipe for it."""
-    assert work.settings is not None
-    plugin: Any = (work.settings.attacks if task.kind == "attack_state" else work.settings.defenses)[
-        task.attack if task.kind == "attack_state" else task.defense
-    ]
-    wanted: Iterable[str] = ("recipe",) if task.kind == "server_state" else ("training", "recipe")
-    return any(hasattr(plugin, name) for name in wanted)
 
 
 def _images(work: Campaign, task: Task) -> int:

@@ -1,0 +1,281 @@
+"""Carries a plan out on Dask: every artefact and every cell is a task with what it needs, on this machine or many."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import shutil
+import sys
+import time
+import uuid
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import CancelledError
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from bench.config import Settings
+from bench.contracts import UserError
+from bench.execute import Entry, Outcome, failed, missing_tasks, pending, provenance
+from bench.messages import DEATHS, Failure, Order
+from bench.plan import Job, Plan, Task
+from bench.precision import pick_device
+from bench.records import Run
+from bench.store import Store
+from bench.workbench import Workbench
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+_ROUNDS = 5  #: times that cells are submitted again because others killed the workers that they waited on
+_LOOK = 0.05  #: seconds between looks at what has ended
+_PATIENCE = 10  #: seconds for a scheduler to answer
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where to run: so many workers on this machine, or those of a scheduler that is there."""
+
+    workers: int = 0
+    scheduler: str = ""
+
+
+def execute_on(
+    cluster: Cluster,
+    settings: Settings,
+    plan: Plan,
+    store: Store,
+    run: Run,
+    report: Callable[[str, int, int], None] = lambda *_: None,
+) -> Outcome:
+    """Judges every cell that has no finished record; records are those of `execute` with as many threads a task.
+
+    Args:
+        report: called with (what happened last, cells ended, cells in all).
+
+    Raises:
+        UserError: no Dask, no scheduler, or something that all cells need is wrong. What was finished is kept.
+    """
+    jobs = pending(plan, run)
+    if not jobs:
+        return Outcome(0, len(plan.jobs), ())
+    report("waiting for workers", 0, len(jobs))
+    order = _order(cluster, settings)
+    origin = {**provenance(Workbench(settings, store)), "threads": order.threads}  # of what no worker lived to record
+    broken: list[str] = []
+    with _client(cluster) as client:
+        gpu = pick_device(settings.run.device).type == "cuda"
+        results = _Submission(client, cluster, order, store, gpu).results(jobs)
+        with closing(results):  # also where a record cannot be written
+            for ended, (job, result) in enumerate(results, 1):
+                if isinstance(result, Failure):
+                    result = Entry(failed(job, result, origin))
+                run.write(result.record, result.scores, result.samples)
+                if result.record.status == "error":
+                    broken.append(job.cell.name)
+                report(f"{job.cell.kind}: {job.cell.defense} {job.cell.attack}".rstrip(), ended, len(jobs))
+    return Outcome(len(jobs) - len(broken), len(plan.jobs) - len(jobs), tuple(broken))
+
+
+def _order(cluster: Cluster, settings: Settings) -> Order:
+    from bench.hand import ROOT, fingerprint
+
+    plugins = {}
+    for name, module in sorted(sys.modules.items()):
+        if name.startswith("veilbench_plugin_") and module.__file__:
+            path = Path(module.__file__)
+            plugins[name] = str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
+    threads = settings.run.threads
+    if threads is None and cluster.workers:
+        threads = max(1, torch.get_num_threads() // cluster.workers)
+    name = uuid.uuid4().hex[:12]
+    return Order(
+        run=name,
+        folder=os.getcwd(),
+        marks=str(Path(settings.run.store) / "locks" / f"marks-{name}"),
+        settings=pickle.dumps(settings),
+        plugins=plugins,
+        fingerprint=fingerprint(settings),
+        threads=threads,
+        time_limit=settings.run.time_limit,
+        local=bool(cluster.workers),
+    )
+
+
+@contextmanager
+def _client(cluster: Cluster) -> Iterator[Client]:
+    """A connection to the cluster; one of our own is started and ended."""
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError as error:
+        raise UserError("--workers and --scheduler need Dask: pip install 'veilbench[cluster]'") from error
+    for name in ("distributed", "distributed.client"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what goes wrong is said once, by this command
+    if cluster.scheduler:
+        try:
+            client = Client(cluster.scheduler, timeout=_PATIENCE, set_as_default=False)
+        except (OSError, ValueError, TimeoutError) as error:
+            raise UserError(f"{cluster.scheduler}: no scheduler answers; start one: dask scheduler") from error
+        with client:
+            yield client
+        return
+    with (
+        LocalCluster(
+            n_workers=cluster.workers,
+            threads_per_worker=1,
+            processes=True,
+            memory_limit=0,  # a worker's own memory is small; its processes' is the machine's affair
+            dashboard_address="127.0.0.1:0",  # any free port: several runs may go on at once
+            scheduler_kwargs={"dashboard": False},
+            resources={"GPU": 1},
+            silence_logs=logging.CRITICAL,
+        ) as started,
+        Client(started, set_as_default=False) as client,
+    ):
+        yield client
+
+
+class _Submission:
+    """A run's tasks at a scheduler, as often as it takes to know which of them kill workers."""
+
+    def __init__(self, client: Client, cluster: Cluster, order: Order, store: Store, gpu: bool) -> None:
+        from bench.crew import Crew
+
+        self._client, self._cluster, self._store = client, cluster, store
+        self._crew = Crew(order)
+        self._marks = Path(order.folder, order.marks)
+        self._gpu = gpu
+        self._labels: dict[str, str] = {}  #: of artefacts and cells, by the name of their mark
+        self._round = 0
+        self._killers: dict[str, Failure] = {}
+
+    def results(self, jobs: list[Job]) -> Generator[tuple[Job, Entry | Failure]]:
+        """Each cell as it ends.
+
+        Dask gives up whatever was waiting on workers that died, so all that had not begun there is submitted again.
+        """
+        self._marks.mkdir(parents=True)
+        try:
+            with _reaching(self._cluster):
+                _check(self._client, self._gpu)
+                self._client.register_plugin(self._crew)
+            while jobs:
+                again = []
+                for job, result in self._submitted(jobs):
+                    if result is None:
+                        again.append(job)
+                    else:
+                        yield job, result
+                jobs = again
+                self._round += 1
+        finally:
+            shutil.rmtree(self._marks, ignore_errors=True)
+            if self._client.status == "running":
+                with suppress(OSError, TimeoutError):
+                    self._client.unregister_worker_plugin(self._crew.name)  # stops what is under way
+
+    def _submitted(self, jobs: list[Job]) -> Iterator[tuple[Job, Entry | Failure | None]]:
+        from distributed import as_completed
+
+        cells: dict[Future[Any], Job] = {}
+        try:
+            with _reaching(self._cluster):
+                made: dict[str, Future[Any]] = {}
+                for task in missing_tasks(jobs, self._store.root):
+                    needs = [made[need.key] for need in task.needs if need.key in made]
+                    made[task.key] = self._submit(f"{task.kind}-{task.key}", task.label, task, needs)
+                for job in jobs:
+                    needs = [made[need.key] for need in job.needs if need.key in made]
+                    label = f"{job.cell.kind}: {job.cell.defense} {job.cell.attack}".rstrip()
+                    cells[self._submit(f"cell-{job.key}", label, job, needs)] = job
+                made.clear()
+                finished = as_completed(list(cells), loop=self._client.loop)
+            while cells:
+                for future in finished.next_batch(block=False):
+                    yield cells.pop(future), self._result(future)
+                if self._client.status != "running":
+                    raise _lost(self._cluster)
+                time.sleep(_LOOK)
+        finally:
+            if cells and self._client.status == "running":
+                with suppress(OSError, TimeoutError):
+                    self._client.cancel(list(cells), force=True)
+
+    def _submit(self, mark: str, label: str, item: Task | Job, needs: list[Future[Any]]) -> Future[Any]:
+        from bench.crew import work
+
+        key = f"{mark}-{self._crew.order.run}-{self._round}"
+        self._labels[key] = label
+        given_up = [self._killers[mark]] if mark in self._killers else []
+        return self._client.submit(
+            work,
+            self._crew.name,
+            mark,
+            label,
+            pickle.dumps(item),
+            *given_up,
+            *needs,
+            key=key,
+            pure=False,
+            resources={"GPU": 1} if self._gpu else None,
+        )
+
+    def _result(self, future: Future[Any]) -> Entry | Failure | None:
+        """None: not to blame for the workers that died, and to be tried again."""
+        from distributed import KilledWorker
+
+        try:
+            said = future.result()
+        except KilledWorker as error:
+            return self._blamed(str(error.task))
+        except (CancelledError, OSError, TimeoutError) as error:
+            raise _lost(self._cluster) from error
+        except Exception as error:
+            raise UserError(f"a worker cannot carry this out: {type(error).__name__}: {error}") from error
+        if isinstance(said, Failure):
+            if said.fatal:
+                raise UserError(said.reason)
+            return said
+        entry: Entry = pickle.loads(said)
+        return entry
+
+    def _blamed(self, key: str) -> Failure | None:
+        from bench.crew import given_up
+
+        mark = key.removesuffix(f"-{self._crew.order.run}-{self._round}")
+        noted = self._marks / mark
+        begun = noted.stat().st_size if noted.exists() else 0
+        if begun < DEATHS and self._round < _ROUNDS:
+            return None
+        self._killers[mark] = given_up(self._labels[key], begun)
+        return self._killers[mark]
+
+
+def _check(client: Client, needs_gpu: bool) -> None:
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    if needs_gpu and workers and not any(worker.get("resources", {}).get("GPU") for worker in workers):
+        raise UserError("no worker offers a GPU: start them as dask worker --resources GPU=1, or set run.device = cpu")
+
+
+def _lost(cluster: Cluster) -> UserError:
+    place = cluster.scheduler or "the local cluster"
+    return UserError(f"{place}: the scheduler is gone. Finished cells are kept; veilbench run goes on from here")
+
+
+@contextmanager
+def _reaching(cluster: Cluster) -> Iterator[None]:
+    """Turns what Dask says of a lost connection into one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, TimeoutError, CancelledError) as error:
+        raise _lost(cluster) from error
+    except Exception as error:
+        raise UserError(
+            f"the workers cannot take a run: {type(error).__name__}: {error}; install the same veilbench there"
+        ) from error
