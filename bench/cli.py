@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from bench import __version__
 from bench.options import with_config
 from bench.paper.commands import data, paper
 from bench.plugin_commands import check, new
+from bench.run_commands import compare, curve, export, grid, heatmap, leaderboard, paired, report, scatter, verify
 
 out = Console()
 err = Console(stderr=True)
@@ -69,10 +69,11 @@ def main() -> None:
     )
 
 
-main.add_command(paper)
-main.add_command(data)
-main.add_command(new)
-main.add_command(check)
+_ELSEWHERE = (
+    paper, data, new, check, leaderboard, export, verify, compare, paired, scatter, curve, heatmap, grid, report,
+)  # fmt: skip
+for _command in _ELSEWHERE:
+    main.add_command(_command)
 
 
 @main.command()
@@ -295,192 +296,3 @@ def train_recognizer(
     with progress_shown(Console(stderr=True, quiet=quiet)):
         card = train(order, config, profile, overrides)
     click.echo(json.dumps(card, indent=1) if as_json else (order.output / "model_card.md").read_text(encoding="utf-8"))
-
-
-def _run_argument(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))(command)
-
-
-@main.command()
-@click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--format", "fmt", type=click.Choice(["md", "csv", "tex", "json"]), default="md", show_default=True)
-@click.option("--embeddings", is_flag=True, help="Of the attacks on embeddings, which have a table of their own.")
-def leaderboard(runs: tuple[Path, ...], fmt: Any, embeddings: bool) -> None:
-    """Prints the leaderboard of a run, or one of several runs and archives (see `export`) together."""
-    from bench.contracts import UserError
-    from bench.report.embeddings import embedding_attacks, render_embedding_attacks
-    from bench.report.leaderboard import leaderboard as make
-    from bench.report.leaderboard import merged, render
-    from bench.submission import unpacked
-
-    if len(runs) > 1:
-        if embeddings:
-            raise UserError("--embeddings: of one run at a time")
-        click.echo(render(merged(runs), fmt))
-        return
-    with unpacked(runs[0]) as run:
-        click.echo(render_embedding_attacks(embedding_attacks(run), fmt) if embeddings else render(make(run), fmt))
-
-
-@main.command()
-@_run_argument
-@click.option("--output", "-o", type=click.Path(path_type=Path), help="Default: RUN.zip.")
-def export(folder: Path, output: Path | None) -> None:
-    """Packs a run for a public leaderboard: records and per-image scores with their hashes, no images of faces."""
-    from bench.records import Run
-    from bench.submission import export as make
-
-    path = make(Run(folder), output or folder.with_name(f"{folder.name}.zip"))
-    click.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
-
-
-@main.command()
-@click.argument("archive", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def verify(archive: Path, as_json: bool) -> None:
-    """Checks what `export` made: hashes, schema, and figures against the scores that they were made from.
-
-    Exit status: 0 sound; 1 figures that its scores do not bear out; 2 not an archive, or changed after it was made.
-    """
-    from bench.submission import unpacked
-    from bench.submission import verify as check
-
-    problems = check(archive)
-    with unpacked(archive) as run:
-        records = run.records()
-    flags = sorted({flag for record in records for flag in record.flags})
-    if as_json:
-        click.echo(json.dumps({"sound": not problems, "problems": problems, "cells": len(records), "flags": flags}))
-    else:
-        click.echo(
-            "\n".join(
-                [*problems, f"{len(records)} cells, {len(problems)} problems; flags: {'; '.join(flags) or 'none'}"]
-            )
-        )
-    sys.exit(1 if problems else 0)
-
-
-@main.command()
-@with_config
-@click.argument("base", type=click.Path(path_type=Path))
-@click.argument("new", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Every finding as JSON.")
-@click.option("--junit", type=click.Path(path_type=Path), help="Also write a JUnit XML file.")
-@click.option("--markdown", type=click.Path(path_type=Path), help="Also write the Markdown, say for a pull request.")
-def compare(
-    config: Path | None,
-    profile: str | None,
-    overrides: tuple[str, ...],
-    base: Path,
-    new: Path,
-    as_json: bool,
-    junit: Path | None,
-    markdown: Path | None,
-) -> None:
-    """Compares run NEW with run BASE, cell by cell; tolerances stand in [compare] of the config.
-
-    Exit status: 0 nothing worse, missing, failed or not comparable; 1 something is; 2 no such run.
-    """
-    from bench.compare import compare as make
-    from bench.compare import junit as as_junit
-    from bench.compare import passed, render
-    from bench.config import tolerances
-    from bench.records import Run, replacing
-
-    findings = make(Run(base), Run(new), tolerances(config, profile, overrides))
-    for path, text in ((junit, as_junit(findings)), (markdown, render(findings, "md"))):
-        if path is not None:
-            with replacing(path) as temporary:
-                temporary.write_text(text, encoding="utf-8")
-    click.echo(render(findings, "json" if as_json else "md"))
-    sys.exit(0 if passed(findings) else 1)
-
-
-@main.command()
-@_run_argument
-@click.argument("one", metavar="DEFENCE")
-@click.argument("other", metavar="OTHER")
-@click.option("--format", "fmt", type=click.Choice(["md", "csv", "json"]), default="md", show_default=True)
-def paired(folder: Path, one: str, other: str, fmt: Any) -> None:
-    """Compares two defences of a run on the same images, attack by attack, with the intervals of the differences."""
-    from bench.records import Run
-    from bench.report.paired import paired as make
-    from bench.report.paired import render_paired
-
-    click.echo(render_paired(make(Run(folder), one, other), fmt))
-
-
-@main.command()
-@_run_argument
-@click.option("--output", "-o", type=click.Path(path_type=Path), help="Base name; default RUN/scatter.")
-def scatter(folder: Path, output: Path | None) -> None:
-    """Draws accuracy against what the worst attack rebuilds, as PNG and SVG."""
-    from bench.contracts import UserError
-    from bench.records import Run
-    from bench.report.heatmap import save
-    from bench.report.scatter import scatter as draw
-
-    figure = draw(Run(folder))
-    if figure is None:
-        raise UserError(f"{folder}: fewer than two defences have both figures; nothing to compare")
-    for path in save(figure, output or folder / "scatter"):
-        click.echo(path)
-
-
-@main.command()
-@_run_argument
-@click.option("--metric", default="ssim", show_default=True, help="ssim, psnr_db, mse, lpips or cosine.")
-@click.option("--output", "-o", type=click.Path(path_type=Path), help="Base name; default RUN/curve_METRIC.")
-def curve(folder: Path, metric: str, output: Path | None) -> None:
-    """Draws what an attack gains along a sweep of one of its parameters, as PNG and SVG."""
-    from bench.contracts import UserError
-    from bench.records import Run
-    from bench.registry import near_miss
-    from bench.report.curve import curve as draw
-    from bench.report.heatmap import METRICS, save
-
-    if metric not in METRICS:
-        raise UserError(f"no curve of {metric!r}.{near_miss(metric, METRICS)}")
-    figure = draw(Run(folder), metric)
-    if figure is None:
-        raise UserError(f"{folder}: no attack was swept; say [attacks.NAME] sweep.PARAMETER = [1, 2, 3]")
-    for path in save(figure, output or folder / f"curve_{metric.removesuffix('_db')}"):
-        click.echo(path)
-
-
-@main.command()
-@_run_argument
-@click.option("--metric", default="ssim", show_default=True, help="ssim, psnr_db, mse, lpips or cosine.")
-@click.option("--output", "-o", type=click.Path(path_type=Path), help="Base name; default RUN/heatmap_METRIC.")
-def heatmap(folder: Path, metric: str, output: Path | None) -> None:
-    """Draws defences against attacks, as PNG and SVG."""
-    from bench.records import Run
-    from bench.report.heatmap import heatmap as draw
-    from bench.report.heatmap import save
-
-    run = Run(folder)
-    for path in save(draw(run, metric), output or folder / f"heatmap_{metric.removesuffix('_db')}"):
-        click.echo(path)
-
-
-@main.command()
-@_run_argument
-@click.option("--defense", "-d", help="Only this one.")
-def grid(folder: Path, defense: str | None) -> None:
-    """Draws originals beside their reconstructions, a picture a defence."""
-    from bench.records import Run
-    from bench.report.grid import write_grids
-
-    for path in write_grids(Run(folder), defense):
-        click.echo(path)
-
-
-@main.command()
-@_run_argument
-@click.option("--output", "-o", type=click.Path(path_type=Path), help="The folder to write; default RUN/report.")
-def report(folder: Path, output: Path | None) -> None:
-    """Writes a folder with one page, index.html, that shows everything and needs no network."""
-    from bench.records import Run
-    from bench.report.html import write_page
-
-    click.echo(write_page(Run(folder), output or folder / "report"))
