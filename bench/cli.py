@@ -123,7 +123,7 @@ def run(
         return
     folder = Run(Path(settings.run.output))
     folder.prepare()
-    store = Store(Path(settings.run.store))
+    store = Store(Path(settings.run.store), settings.run.mirror)
     shown = Console(stderr=True, quiet=quiet)
     with store.in_use(), progress_shown(shown) as progress:
         overall = progress.add_task("planning", total=None)

@@ -60,6 +60,7 @@ class RunSettings(_Strict):
     time_limit: float | None = Field(default=None, gt=0)  #: seconds after which a worker's task is stopped
     output: str = "results/latest"
     store: str = "results/.store"
+    mirror: str = ""  #: an fsspec URL that artefacts are copied to and from: s3://BUCKET/FOLDER
     cache: str = "results/.cache"
     samples: int = Field(default=8, ge=0)  #: reconstructions kept for the grids
 
@@ -324,7 +325,8 @@ def _resolve(file: _File, path: Path) -> Settings:
     return Settings(
         run=file.run.model_copy(
             update={
-                name: _expand(getattr(file.run, name), f"{path}: run.{name}") for name in ("output", "store", "cache")
+                name: _expand(getattr(file.run, name), f"{path}: run.{name}")
+                for name in ("output", "store", "mirror", "cache")
             }
         ),
         metrics=MetricSettings(**_expand(metrics, f"{path}: [metrics]")) if file.metrics.lpips else file.metrics,

@@ -48,8 +48,8 @@ def fingerprint(settings: Settings) -> dict[str, str]:
 class _Announcing(Store):
     """Says when making begins: waiting for another run to make the same is over."""
 
-    def __init__(self, root: Path, began: Callable[[], None]) -> None:
-        super().__init__(root)
+    def __init__(self, settings: Settings, began: Callable[[], None]) -> None:
+        super().__init__(Path(settings.run.store), settings.run.mirror)
         self._began = began
 
     def make(self, kind: str, key: str, write: Callable[[Path], None]) -> Path:
@@ -71,7 +71,7 @@ def _prepared(order: Order, began: Callable[[], None]) -> Hands:
             raise UserError(f"{what} is not what the run began with ({value[:12]}, not {wanted and wanted[:12]})")
     if order.threads is not None:
         torch.set_num_threads(order.threads)
-    return Hands(settings, _Announcing(Path(settings.run.store), began))
+    return Hands(settings, _Announcing(settings, began))
 
 
 def _done(hands: Hands, item: Task | Job, began: Callable[[], None]) -> Failure | bytes | None:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-_WORTH_THREADS = 1_000_000  #: values from which on threads save more than they cost
+_WORTH_THREADS = 500_000  #: values from which on threads save more than they cost
 
 
 def derive_seed(*names: object) -> int:
@@ -56,8 +56,11 @@ class ImageRng:
     def __len__(self) -> int:
         return len(self.generators)
 
-    def _draw(self, like: Tensor, fill: Callable[[np.random.Generator, NDArray[np.float32]], object]) -> Tensor:
-        """What `fill` writes, row by row, shaped, typed and placed as `like` (B, ...)."""
+    def draw(self, like: Tensor, fill: Callable[[np.random.Generator, NDArray[np.float32]], object]) -> Tensor:
+        """What `fill(generator, row)` writes into each image's row, shaped, typed and placed as `like` (B, ...).
+
+        Rows are filled side by side, on all cores: a noise of many steps is best made in one call.
+        """
         if like.shape[0] != len(self):
             raise ValueError(f"{len(self)} generators for a batch of {like.shape[0]} images")
         noise = np.empty(like.shape, dtype=np.float32)
@@ -72,11 +75,17 @@ class ImageRng:
 
     def uniform(self, like: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
         """Uniform noise on [low, high), shaped, typed and placed as `like` (B, ...)."""
-        return self._draw(like, lambda source, row: source.random(dtype=np.float32, out=row)).mul_(high - low).add_(low)
+
+        def fill(source: np.random.Generator, row: NDArray[np.float32]) -> None:
+            source.random(dtype=np.float32, out=row)
+            row *= high - low
+            row += low
+
+        return self.draw(like, fill)
 
     def normal(self, like: Tensor) -> Tensor:
         """Standard normal noise, shaped, typed and placed as `like` (B, ...)."""
-        return self._draw(like, lambda source, row: source.standard_normal(dtype=np.float32, out=row))
+        return self.draw(like, lambda source, row: source.standard_normal(dtype=np.float32, out=row))
 
     def laplace(self, like: Tensor) -> Tensor:
         """Laplace noise of scale 1 (standard deviation sqrt(2)), by the inverse distribution."""

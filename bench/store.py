@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from bench.contracts import State, UserError
+from bench.mirror import MANIFEST, Mirror
 
 log = logging.getLogger("veilbench")
 
-_MANIFEST = "manifest.json"
 _LOCKS = "locks"
 
 
@@ -48,8 +48,17 @@ def file_hash(path: Path) -> str:
 class Store:
     """A folder of artefacts, `KIND/KEY/`, each with a manifest of its files' hashes. Safe against two runs at once."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, mirror: str = "") -> None:
+        """Where artefacts lie.
+
+        Args:
+            mirror: an fsspec URL that they are copied to, and taken from where they are not here yet.
+
+        Raises:
+            UserError: the folder cannot be written to, or the URL is none.
+        """
         self.root = root
+        self._mirror = Mirror(mirror) if mirror else None
         self._verified: set[Path] = set()
         try:
             root.mkdir(parents=True, exist_ok=True)
@@ -63,13 +72,23 @@ class Store:
         return self.root / kind / key
 
     def get(self, kind: str, key: str) -> Path | None:
-        """The artefact's folder if it is there and whole; a damaged one is removed, with a word about it."""
+        """The artefact's folder if it is there and whole, or in the mirror; a damaged one is removed, with a word."""
+        ready = self._local(kind, key)
+        if ready is None and self._mirror is not None:
+            with self._locked(kind, key):
+                return self._local(kind, key) or self._mirrored(kind, key)
+        return ready
+
+    def _local(self, kind: str, key: str) -> Path | None:
         folder = self.folder(kind, key)
         if folder in self._verified:
             return folder
         try:
-            manifest: dict[str, str] = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))["files"]
-            damaged = [name for name, digest in manifest.items() if file_hash(folder / name) != digest]
+            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+            files: dict[str, str] = manifest["files"]
+            if manifest["key"] != key:
+                raise ValueError("another artefact's manifest")
+            damaged = [name for name, digest in files.items() if file_hash(folder / name) != digest]
         except FileNotFoundError:
             if not folder.exists():
                 return None
@@ -89,20 +108,36 @@ class Store:
         Another process making the same one is waited for, and what it made is used.
         """
         with self._locked(kind, key):
-            if (ready := self.get(kind, key)) is not None:
+            if (ready := self._local(kind, key) or self._mirrored(kind, key)) is not None:
                 return ready
             folder = self.folder(kind, key)
             aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".part-"))
             try:
                 write(aside)
                 files = {str(p.relative_to(aside)): file_hash(p) for p in sorted(aside.rglob("*")) if p.is_file()}
-                (aside / _MANIFEST).write_text(json.dumps({"kind": kind, "key": key, "files": files}, indent=1))
+                (aside / MANIFEST).write_text(json.dumps({"kind": kind, "key": key, "files": files}, indent=1))
                 aside.chmod(0o755)
                 aside.rename(folder)
             finally:
                 shutil.rmtree(aside, ignore_errors=True)
             self._verified.add(folder)
+            if self._mirror is not None:
+                self._mirror.publish(kind, key, folder)
             return folder
+
+    def _mirrored(self, kind: str, key: str) -> Path | None:
+        """The artefact's folder, copied from the mirror; None where it isn't there, or came damaged."""
+        if self._mirror is None or not self._mirror.has(kind, key):
+            return None
+        folder = self.folder(kind, key)
+        aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".part-"))
+        try:
+            self._mirror.fetch(kind, key, aside)
+            aside.chmod(0o755)
+            aside.rename(folder)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+        return self._local(kind, key)
 
     @contextmanager
     def _locked(self, kind: str, key: str) -> Iterator[None]:

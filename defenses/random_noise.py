@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.contracts import Defense, FaceSet, ImageRng, Rng, SplitNetwork, State, System
@@ -37,9 +39,16 @@ class RandomNoise(Defense):
     def protect(self, system: System, features: Tensor, rng: ImageRng) -> Tensor:
         """features + the walk."""
         bound = self.bound * (float(system.state.tensors["std"]) if self.units == "std" else 1.0)
-        noise = features.new_zeros(features.shape)
-        for _ in range(self.steps):
-            noise += rng.uniform(features, -bound, bound)
-            if self.form == "total":
-                noise.clamp_(-bound, bound)
-        return features + noise
+
+        def walk(source: np.random.Generator, row: NDArray[np.float32]) -> None:
+            step = np.empty_like(row)
+            row[:] = 0
+            for _ in range(self.steps):
+                source.random(dtype=np.float32, out=step)
+                step -= 0.5
+                row += step
+                if self.form == "total":
+                    np.clip(row, -0.5, 0.5, out=row)
+            row *= 2 * bound
+
+        return features + rng.draw(features, walk)

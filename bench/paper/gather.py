@@ -138,7 +138,7 @@ def compute(work: Campaign, report: Callable[[str, int, int], None] = lambda *_:
     work.run.prepare()
     if work.settings is None:
         return []
-    store = Store(Path(work.settings.run.store))
+    store = Store(Path(work.settings.run.store), work.settings.run.mirror)
     with store.in_use():
         return list(execute(work.settings, work.plan(), store, work.run, report).failed)
 
