@@ -227,7 +227,8 @@ def source_hash(plugin: type[Any]) -> str:
     """
     bases = {base.__module__ for base in plugin.__mro__} - _NOT_HASHED
     used = {getattr(value, "__module__", None) or "" for name in bases for value in vars(sys.modules[name]).values()}
-    modules = bases | {name for name in used if name.startswith("bench.")} - _NOT_HASHED
+    counted = {"bench", plugin.__module__.partition(".")[0]}  # the plugin's own package too, if it came in one
+    modules = bases | {name for name in used if name.partition(".")[0] in counted} - _NOT_HASHED
     return hashlib.sha256("\0".join(_code(name) for name in sorted(modules)).encode()).hexdigest()
 
 

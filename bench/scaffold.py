@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keyword
+import re
 from pathlib import Path
 from string import Template
 
@@ -52,14 +53,18 @@ class $Class(Defense):
 
 _ATTACK = '''"""$Class: say in a sentence how it rebuilds a face, and cite where it comes from."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from bench.contracts import FaceSet, ImageRng, Knowledge, Leak, ReconstructionAttack, Rng, State
-from bench.oracle import Oracle
+
+if TYPE_CHECKING:
+    from bench.oracle import Oracle
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,6 +240,8 @@ def scaffold(kind: Kind, name: str, folder: Path) -> Path:
     if path.exists():
         raise UserError(f"{path}: there is a file already; choose another name, or remove it first")
     title = "".join(part[:1].upper() + part[1:] for part in name.split("_") if part)
+    if re.search(rf"import .*\b{title}\b", _TEXTS[kind]):
+        raise UserError(f"{name!r}: {title} is a name of the contract; choose another, such as my_{name}")
     with replacing(path) as temporary:
         temporary.write_text(Template(_TEXTS[kind]).substitute(Class=title, name=name), encoding="utf-8")
     return path

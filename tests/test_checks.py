@@ -103,6 +103,15 @@ class Restless(Defense):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Unstorable(Defense):
+    """Two names for one piece of memory, which no file of tensors holds."""
+
+    def fit(self, recognizer: Any, public: Any, rng: Any) -> State:
+        whole = torch.zeros(8)
+        return State({"whole": whole, "half": whole[:4]})
+
+
+@dataclass(frozen=True, kw_only=True)
 class Short(Defense):
     def encode(self, system: System, images: Tensor) -> Tensor:
         return system.recognizer.extract(images).mean(1)
@@ -213,6 +222,7 @@ class Remembers(Defense):
         (Undecorated(), "parameters"),
         (Unspeakable(), "parameters"),
         (Restless(), "fit"),
+        (Unstorable(), "fit"),
         (Short(), "features"),
         (Half(), "templates"),
         (Divides(), "templates"),
@@ -240,7 +250,8 @@ def test_each_mistake_of_a_defence_fails_its_check(scene: Scene, defense: Defens
 
 def test_a_changed_recogniser_is_seen() -> None:
     own = Scene.small()  # nobody else's: it comes out damaged
-    assert "weights untouched" in {verdict.check for verdict in failures(check(Trains(), own))}
+    for plugin in (Trains(), Poisons()):
+        assert "weights untouched" in {verdict.check for verdict in failures(check(plugin, own))}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,6 +270,32 @@ class Idle(ReconstructionAttack):
 class Greedy(Idle):
     def fit(self, oracle: Any, public: Any, rng: Any) -> None:
         oracle.enrol(public.batch(slice(0, 2)), ["a", "b"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Premature(Idle):
+    """Compares with the victims' templates before it has stolen any."""
+
+    @property
+    def level(self) -> Knowledge:
+        return Knowledge.ENROLMENT
+
+    def fit(self, oracle: Any, public: Any, rng: Any) -> None:
+        oracle.similarity(public.batch(slice(0, 2)), [0, 1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Poisons(Idle):
+    """Trains the network that everybody shares."""
+
+    @property
+    def level(self) -> Knowledge:
+        return Knowledge.WHITEBOX
+
+    def reconstruct(self, oracle: Any, state: Any, leak: Leak, rng: ImageRng) -> Tensor:
+        with torch.no_grad():
+            next(oracle.system.recognizer.server.parameters()).add_(0.1)
+        return super().reconstruct(oracle, state, leak, rng)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,6 +334,7 @@ class Overwrites(Idle):
     [
         (Idle(), "opens what is unprotected"),
         (Greedy(), "knowledge, nothing protected"),
+        (Premature(), "knowledge, nothing protected"),
         (Signed(), "images"),
         (Small(), "images"),
         (Moody(), "same seed, same images"),

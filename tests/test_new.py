@@ -35,6 +35,8 @@ def test_what_is_written_runs_at_once(kind: str, tmp_path: Path, cli: Cli) -> No
 def test_names_that_cannot_be_are_refused(tmp_path: Path, cli: Cli) -> None:
     for name in ("my-own", "class", "../up", "_private"):
         assert "cannot name a defence" in cli("new", "defense", name, cwd=tmp_path, status=2).stderr
+    for kind, name in (("attack", "knowledge"), ("attack", "state"), ("dataset", "pairs"), ("recognizer", "conv")):
+        assert "is a name of the contract" in cli("new", kind, name, cwd=tmp_path, status=2).stderr
     assert not list(tmp_path.rglob("*.py"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
@@ -12,7 +13,16 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from bench.checks.scene import Noisy, Open, Scene
-from bench.checks.verdict import Pointless, Verdict, Wrong, disturb_globals, keep_still, sound_parameters, work_off
+from bench.checks.verdict import (
+    Pointless,
+    Verdict,
+    Wrong,
+    disturb_globals,
+    keep_still,
+    sound_parameters,
+    stored_state,
+    work_off,
+)
 from bench.contracts import (
     Attack,
     Defense,
@@ -45,6 +55,7 @@ def check_attack(attack: Attack, scene: Scene) -> list[Verdict]:
             ("knowledge, noise", looks.knowledge_under_noise),
             ("images", looks.images),
             ("inputs untouched", looks.inputs_untouched),
+            ("weights untouched", looks.weights_untouched),
             ("same seed, same images", looks.same_seed),
             ("batch composition", looks.batch_composition),
             ("opens what is unprotected", looks.opens),
@@ -65,6 +76,8 @@ class _Looks:
         count = attack.subset(Open()) or len(scene.test)
         self.names = scene.names(count)
         self.originals = scene.images(count)
+        self.untouched = scene.weights()
+        self.asked: Counter[str] = Counter()
 
     def tried(self, defense: Defense) -> tuple[Oracle, Any, Tensor]:
         """(oracle, prepared state, stolen values) on a defended system."""
@@ -75,15 +88,27 @@ class _Looks:
             embeddings = system.embed(templates)
         public = self.scene.public
         copy = defense.fit(client_alone(self.scene.network), public, Rng(1)) if self.attack.asks_surrogate else None
-        oracle = Oracle(self.attack.level, system, Rng(0).child("oracle"), embeddings, copy)
-        prepared = self.attack.prepare(oracle, self._learned(self.attack, oracle, system))
-        return oracle, prepared, templates if self.attack.leaks == "template" else embeddings
+        state = stored_state(self._learned(self.attack, system, copy))
+        # What a run allows: similarities to stored embeddings for who stole those, and never while learning.
+        leaks = self.attack.leaks == "embedding"
+        known = embeddings if leaks and self.attack.level >= Knowledge.ENROLMENT else None
+        oracle = Oracle(self.attack.level, system, Rng(0).child("oracle"), known, copy)
+        return oracle, self.attack.prepare(oracle, state), embeddings if leaks else templates
 
-    def _learned(self, attack: ReconstructionAttack, oracle: Oracle, system: System) -> State | None:
+    def _learned(self, attack: ReconstructionAttack, system: System, copy: State | None) -> State | None:
+        oracle = Oracle(attack.level, system, Rng(0).child("oracle", attack.level), None, copy)
+        public = self.scene.public
         if attack.base is None:
-            return attack.fit(oracle, self.scene.public, Rng(0).child("fit"))
-        below = Oracle(attack.base.level, system, Rng(0).child("oracle below"), None, oracle._surrogate)
-        return attack.adapt(oracle, self.scene.public, Rng(0).child("adapt"), self._learned(attack.base, below, system))
+            state = attack.fit(oracle, public, Rng(0).child("fit"))
+        else:
+            start = stored_state(self._learned(attack.base, system, copy))
+            state = attack.adapt(oracle, public, Rng(0).child("adapt"), start)
+        self.asked.update(oracle.queries)
+        return state
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        return (self.scene.test.subjects or self.scene.test.names)[: len(self.names)]
 
     @cached_property
     def open(self) -> tuple[Oracle, Any, Tensor]:
@@ -91,7 +116,7 @@ class _Looks:
 
     def made(self, some: slice = slice(None), rng: ImageRng | None = None) -> Tensor:
         oracle, prepared, values = self.open
-        leak = Leak(values[some].clone(), rows=tuple(range(len(self.names)))[some])
+        leak = Leak(values[some].clone(), self.subjects[some], tuple(range(len(self.names)))[some])
         return self.attack.reconstruct(oracle, prepared, leak, rng or Rng(0).images(self.names[some])).detach()
 
     def level(self) -> str:
@@ -117,13 +142,14 @@ class _Looks:
             self._respects(self.made)
         except NotApplicable as why:
             raise Pointless(f"nothing to try where nothing is protected: {why}") from why
-        asked = self.open[0].queries
+        asked = self.asked + self.open[0].queries
         return ", ".join(f"{name} {count}" for name, count in sorted(asked.items())) or "asks nothing"
 
     def knowledge_under_noise(self) -> str:
         def work() -> None:
             oracle, prepared, values = self.tried(Noisy())
-            leak = Leak(values[:2], rows=(0, 1), others=iter([values[:2]] * (self.attack.copies - 1)))
+            others = iter([values[:2]] * (self.attack.copies - 1))
+            leak = Leak(values[:2], self.subjects[:2], (0, 1), others)
             self.attack.reconstruct(oracle, prepared, leak, Rng(0).images(self.names[:2]))
 
         try:
@@ -158,9 +184,16 @@ class _Looks:
         self._open_or_skip()
         oracle, prepared, values = self.open
         stolen = values.clone()
-        self.attack.reconstruct(oracle, prepared, Leak(stolen, rows=tuple(range(len(values)))), self._rng())
+        leak = Leak(stolen, self.subjects, tuple(range(len(values))))
+        self.attack.reconstruct(oracle, prepared, leak, self._rng())
         if not torch.equal(stolen, values):
             raise Wrong("stolen values as they were", "others", "Work on a copy of leak.values.")
+
+    def weights_untouched(self) -> None:
+        now = self.scene.network.state_dict()
+        changed = [name for name, value in self.untouched.items() if not torch.equal(value, now[name])]
+        if changed:
+            raise Wrong("the recogniser as it was", f"a change of {changed[0]}", "Train a copy: it is shared by all.")
 
     def _rng(self) -> ImageRng:
         return Rng(0).images(self.names)
@@ -234,7 +267,7 @@ def _scores(attack: LinkageAttack, scene: Scene) -> str:
         templates = system.encode(scene.images())[0::2]
         stored = system.embed(templates)
     oracle = Oracle(attack.level, system, Rng(0), stored)
-    state = attack.fit(oracle, scene.public, Rng(0).child("fit"))
+    state = stored_state(attack.fit(Oracle(attack.level, system, Rng(0)), scene.public, Rng(0).child("fit")))
     gallery = scene.test.subset(range(1, 2 * people, 2))
     leak = Leak(templates, rows=tuple(range(people)))
     try:

@@ -6,15 +6,18 @@ import dataclasses
 import json
 import os
 import random
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from bench.store import content_key
+from bench.contracts import State
+from bench.store import content_key, read_state, write_state
 
 
 class Wrong(Exception):
@@ -97,6 +100,9 @@ def sound_parameters(plugin: Any) -> str:
         values = dataclasses.asdict(plugin)
         content_key(parameters=values)
         again = json.loads(json.dumps(values))
+        loose = [f.name for f in dataclasses.fields(plugin) if f.init and not f.kw_only]
+        if loose:
+            raise TypeError(f"{loose[0]} can be given without its name: decorate with kw_only=True")
     except (TypeError, ValueError) as error:
         raise Wrong(
             "parameters that JSON can hold", str(error), "Use numbers, strings, lists, or dataclasses of these."
@@ -139,3 +145,25 @@ def disturb_globals(seed: int) -> None:
     torch.manual_seed(seed)
     np.random.seed(seed)
     random.seed(seed)
+
+
+def stored_state(state: State | None) -> State | None:
+    """What a fitted state is after the store has had it.
+
+    Raises:
+        Wrong: the store cannot hold it.
+    """
+    if state is None:
+        return None
+    if not isinstance(state, State):
+        raise Wrong("a State or None", type(state).__name__, "Return State(tensors, info).")
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            write_state(Path(folder), state)
+        except Exception as error:
+            raise Wrong(
+                "a state that the store can hold", f"{type(error).__name__}: {error}",
+                "Tensors of their own memory (.clone()), and an account of numbers and strings.",
+            ) from error  # fmt: skip
+        read = read_state(Path(folder))
+        return None if read is None else State({name: value.clone() for name, value in read.tensors.items()}, read.info)

@@ -82,7 +82,7 @@ def _draw(axis: Axes, board: Board, metric: str) -> None:
         vmax=high,
         linewidths=1.5,
         linecolor=rcParams["axes.facecolor"],
-        xticklabels=[f"{attack}\n({levels[attack]})" for attack in attacks],
+        xticklabels=[f"{attack.partition('@')[0]}\n({levels[attack]})" for attack in attacks],
         yticklabels=defenses,
         cbar_kws={"label": f"{heading}\n(darker: more leaked)"},
         annot_kws={"fontsize": 10},

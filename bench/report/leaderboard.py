@@ -270,8 +270,7 @@ def _every_cell(board: Board) -> str:
         for attack in board.attacks:
             entry = board.find("reconstruction", defense, attack)
             if entry is None or entry.failed:
-                why = f"failed: {entry.failed}" if entry else "not run"
-                why = why if entry is None or not entry.skipped else entry.failed
+                why = entry.why if entry else "not run"
                 rows.append([defense, attack, entry.cell.level if entry else "", why, "", "", "", "", ""])
                 continue
             figures = [
@@ -284,7 +283,7 @@ def _every_cell(board: Board) -> str:
             rows.append([defense, attack, entry.cell.level, *figures, *counts])
         for entry in sorted(board.under(defense, "replay"), key=lambda e: e.cell.attack):
             srra = [figure_text(m.value, m.low, m.high, 3) for m in (entry.metric("srra1"), entry.metric("srra2"))]
-            figures = [f"failed: {entry.failed}"] if entry.failed else [f"SRRA I {srra[0]}", f"SRRA II {srra[1]}"]
+            figures = [entry.why] if entry.failed else [f"SRRA I {srra[0]}", f"SRRA II {srra[1]}"]
             counted = "" if entry.failed else str(entry.metric("srra1").n)
             rows.append(
                 [defense, entry.cell.attack, entry.cell.level, *figures, *[""] * (4 - len(figures)), counted, ""]

@@ -86,7 +86,7 @@ def _linkage(board: Board) -> Side:
         for entry in board.under(defense, "linkage"):
             who = f"{entry.cell.attack} ({entry.cell.level})"
             if entry.failed:
-                rows.append([defense, who, f"failed: {entry.failed}", "", "", ""])
+                rows.append([defense, who, entry.why, "", "", ""])
                 continue
             utility = board.find("utility", defense)
             figures = [entry.metric("rank1"), entry.metric("rank1_login")]

@@ -36,6 +36,11 @@ class Entry:
         """Whether the attack had nothing to try here, which is no failure."""
         return all(record.status == "skipped" for record in self.records)
 
+    @property
+    def why(self) -> str:
+        """In words, why there is no figure."""
+        return self.failed if self.skipped else f"failed: {self.failed}"
+
     def metric(self, name: str) -> Measure:
         """A figure; without a value where there is none."""
         return self.metrics.get(name, UNKNOWN)
