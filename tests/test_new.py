@@ -9,6 +9,11 @@ from pathlib import Path
 import pytest
 from support import CONFIG, ROOT, Cli
 
+from bench import registry
+from bench.checks import Scene, assert_sound
+from bench.contracts import UserError
+from bench.scaffold import scaffold
+
 PACKAGE = """
 [build-system]
 requires = ["setuptools"]
@@ -23,25 +28,42 @@ py-modules = ["veilbench_elsewhere"]
 """
 
 
-@pytest.mark.parametrize("kind", ["defense", "attack", "dataset", "recognizer"])
-def test_what_is_written_runs_at_once(kind: str, tmp_path: Path, cli: Cli) -> None:
-    done = cli("new", kind, "my_own", cwd=tmp_path)
-    assert "veilbench check my_own.py" in done.stdout and f"[{kind}s.my_own]" in done.stdout
-    small = ["--small", "--faces", "160"] if kind in ("defense", "attack") else []
-    assert json.loads(cli("check", "my_own.py", "--json", *small, cwd=tmp_path).stdout)["passed"]
-    assert "there is a file already" in cli("new", kind, "my_own", cwd=tmp_path, status=2).stderr
+@pytest.fixture(scope="module")
+def scene() -> Scene:
+    return Scene.small()
 
 
-def test_names_that_cannot_be_are_refused(tmp_path: Path, cli: Cli) -> None:
-    for name in ("my-own", "class", "../up", "_private"):
-        assert "cannot name a defence" in cli("new", "defense", name, cwd=tmp_path, status=2).stderr
-    for kind, name in (("attack", "knowledge"), ("attack", "state"), ("dataset", "pairs"), ("recognizer", "conv")):
-        assert "is a name of the contract" in cli("new", kind, name, cwd=tmp_path, status=2).stderr
-    assert not list(tmp_path.rglob("*.py"))
+@pytest.mark.parametrize("kind", registry.KINDS)
+def test_what_is_written_keeps_its_contract(kind: registry.Kind, tmp_path: Path, scene: Scene) -> None:
+    path = scaffold(kind, "my_own", tmp_path)
+    assert_sound(registry.make(registry.find(kind, str(path), "test"), {}, "test"), scene)
+    with pytest.raises(UserError, match="there is a file already"):
+        scaffold(kind, "my_own", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "said"),
+    [
+        ("defense", "my-own", "cannot name a defence"),
+        ("defense", "class", "cannot name a defence"),
+        ("defense", "../up", "cannot name a defence"),
+        ("defense", "_private", "cannot name a defence"),
+        ("attack", "knowledge", "is a name of the contract"),
+        ("attack", "state", "is a name of the contract"),
+        ("dataset", "pairs", "is a name of the contract"),
+        ("recognizer", "conv", "is a name of the contract"),
+    ],
+)
+def test_names_that_cannot_be_are_refused(kind: registry.Kind, name: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=said):
+        scaffold(kind, name, tmp_path)
+    assert not list(tmp_path.parent.glob("up.py")) and not list(tmp_path.iterdir())
 
 
 def test_a_written_defence_and_attack_stand_on_the_leaderboard(tmp_path: Path, cli: Cli) -> None:
-    cli("new", "defense", "mine", cwd=tmp_path)
+    done = cli("new", "defense", "mine", cwd=tmp_path)
+    assert "veilbench check mine.py" in done.stdout and "[defenses.mine]" in done.stdout
+    assert "there is a file already" in cli("new", "defense", "mine", cwd=tmp_path, status=2).stderr
     cli("new", "attack", "theirs", "--path", "plugins", cwd=tmp_path)
     config = CONFIG + '[defenses.mine]\nplugin = "mine.py"\n[attacks.theirs]\nplugin = "plugins/theirs.py"\n'
     (tmp_path / "bench.toml").write_text(

@@ -66,8 +66,8 @@ class Scene:
         return cls(_frozen(network), *_faces(Alignment("margin", size), public, cache))
 
     def resized(self, size: tuple[int, int]) -> Scene:
-        """The same with another size of images."""
-        return Scene.small(size, len(self.public))
+        """The small scene at another size of images, with as few faces as will do."""
+        return Scene.small(size, min(16, len(self.public)))
 
     def images(self, count: int = _JUDGED) -> Tensor:
         """(count, 3, H, W) of the faces to judge."""
