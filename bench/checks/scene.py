@@ -6,11 +6,11 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from bench.checks.verdict import Wrong
 from bench.contracts import Alignment, Defense, FaceSet, ImageRng, Recognizer, SplitNetwork, State, System
 from bench.datasets.synthetic import Synthetic
 from bench.recognizers.compact import Compact
@@ -31,7 +31,7 @@ class Noisy(Defense):
 
     def protect(self, system: System, features: Tensor, rng: ImageRng) -> Tensor:
         """features + noise."""
-        return features + 0.1 * features.std() * rng.normal(features)
+        return features + 0.1 * features.std((1, 2, 3), keepdim=True) * rng.normal(features)
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,17 +43,17 @@ class Scene:
     test: FaceSet
 
     @classmethod
-    def shipped(cls, public: int = 240, cache: Path | None = None) -> Scene:
+    def shipped(cls, public: int = 240) -> Scene:
         """The recogniser that comes with the package, whole, at 96 x 96."""
-        return cls.of(Compact(), public, cache)
+        return cls.of(Compact(), public)
 
     @classmethod
-    def of(cls, recognizer: Recognizer, public: int = 240, cache: Path | None = None) -> Scene:
+    def of(cls, recognizer: Recognizer, public: int = 240) -> Scene:
         """Any recogniser."""
-        return cls(_frozen(recognizer.load()), *_faces(recognizer.alignment, public, cache))
+        return cls(_frozen(recognizer.load()), *_faces(recognizer.alignment, public))
 
     @classmethod
-    def small(cls, size: tuple[int, int] = (48, 40), public: int = 160, cache: Path | None = None) -> Scene:
+    def small(cls, size: tuple[int, int] = (48, 40), public: int = 160) -> Scene:
         """The shipped client with a server of random weights, on small images: seconds instead of a minute."""
         whole = Compact().load()
         with torch.random.fork_rng(devices=[]):
@@ -63,7 +63,7 @@ class Scene:
                 whole.client, server, image_size=size, layout=whole.layout, mean=whole.mean, scale=whole.scale
             )
             network.embed(network.extract(torch.zeros(1, 3, *size)))
-        return cls(_frozen(network), *_faces(Alignment("margin", size), public, cache))
+        return cls(_frozen(network), *_faces(Alignment("margin", size), public))
 
     def resized(self, size: tuple[int, int]) -> Scene:
         """The small scene at another size of images, with as few faces as will do."""
@@ -85,26 +85,31 @@ class Scene:
         """The same with what its server learned."""
         return replace(system, server=system.defense.prepare_server(self.network, server))
 
-    def weights(self) -> Mapping[str, Any]:
+    def weights(self) -> Mapping[str, Tensor]:
         """Copies of the recogniser's weights."""
         return {name: value.clone() for name, value in self.network.state_dict().items()}
+
+    def refuse_changes(self, before: Mapping[str, Tensor]) -> None:
+        """The recogniser is shared by all.
+
+        Raises:
+            Wrong: its weights are no longer those, or it was left in training mode.
+        """
+        now = self.network.state_dict()
+        changed = [name for name, value in before.items() if not torch.equal(value, now[name])]
+        if changed or self.network.training:
+            came = f"a change of {changed[0]}" if changed else "a network in training mode"
+            raise Wrong("the recogniser as it was", came, "Train a copy (copy.deepcopy); the recogniser is shared.")
 
 
 def _frozen(network: SplitNetwork) -> SplitNetwork:
     return network.eval().requires_grad_(False)
 
 
-def _faces(alignment: Alignment, public: int, cache: Path | None) -> tuple[FaceSet, FaceSet]:
+def _faces(alignment: Alignment, public: int) -> tuple[FaceSet, FaceSet]:
     people = Synthetic(folds=2, pairs_per_fold=_JUDGED // 4, public=public)
-    if cache is not None:
-        found = people.load(alignment, cache)
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            found = _in_memory(people.load(alignment, Path(folder)))
+    with tempfile.TemporaryDirectory() as folder:
+        found = people.load(alignment, Path(folder))
+        pixels = found.test.pixels.copy()  # of both sets, out of the folder that is about to go
     assert found.public is not None
-    return found.public, found.test
-
-
-def _in_memory(found: Any) -> Any:
-    pixels = found.test.pixels.copy()
-    return replace(found, test=replace(found.test, pixels=pixels), public=replace(found.public, pixels=pixels))
+    return replace(found.public, pixels=pixels), replace(found.test, pixels=pixels)
