@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from bench import probes, registry
 from bench.contracts import (
@@ -54,7 +54,7 @@ class RunSettings(_Strict):
     public_defender: str = "rest"  #: a dataset's name, or `rest`: half of the people in no pair
     public_attacker: str = "rest"
     public_limit: int | None = Field(default=None, ge=2)  #: at most so many public faces a side
-    images: int | None = Field(default=None, ge=1)  #: attack the first so many test images; None: all
+    images: int | None = Field(default=None, ge=0)  #: attack the first so many test images; 0: all
     device: str = "auto"
     threads: int | None = Field(default=None, ge=1)  #: processor threads of a task; None: all, or a worker's share
     time_limit: float | None = Field(default=None, gt=0)  #: seconds after which a worker's task is stopped
@@ -63,6 +63,11 @@ class RunSettings(_Strict):
     mirror: str = ""  #: an fsspec URL that artefacts are copied to and from: s3://BUCKET/FOLDER
     cache: str = "results/.cache"
     samples: int = Field(default=8, ge=0)  #: reconstructions kept for the grids
+
+    @field_validator("images")
+    @classmethod
+    def _all(cls, images: int | None) -> int | None:
+        return images or None
 
 
 class MetricSettings(_Strict):

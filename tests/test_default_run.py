@@ -23,7 +23,23 @@ def test_the_tiny_profile_of_the_default_run_leaves_everything(
     assert (again["done"], again["kept"]) == (0, 12)
 
 
-@pytest.mark.parametrize("profile", ["", "quick", "tiny", "full", "sweep", "lfw", "lfw-transfer", "lfw-sweep", "paper"])
+@pytest.mark.parametrize(
+    "profile",
+    [
+        "",
+        "quick",
+        "tiny",
+        "full",
+        "sweep",
+        "lfw",
+        "lfw-full",
+        "lfw-settings",
+        "lfw-queries",
+        "lfw-transfer",
+        "lfw-sweep",
+        "paper",
+    ],
+)
 def test_every_profile_can_be_planned(cli: Cli, profile: str, tmp_path: Path) -> None:
     chosen = ("--profile", profile) if profile else ()
     shown = cli("config", "--config", str(ROOT / "bench.toml"), "--json", *chosen, VEILBENCH_DATA=str(tmp_path))
