@@ -29,13 +29,14 @@ from bench.execute import missing_tasks, pending
 from bench.metrics.image import image_scores
 from bench.oracle import Oracle
 from bench.plan import Job, Plan, Scene, Task
-from bench.precision import pick_device
+from bench.precision import keep_freed_memory, pick_device
 from bench.probes import Control
 from bench.records import Run
 from bench.seeds import Rng
 
 _PROBE = 16  #: pictures a probe is made with
 _STEPS = 4  #: of an optimisation's, that are timed
+_LONG = 5.0  #: seconds in which warming up counts for little
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,7 @@ def estimate(settings: Settings, plan: Plan, run: Run) -> Outlook:
 
 def costs(settings: Settings, tasks: list[Task], jobs: list[Job]) -> list[Item]:
     """What each artefact and then each cell would take on this machine, from a timed probe."""
+    keep_freed_memory()  # as the run does
     probes = {scene: _Probe(settings, scene) for scene in {*(t.scene for t in tasks), *(j.scene for j in jobs)}}
     return [probes[task.scene].task(task) for task in tasks] + [probes[job.scene].job(job) for job in jobs]
 
@@ -118,6 +120,15 @@ def _shortened(plugin: Any) -> Any:
     return replace(plugin, **short)
 
 
+def _hastened(attack: ReconstructionAttack) -> tuple[ReconstructionAttack, float]:
+    """The attack with a short search, and how many times as long the whole one is."""
+    for name, few in (("iterations", _STEPS), ("queries", getattr(attack, "candidates", 1) + 1)):
+        asked = getattr(attack, name, few)
+        if asked > few:
+            return replace(attack, **{name: few}), asked / few
+    return attack, 1.0
+
+
 def _costs_like(defense: Defense) -> str:
     """The same for the points of a sweep over a size: a float that `fit` ignores (a noise bound) changes no cost."""
     sizes = {name: 0.0 for name in defense.ignored.get("fit", ()) if isinstance(getattr(defense, name), float)}
@@ -130,11 +141,14 @@ def _tensors(state: State | None) -> int:
 
 
 def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds of a second go, the first one having warmed up what there is to warm up."""
-    work()
-    started = time.perf_counter()
-    result = work()
-    return time.perf_counter() - started, result
+    """Seconds of a second go, the first one having warmed up what there is to warm up; of the first if it was long."""
+    for _ in range(2):
+        started = time.perf_counter()
+        result = work()
+        seconds = time.perf_counter() - started
+        if seconds > _LONG:
+            break
+    return seconds, result
 
 
 @dataclass(frozen=True)
@@ -248,11 +262,9 @@ class _Probe:
         prepared = attack.prepare(oracle, state)
         leak = Leak(own.templates if attack.leaks == "template" else own.system.embed(own.templates))
         names = self.faces.names[:_PROBE]
-        steps = getattr(attack, "iterations", None)
-        brief: Any = replace(attack, iterations=min(steps, _STEPS)) if steps else attack  # type: ignore[call-arg]
+        brief, share = _hastened(attack)
         seconds, _ = _timed(lambda: brief.reconstruct(oracle, prepared, leak, Rng(0).images(names)))
-        seconds *= max(1.0, steps / _STEPS) if steps else 1.0
-        return fit, _tensors(state), seconds / _PROBE
+        return fit, _tensors(state), share * seconds / _PROBE
 
     def _learned(self, attack: ReconstructionAttack, oracle: Oracle, own: _Defended) -> tuple[float, State | None]:
         """(seconds of all its learning, a state learned briefly); of an attack with a base, what it adds to that."""

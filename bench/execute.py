@@ -22,7 +22,7 @@ from bench.judge import Judge
 from bench.make import make
 from bench.messages import Failure
 from bench.plan import PROTOCOL, Job, Plan, Task, every_task
-from bench.precision import precision_name
+from bench.precision import keep_freed_memory, precision_name
 from bench.records import Record, Run
 from bench.store import Store
 from bench.workbench import Workbench
@@ -75,6 +75,7 @@ class Hands:
     """
 
     def __init__(self, settings: Settings, store: Store, say: Callable[[str], None] = lambda _: None) -> None:
+        keep_freed_memory()
         if settings.run.threads is not None:
             torch.set_num_threads(settings.run.threads)
         self._bench = Workbench(settings, store)

@@ -8,6 +8,7 @@ from bench import registry
 from bench.contracts import Conv, FaceSet, Rng
 from bench.decoders import DecoderSpec, Training, build_decoder, restore_decoder, set_batch_statistics, train_decoder
 from bench.decoders.networks import Architecture, BatchNorm, Norm
+from bench.precision import as_decoder_input, autocast
 
 MOBILE = ((128, 56, 48), (Conv(3, 64, 3, 2, 1), Conv(64, 64, 3, 1, 1, 64), Conv(64, 128, 1)), (112, 96))
 FACENET = ((64, 77, 77), (Conv(3, 32, 3, 2), Conv(32, 32, 3), Conv(32, 64, 3, 1, 1)), (160, 160))
@@ -26,6 +27,16 @@ def test_every_decoder_faces_every_extractor(face, architecture: Architecture, n
     assert images.shape == (1, 3, *size)
     assert images.dtype == torch.float32
     assert 0 <= float(images.detach().min()) <= float(images.detach().max()) <= 1
+
+
+def test_a_decoder_is_handed_what_autocast_would_have_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder, features = build_decoder(DecoderSpec("res", width=8), *MOBILE).eval(), torch.randn(2, *MOBILE[0])
+    for precision in ("auto", "float32"):
+        monkeypatch.setenv("VEILBENCH_PRECISION", precision)
+        handed = as_decoder_input(features)
+        assert handed.is_contiguous(memory_format=torch.channels_last)
+        with torch.no_grad(), autocast(CPU):
+            assert torch.equal(decoder(handed), decoder(features.contiguous(memory_format=torch.channels_last)))
 
 
 def test_trans_mirrors_the_extractor_layer_by_layer() -> None:

@@ -14,7 +14,7 @@ from bench.archive import Archive
 from bench.contracts import Conv, Defense, FaceSet, ImageRng, Knowledge, Leak, ReconstructionAttack, Rng, State
 from bench.decoders.networks import Architecture, DecoderSpec, Norm, build_decoder, set_batch_statistics
 from bench.decoders.training import Training, train_decoder
-from bench.precision import autocast
+from bench.precision import as_decoder_input, autocast
 
 if TYPE_CHECKING:
     from bench.oracle import Oracle
@@ -172,7 +172,7 @@ class DecoderAttack(ReconstructionAttack):
         for other in leak.others:
             total, count = total + other, count + 1
         with torch.no_grad(), autocast(oracle.device):
-            images: Tensor = state((total / count).contiguous(memory_format=torch.channels_last))
+            images: Tensor = state(as_decoder_input(total / count))
         return images
 
 

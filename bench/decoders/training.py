@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.contracts import FaceSet, Rng, State
-from bench.precision import autocast, precision_name
+from bench.precision import as_decoder_input, autocast, precision_name
 from bench.progress import track
 
 _HELD_OUT = 64  #: images kept from training, at most; the curve is measured on them
@@ -53,7 +53,7 @@ def _held_out_loss(
             images = faces.batch(slice(start, start + 16), device)
             features = encode(images)  # in full precision: it may be a defence's whole protection
             with autocast(device):
-                output = decoder(features)
+                output = decoder(as_decoder_input(features))
             total += float((output - images).abs().sum())
     decoder.train()
     return total / (len(faces) * 3 * faces.image_size[0] * faces.image_size[1])
@@ -103,7 +103,7 @@ def train_decoder(
             mirrored = torch.from_numpy(shuffle.random(len(chosen)) < 0.5).to(device)
             images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
         with torch.no_grad():
-            features = encode(images).contiguous(memory_format=torch.channels_last)
+            features = as_decoder_input(encode(images))
         with autocast(device):
             output = decoder(features)
         loss = (output - images).abs().mean()
