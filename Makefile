@@ -22,7 +22,7 @@ $(READY): pyproject.toml
 	@touch $@
 
 run: $(READY) ## the main job, with nothing to download (PROFILE=quick, ARGS='--set ...')
-	$(BIN)/veilbench run $(if $(PROFILE),--profile $(PROFILE)) $(ARGS)
+	$(BIN)/veilbench run --workers auto $(if $(PROFILE),--profile $(PROFILE)) $(ARGS)
 
 test: $(READY) ## the tests (ARGS='-k name')
 	$(BIN)/python -m pytest $(ARGS)

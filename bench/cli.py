@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 from rich.console import Console
@@ -76,12 +76,26 @@ for _command in _ELSEWHERE:
     main.add_command(_command)
 
 
+def _worker_count(_context: click.Context, _option: click.Parameter, said: str | None) -> Literal["auto"] | int | None:
+    if said is None or said == "auto":
+        return said  # type: ignore[return-value]
+    if not said.isdecimal() or int(said) < 1:
+        raise click.BadParameter(f"{said!r} is neither a number of at least 1 nor auto")
+    return int(said)
+
+
 @main.command()
 @with_config
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="Where records and reports go (run.output).")
 @click.option("--dry-run", is_flag=True, help="Say what would be made and judged, with disk and time; make nothing.")
 @click.option("--strict", is_flag=True, help="Exit 1 where an attack fails the run's test of itself (run.canaries).")
-@click.option("--workers", "-w", type=click.IntRange(1), metavar="N", help="On N worker processes of this machine.")
+@click.option(
+    "--workers",
+    "-w",
+    callback=_worker_count,
+    metavar="N|auto",
+    help="On N worker processes of this machine; auto: one a core, as far as memory lasts.",
+)
 @click.option("--scheduler", metavar="tcp://HOST:PORT", help="On the workers of a Dask scheduler.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress bars.")
@@ -92,7 +106,7 @@ def run(
     output: Path | None,
     dry_run: bool,
     strict: bool,
-    workers: int | None,
+    workers: Literal["auto"] | int | None,
     scheduler: str | None,
     as_json: bool,
     quiet: bool,
@@ -132,9 +146,10 @@ def run(
             progress.update(overall, description=what, completed=ended, total=total)
 
         if workers or scheduler:
-            from bench.cluster import Cluster, execute_on
+            from bench.cluster import Cluster, execute_on, workers_that_fit
 
-            cluster = Cluster(workers or 0, scheduler or "")
+            count = workers_that_fit(settings.run.device) if workers == "auto" else workers
+            cluster = Cluster(count or 0, scheduler or "")
             outcome = execute_on(cluster, settings, plan(settings), store, folder, report)
         else:
             outcome = execute(settings, plan(settings), store, folder, report)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 _ROUNDS = 5  #: times that cells are submitted again because others killed the workers that they waited on
 _LOOK = 0.05  #: seconds between looks at what has ended
 _PATIENCE = 10  #: seconds for a scheduler to answer
+_ROOM = 3 << 30  #: bytes of memory that a worker may want
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,18 @@ class Cluster:
 
     workers: int = 0
     scheduler: str = ""
+
+
+def workers_that_fit(device: str) -> int:
+    """One a core, as far as memory lasts: cores do more on tasks of their own than together on one. One on a GPU.
+
+    Args:
+        device: `run.device`.
+    """
+    if pick_device(device).type == "cuda":
+        return 1
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(1, min(torch.get_num_threads(), memory // _ROOM))
 
 
 def execute_on(
