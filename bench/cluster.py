@@ -68,7 +68,7 @@ def execute_on(
     """Judges every cell that has no finished record; records are those of `execute` with as many threads a task.
 
     Args:
-        report: called with (what happened last, cells ended, cells in all).
+        report: called with (what happened last, artefacts and cells ended, all of them).
 
     Raises:
         UserError: no Dask, no scheduler, or something that all cells need is wrong. What was finished is kept.
@@ -76,7 +76,8 @@ def execute_on(
     jobs = pending(plan, run)
     if not jobs:
         return Outcome(0, len(plan.jobs), ())
-    report("waiting for workers", 0, len(jobs))
+    total = len(missing_tasks(jobs, store.root)) + len(jobs)
+    report("waiting for workers", 0, total)
     order = _order(cluster, settings)
     origin = {**provenance(Workbench(settings, store)), "threads": order.threads}  # of what no worker lived to record
     broken: list[str] = []
@@ -84,13 +85,14 @@ def execute_on(
         gpu = pick_device(settings.run.device).type == "cuda"
         results = _Submission(client, cluster, order, store, gpu).results(jobs)
         with closing(results):  # also where a record cannot be written
-            for ended, (job, result) in enumerate(results, 1):
-                if isinstance(result, Failure):
-                    result = Entry(failed(job, result, origin))
-                run.write(result.record, result.scores, result.samples)
-                if result.record.status == "error":
-                    broken.append(job.cell.name)
-                report(f"{job.cell.kind}: {job.cell.defense} {job.cell.attack}".rstrip(), ended, len(jobs))
+            for ended, (item, result) in enumerate(results, 1):
+                if isinstance(item, Job):
+                    entry = Entry(failed(item, result, origin)) if isinstance(result, Failure) else result
+                    assert entry is not None
+                    run.write(entry.record, entry.scores, entry.samples)
+                    if entry.record.status == "error":
+                        broken.append(item.cell.name)
+                report(item.label, min(ended, total), total)  # what killed a worker ends again
     return Outcome(len(jobs) - len(broken), len(plan.jobs) - len(jobs), tuple(broken))
 
 
@@ -166,8 +168,8 @@ class _Submission:
         self._round = 0
         self._killers: dict[str, Failure] = {}
 
-    def results(self, jobs: list[Job]) -> Generator[tuple[Job, Entry | Failure]]:
-        """Each cell as it ends.
+    def results(self, jobs: list[Job]) -> Generator[tuple[Task | Job, Entry | Failure | None]]:
+        """Each artefact and each cell as it ends; an artefact without a result, a cell with one.
 
         Dask gives up whatever was waiting on workers that died, so all that had not begun there is submitted again.
         """
@@ -178,11 +180,11 @@ class _Submission:
                 self._client.register_plugin(self._crew)
             while jobs:
                 again = []
-                for job, result in self._submitted(jobs):
-                    if result is None:
-                        again.append(job)
+                for item, result in self._submitted(jobs):
+                    if isinstance(item, Job) and result is None:
+                        again.append(item)
                     else:
-                        yield job, result
+                        yield item, result
                 jobs = again
                 self._round += 1
         finally:
@@ -191,44 +193,45 @@ class _Submission:
                 with suppress(OSError, TimeoutError):
                     self._client.unregister_worker_plugin(self._crew.name)  # stops what is under way
 
-    def _submitted(self, jobs: list[Job]) -> Iterator[tuple[Job, Entry | Failure | None]]:
+    def _submitted(self, jobs: list[Job]) -> Iterator[tuple[Task | Job, Entry | Failure | None]]:
         from distributed import as_completed
 
-        cells: dict[Future[Any], Job] = {}
+        items: dict[Future[Any], Task | Job] = {}
         try:
             with _reaching(self._cluster):
                 made: dict[str, Future[Any]] = {}
                 for task in missing_tasks(jobs, self._store.root):
                     needs = [made[need.key] for need in task.needs if need.key in made]
-                    made[task.key] = self._submit(f"{task.kind}-{task.key}", task.label, task, needs)
+                    made[task.key] = self._submit(f"{task.kind}-{task.key}", task, needs)
+                    items[made[task.key]] = task
                 for job in jobs:
                     needs = [made[need.key] for need in job.needs if need.key in made]
-                    label = f"{job.cell.kind}: {job.cell.defense} {job.cell.attack}".rstrip()
-                    cells[self._submit(f"cell-{job.key}", label, job, needs)] = job
+                    items[self._submit(f"cell-{job.key}", job, needs)] = job
                 made.clear()
-                finished = as_completed(list(cells), loop=self._client.loop)
-            while cells:
+                finished = as_completed(list(items), loop=self._client.loop)
+            while items:
                 for future in finished.next_batch(block=False):
-                    yield cells.pop(future), self._result(future)
+                    item = items.pop(future)
+                    yield item, self._result(future) if isinstance(item, Job) else None
                 if self._client.status != "running":
                     raise _lost(self._cluster)
                 time.sleep(_LOOK)
         finally:
-            if cells and self._client.status == "running":
+            if items and self._client.status == "running":
                 with suppress(OSError, TimeoutError):
-                    self._client.cancel(list(cells), force=True)
+                    self._client.cancel(list(items), force=True)
 
-    def _submit(self, mark: str, label: str, item: Task | Job, needs: list[Future[Any]]) -> Future[Any]:
+    def _submit(self, mark: str, item: Task | Job, needs: list[Future[Any]]) -> Future[Any]:
         from bench.crew import work
 
         key = f"{mark}-{self._crew.order.run}-{self._round}"
-        self._labels[key] = label
+        self._labels[key] = item.label
         given_up = [self._killers[mark]] if mark in self._killers else []
         return self._client.submit(
             work,
             self._crew.name,
             mark,
-            label,
+            item.label,
             pickle.dumps(item),
             *given_up,
             *needs,

@@ -180,7 +180,7 @@ def execute(
     hands = Hands(settings, store, lambda what: report(what, ended, len(jobs)))
     broken = []
     for ended, job in enumerate(jobs):
-        report(f"{job.cell.kind}: {job.cell.defense} {job.cell.attack}".rstrip(), ended, len(jobs))
+        report(job.label, ended, len(jobs))
         entry = hands.judge(job)
         run.write(entry.record, entry.scores, entry.samples)
         if entry.record.status == "error":

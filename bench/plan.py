@@ -89,6 +89,11 @@ class Job(_Needing):
     needs: tuple[Task, ...] = field(repr=False)
     origin: Mapping[str, str] = field(default_factory=dict, repr=False)  #: see `Record.origin`
 
+    @property
+    def label(self) -> str:
+        """For people."""
+        return f"{self.cell.kind}: {self.cell.defense} {self.cell.attack}".rstrip()
+
 
 @dataclass(frozen=True)
 class Plan:

@@ -13,10 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from support import ENVIRONMENT, TOYS
 
 from bench.cli import main
-from bench.cluster import Cluster, _order
+from bench.cluster import Cluster, _order, workers_that_fit
 from bench.config import load
 from bench.contracts import UserError
 from bench.hand import _prepared
@@ -205,6 +206,15 @@ def test_an_interrupt_keeps_what_is_finished_and_leaves_no_process(config: Path)
     assert not _processes("bench.hand", config.parent)
 
 
+def test_as_many_workers_as_cores_and_memory_carry(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 1 <= workers_that_fit("cpu") <= torch.get_num_threads()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
+    for gigabytes, workers in ((2, 1), (24, 8), (512, 64)):
+        sizes = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": gigabytes << 18}
+        monkeypatch.setattr("os.sysconf", sizes.__getitem__)
+        assert workers_that_fit("cpu") == workers
+
+
 def test_a_worker_that_would_make_other_bytes_under_the_same_key_refuses(config: Path) -> None:
     """An edited `bench.toml` changes nothing; other code or another torch ends the run."""
     order = _order(Cluster(workers=1), load(config))
@@ -223,6 +233,8 @@ def test_wrong_settings_are_one_line(
         assert _run(*arguments) == 2
         return capsys.readouterr().err
 
+    assert "'some' is neither a number of at least 1 nor auto" in said("--workers", "some")
+    assert "'0' is neither" in said("--workers", "0")
     assert "choose one" in said("--workers", "1", "--scheduler", "tcp://x:1")
     assert "add --workers 1" in said("--set", "run.time_limit=5")
     monkeypatch.setattr("bench.cluster._PATIENCE", 1)

@@ -6,16 +6,33 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from fsspec.core import url_to_fs
+from moto.server import ThreadedMotoServer
+from s3fs import S3FileSystem
 from support import CONFIG, Cli, figures
 
 from bench.contracts import UserError
 from bench.store import Store
 
 
-@pytest.fixture
-def url() -> Iterator[str]:
-    yield "memory://bucket/veilbench"
-    fsspec.filesystem("memory").rm("/bucket", recursive=True)
+@pytest.fixture(params=["memory", "s3"])
+def url(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Of an empty place: in this process, or on an S3 server on loopback."""
+    if request.param == "memory":
+        yield "memory://bucket/veilbench"
+        fsspec.filesystem("memory").rm("/bucket", recursive=True)
+        return
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
+    S3FileSystem.clear_instance_cache()
+    S3FileSystem().mkdir("bucket")
+    yield "s3://bucket/veilbench"
+    S3FileSystem.clear_instance_cache()
+    server.stop()
 
 
 def _write(text: str, calls: list[str]):  # type: ignore[no-untyped-def]
@@ -42,13 +59,13 @@ def test_what_one_store_made_another_takes(tmp_path: Path, url: str) -> None:
 def test_what_comes_damaged_is_made_again(tmp_path: Path, url: str, harm: str) -> None:
     calls: list[str] = []
     Store(tmp_path / "one", url).make("kind", "key", _write("here", calls))
-    files = fsspec.filesystem("memory")
+    files, root = url_to_fs(url)
     if harm == "changed":
-        files.pipe("/bucket/veilbench/kind/key/part/a.txt", b"there")
+        files.pipe(f"{root}/kind/key/part/a.txt", b"there")
     elif harm == "unfinished":
-        files.rm("/bucket/veilbench/kind/key/manifest.json")
+        files.rm(f"{root}/kind/key/manifest.json")
     else:
-        files.cp("/bucket/veilbench/kind/key", "/bucket/veilbench/kind/other", recursive=True)
+        files.cp(f"{root}/kind/key", f"{root}/kind/other", recursive=True)
     key = "other" if harm == "of another key" else "key"
     store = Store(tmp_path / "two", url)
     assert store.get("kind", key) is None
