@@ -1,6 +1,7 @@
 """Artefacts at a URL: made once for machines that share no file system, and never trusted blindly."""
 
 import json
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,8 +30,9 @@ def url(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
     S3FileSystem.clear_instance_cache()
-    S3FileSystem().mkdir("bucket")
-    yield "s3://bucket/veilbench"
+    bucket = f"bucket-{uuid.uuid4().hex}"  # the server's memory is the process's, and outlives it
+    S3FileSystem().mkdir(bucket)
+    yield f"s3://{bucket}/veilbench"
     S3FileSystem.clear_instance_cache()
     server.stop()
 

@@ -186,12 +186,12 @@ def head_map(who: Column, shot: Column) -> Tensor:
     control = torch.linspace(-1.2, 1.2, _CONTROL)
     basis = torch.exp(-(((axis[0][:, None] - control) / 0.19) ** 2) / 2)
     mottle = basis @ who["mottle_grid"] @ basis.T
-    return torch.stack((radius, *normal.unbind(1), hollow, hair, mottle), 1)
+    return torch.cat((radius[:, None], normal, torch.stack((hollow, hair, mottle), 1)), 1)
 
 
 def sample(maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """Map values (B, C, P) at points (B, P)."""
-    at = torch.stack((x, y), -1)[:, None] / _SPAN
+    at = torch.view_as_real(torch.complex(x, y))[:, None] / _SPAN  # a quarter of what `stack` takes
     return functional.grid_sample(maps, at, align_corners=True, padding_mode="border")[:, :, 0]
 
 

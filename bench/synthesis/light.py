@@ -92,10 +92,12 @@ def _below(view: View, head: Tensor, grain: Tensor, light: Tensor) -> tuple[Tens
     strands = (hair_colour(who, shot) * (1 + waves[:, None])).clamp(0.012, 0.98) ** 2.2
     cloth = torch.stack([shot[f"cloth_{c}"] for c in "rgb"], 1) ** 2.2
     skin = ((skin_tone(who) * 0.93) ** 2.2) * 0.8
-    first = depths[:, :, at].argmin(0)[:, None]
-    normal = torch.where(first == 0, neck.normal(at), body.normal(at))
-    normal = torch.where(first == 2, view.rotation @ curtain.normal(at), normal)
-    linear = torch.where(first == 2, strands * 0.85, torch.where(first == 0, skin, cloth))
+    of_neck, of_body, of_hair = depths[:, :, at, None].movedim(-1, 2)  # (B, 1, Q), to go with vectors
+    bare = of_neck <= of_body
+    hairy = of_hair < torch.minimum(of_neck, of_body)
+    normal = torch.where(bare, neck.normal(at), body.normal(at))
+    normal = torch.where(hairy, view.rotation @ curtain.normal(at), normal)
+    linear = torch.where(hairy, strands * 0.85, torch.where(bare, skin, cloth))
     # The head shades what is under it.
     under = torch.full_like(head[:, at], 0.55)
     up = torch.tensor([0.0, 1.0, 0.0]).expand(len(head), 3)
@@ -139,7 +141,7 @@ def _background(shot: Column, plane: Tensor, rng: Sequence[np.random.Generator])
     """Out-of-focus colours, linear (B, 3, P)."""
     one, two = (torch.stack([shot[f"{name}_{c}"] for c in "rgb"], 1) for name in ("back", "back2"))
     blobs = torch.from_numpy(np.stack([r.uniform(0, 1, (1, 5, 5)).astype(np.float32) for r in rng]))
-    at = torch.stack((plane.real, plane.imag), -1)[:, None] / 3.0
+    at = torch.view_as_real(plane)[:, None] / 3.0
     share = functional.grid_sample(blobs, at, mode="bicubic", padding_mode="border", align_corners=True)[:, :, 0]
     return (one + (two - one) * share.clamp(0, 1)).clamp(0.01, 1) ** 2.2
 

@@ -143,7 +143,8 @@ def _render(
             indexing="ij",
         )
         plane = scale[:, None] * torch.complex(columns, -rows).reshape(1, -1) + shift[:, None]
-        rays = unit(torch.stack((plane.real, plane.imag, -distance.expand_as(plane.real)), 1))
+        across, up = plane.real.contiguous(), plane.imag.contiguous()  # which `stack` is five times as fast with
+        rays = unit(torch.stack((across, up, -distance.expand_as(across)), 1))
         own = rotation.transpose(1, 2) @ rays  # in the head's space
         eye = rotation[:, 2] * distance  # the camera's place there, (B, 3)
         if depth is None:
