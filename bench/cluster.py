@@ -22,7 +22,7 @@ from bench.config import Settings
 from bench.contracts import UserError
 from bench.execute import Entry, Outcome, failed, missing_tasks, pending, provenance
 from bench.messages import DEATHS, Failure, Order
-from bench.plan import Job, Plan, Task
+from bench.plan import Job, Plan, Task, every_task
 from bench.precision import pick_device
 from bench.records import Run
 from bench.store import Store
@@ -200,11 +200,14 @@ class _Submission:
         try:
             with _reaching(self._cluster):
                 made: dict[str, Future[Any]] = {}
-                for task in missing_tasks(jobs, self._store.root):
-                    needs = [made[need.key] for need in task.needs if need.key in made]
-                    made[task.key] = self._submit(f"{task.kind}-{task.key}", task, needs)
-                    items[made[task.key]] = task
+                missing = {task.key for task in missing_tasks(jobs, self._store.root)}
+                # What is submitted first is carried out first: each cell right behind what it alone waits for, so that
+                # there are finished records early on.
                 for job in jobs:
+                    for task in every_task(job.needs, leave_out=lambda t: t.key in made or t.key not in missing):
+                        needs = [made[need.key] for need in task.needs if need.key in made]
+                        made[task.key] = self._submit(f"{task.kind}-{task.key}", task, needs)
+                        items[made[task.key]] = task
                     needs = [made[need.key] for need in job.needs if need.key in made]
                     items[self._submit(f"cell-{job.key}", job, needs)] = job
                 made.clear()

@@ -62,8 +62,10 @@ def test_attacks_on_no_image_in_common_have_no_bound(tmp_path: Path) -> None:
     (board,) = boards(run)
     figure = grid(run, board, "veil")
     assert figure is not None
-    shown = [[bool(axis.get_images()) for axis in figure.axes[i : i + 6]] for i in (0, 6, 12)]
-    assert shown == [[True] * 6, [True] * 3 + [False] * 3, [False] * 3 + [True] * 3], "pictures go by name"
+    places = [image.get_extent() for image in figure.axes[0].get_images()]
+    columns = sorted({left for left, *_ in places})
+    rows = [[columns.index(left) for left, *_, top in places if top == y] for y in sorted({p[3] for p in places})]
+    assert rows == [[0, 1, 2, 3, 4, 5], [0, 1, 2], [3, 4, 5]], "pictures go by name"
 
 
 def test_attacks_on_embeddings_stand_outside(tmp_path: Path) -> None:
@@ -106,6 +108,7 @@ def test_a_grid_shows_a_failed_attack_and_the_scores_of_the_seed_in_the_picture(
     (board,) = boards(run)
     figure = grid(run, board, "a/b")
     assert figure is not None
-    assert {axis.get_xlabel() for axis in figure.axes} == {"", "0.25"}
-    assert [text.get_text() for axis in figure.axes for text in axis.texts] == ["error"] * 6
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert texts.count("0.25") == texts.count("error") == 6
+    assert "0.75" not in texts
     assert [path.name for path in write_grids(run, "a/b")] == ["grid_a_b.png"]
