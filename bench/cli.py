@@ -15,7 +15,7 @@ from rich.logging import RichHandler
 from rich.table import Table
 
 from bench import __version__
-from bench.options import with_config
+from bench.options import with_config, with_workers
 from bench.paper.commands import data, paper
 from bench.plugin_commands import check, new
 from bench.run_commands import compare, curve, export, grid, heatmap, leaderboard, paired, report, scatter, verify
@@ -76,27 +76,12 @@ for _command in _ELSEWHERE:
     main.add_command(_command)
 
 
-def _worker_count(_context: click.Context, _option: click.Parameter, said: str | None) -> Literal["auto"] | int | None:
-    if said is None or said == "auto":
-        return said  # type: ignore[return-value]
-    if not said.isdecimal() or int(said) < 1:
-        raise click.BadParameter(f"{said!r} is neither a number of at least 1 nor auto")
-    return int(said)
-
-
 @main.command()
 @with_config
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="Where records and reports go (run.output).")
 @click.option("--dry-run", is_flag=True, help="Say what would be made and judged, with disk and time; make nothing.")
 @click.option("--strict", is_flag=True, help="Exit 1 where an attack fails the run's test of itself (run.canaries).")
-@click.option(
-    "--workers",
-    "-w",
-    callback=_worker_count,
-    metavar="N|auto",
-    help="On N worker processes of this machine; auto: one a core, as far as memory lasts.",
-)
-@click.option("--scheduler", metavar="tcp://HOST:PORT", help="On the workers of a Dask scheduler.")
+@with_workers
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress bars.")
 def run(
@@ -106,8 +91,8 @@ def run(
     output: Path | None,
     dry_run: bool,
     strict: bool,
-    workers: Literal["auto"] | int | None,
-    scheduler: str | None,
+    workers: Literal["auto"] | int,
+    scheduler: str,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -118,17 +103,16 @@ def run(
     """
     from bench.config import load
 
-    if workers and scheduler:
-        raise click.UsageError("--workers starts workers, --scheduler joins some: choose one")
     settings = load(config, profile, overrides)
     if output is not None:
         settings = settings.moved(output)
-    from bench.execute import execute
+    from bench.cluster import Cluster, carry_out
     from bench.plan import plan
     from bench.progress import progress_shown
     from bench.records import Run
     from bench.store import Store
 
+    where = Cluster.of(workers, scheduler, settings)
     if dry_run:
         from bench.estimate import estimate
 
@@ -145,14 +129,7 @@ def run(
         def report(what: str, ended: int, total: int) -> None:
             progress.update(overall, description=what, completed=ended, total=total)
 
-        if workers or scheduler:
-            from bench.cluster import Cluster, execute_on, workers_that_fit
-
-            count = workers_that_fit(settings.run.device) if workers == "auto" else workers
-            cluster = Cluster(count or 0, scheduler or "")
-            outcome = execute_on(cluster, settings, plan(settings), store, folder, report)
-        else:
-            outcome = execute(settings, plan(settings), store, folder, report)
+        outcome = carry_out(where, settings, plan(settings), store, folder, report)
     from bench.report.write import write_reports
 
     if outcome.done or outcome.failed or not (folder.folder / "leaderboard.md").exists():

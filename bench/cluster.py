@@ -14,13 +14,13 @@ from concurrent.futures import CancelledError
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from bench.config import Settings
 from bench.contracts import UserError
-from bench.execute import Entry, Outcome, failed, missing_tasks, pending, provenance
+from bench.execute import Entry, Outcome, execute, failed, missing_tasks, pending, provenance
 from bench.messages import DEATHS, Failure, Order
 from bench.plan import Job, Plan, Task, every_task
 from bench.precision import pick_device
@@ -39,10 +39,22 @@ _ROOM = 3 << 30  #: bytes of memory that a worker may want
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where to run: so many workers on this machine, or those of a scheduler that is there."""
+    """Where to run: in this process, on so many workers of this machine, or on those of a scheduler that is there."""
 
     workers: int = 0
     scheduler: str = ""
+
+    @classmethod
+    def of(cls, workers: int | Literal["auto"], scheduler: str, settings: Settings | None) -> Cluster:
+        """As the command line says it; `auto`: as many as `workers_that_fit`.
+
+        Raises:
+            UserError: both are asked for.
+        """
+        if workers and scheduler:
+            raise UserError("--workers starts workers, --scheduler joins some: choose one")
+        device = settings.run.device if settings else "auto"
+        return cls(workers_that_fit(device) if workers == "auto" else workers, scheduler)
 
 
 def workers_that_fit(device: str) -> int:
@@ -55,6 +67,20 @@ def workers_that_fit(device: str) -> int:
         return 1
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return max(1, min(torch.get_num_threads(), memory // _ROOM))
+
+
+def carry_out(
+    cluster: Cluster,
+    settings: Settings,
+    plan: Plan,
+    store: Store,
+    run: Run,
+    report: Callable[[str, int, int], None] = lambda *_: None,
+) -> Outcome:
+    """Judges every cell that has no finished record, wherever that is to be: `execute`, or `execute_on`."""
+    if cluster.workers or cluster.scheduler:
+        return execute_on(cluster, settings, plan, store, run, report)
+    return execute(settings, plan, store, run, report)
 
 
 def execute_on(

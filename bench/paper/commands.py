@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Literal
 
 import click
 from rich.console import Console
 
-from bench.options import with_config
+from bench.options import with_config, with_workers
 
 _NAMES = ("table1", "table2", "table3", "table4", "figure3", "figure4", "figure5", "figure6")
 
@@ -20,6 +21,7 @@ _NAMES = ("table1", "table2", "table3", "table4", "figure3", "figure4", "figure5
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="Records, tables, figures; default RUN-paper.")
 @click.option("--knowledge", default="", metavar="LEVEL", help="Table 4, Figure 6: this level too, say enrolment.")
 @click.option("--estimate", is_flag=True, help="Say what it would take on this machine; make nothing.")
+@with_workers
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress bars.")
 def paper(
@@ -30,6 +32,8 @@ def paper(
     output: Path | None,
     knowledge: str,
     estimate: bool,
+    workers: Literal["auto"] | int,
+    scheduler: str,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -40,10 +44,12 @@ def paper(
 
     Exit status: 0 all cells judged; 1 some failed; 2 wrong settings; 130 interrupted.
     """
+    from bench.cluster import Cluster
     from bench.paper.gather import campaign, compute, fill
     from bench.progress import progress_shown
 
     work = campaign(_NAMES if what == "all" else [what], config, profile, overrides, output, knowledge)
+    where = Cluster.of(workers, scheduler, work.settings)
     if estimate:
         from bench.paper.outlook import outlook
 
@@ -56,7 +62,7 @@ def paper(
         def report(doing: str, ended: int, total: int) -> None:
             progress.update(overall, description=doing, completed=ended, total=total)
 
-        failed = compute(work, report)
+        failed = compute(work, where, report)
     from bench.paper.figures import write_figure
     from bench.paper.tables import render_markdown, write_table
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench.cluster import Cluster, carry_out
 from bench.config import Settings, load, load_paper
 from bench.contracts import DataError
 from bench.paper.layouts import ROLES, Layout, Slot, layout
@@ -131,16 +132,14 @@ def campaign(
     return Campaign(layouts, whole, missing, dict(paper.datasets), paper.recognizer, output)
 
 
-def compute(work: Campaign, report: Callable[[str, int, int], None] = lambda *_: None) -> list[str]:
-    """Judges the cells that have no record yet; the names of those that failed."""
-    from bench.execute import execute
-
+def compute(work: Campaign, cluster: Cluster, report: Callable[[str, int, int], None] = lambda *_: None) -> list[str]:
+    """Judges the cells that have no record yet, in this process or on a cluster; the names of those that failed."""
     work.run.prepare()
     if work.settings is None:
         return []
     store = Store(Path(work.settings.run.store), work.settings.run.mirror)
     with store.in_use():
-        return list(execute(work.settings, work.plan(), store, work.run, report).failed)
+        return list(carry_out(cluster, work.settings, work.plan(), store, work.run, report).failed)
 
 
 def fill(work: Campaign, printed: Mapping[Key, float] | None = None) -> list[Filled]:

@@ -40,7 +40,7 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "bench.toml").write_text((ROOT / "bench.toml").read_text() + SMALL)
     environment = {k: v for k, v in ENVIRONMENT.items() if k != "VEILBENCH_DATA"}
     done = subprocess.run(
-        [sys.executable, "-m", "bench", "paper", "all", "-p", "small", "--quiet", "--json"],
+        [sys.executable, "-m", "bench", "paper", "all", "-p", "small", "--workers", "2", "--quiet", "--json"],
         cwd=place,
         env=environment,
         capture_output=True,
