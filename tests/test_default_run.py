@@ -34,6 +34,7 @@ def test_the_tiny_profile_of_the_default_run_leaves_everything(
         "lfw",
         "lfw-full",
         "lfw-settings",
+        "lfw-seeds",
         "lfw-queries",
         "lfw-transfer",
         "lfw-sweep",
