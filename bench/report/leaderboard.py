@@ -119,7 +119,6 @@ def _row(board: Board, defense: str) -> dict[str, Any]:
     utility = board.find("utility", defense)
     attacks = [e for e in board.under(defense, "reconstruction") if e.cell.leaks == "template"]
     good = [e for e in attacks if not e.failed]
-    real = [e for e in good if LEVELS[e.cell.level] > Knowledge.BLIND]
     void = void_attacks(board)
     real = [e for e in good if LEVELS[e.cell.level] > Knowledge.BLIND and e.cell.attack not in void]
     worst = _strongest(real)
