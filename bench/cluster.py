@@ -77,21 +77,9 @@ def carry_out(
     run: Run,
     report: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Outcome:
-    """Judges every cell that has no finished record, wherever that is to be: `execute`, or `execute_on`."""
-    if cluster.workers or cluster.scheduler:
-        return execute_on(cluster, settings, plan, store, run, report)
-    return execute(settings, plan, store, run, report)
-
-
-def execute_on(
-    cluster: Cluster,
-    settings: Settings,
-    plan: Plan,
-    store: Store,
-    run: Run,
-    report: Callable[[str, int, int], None] = lambda *_: None,
-) -> Outcome:
     """Judges every cell that has no finished record; records are those of `execute` with as many threads a task.
+
+    In this process where the cluster is neither workers nor a scheduler.
 
     Args:
         report: called with (what happened last, artefacts and cells ended, all of them).
@@ -99,6 +87,8 @@ def execute_on(
     Raises:
         UserError: no Dask, no scheduler, or something that all cells need is wrong. What was finished is kept.
     """
+    if not (cluster.workers or cluster.scheduler):
+        return execute(settings, plan, store, run, report)
     jobs = pending(plan, run)
     if not jobs:
         return Outcome(0, len(plan.jobs), ())
