@@ -54,7 +54,7 @@ class RunSettings(_Strict):
     public_defender: str = "rest"  #: a dataset's name, or `rest`: half of the people in no pair
     public_attacker: str = "rest"
     public_limit: int | None = Field(default=None, ge=2)  #: at most so many public faces a side
-    images: int | None = Field(default=None, ge=0)  #: attack the first so many test images; 0: all
+    images: int | None = Field(default=None, ge=0)  #: judge so many images at most, of balanced pairs; 0: all
     device: str = "auto"
     threads: int | None = Field(default=None, ge=1)  #: processor threads of a task; None: all, or a worker's share
     time_limit: float | None = Field(default=None, gt=0)  #: seconds after which a worker's task is stopped

@@ -159,7 +159,9 @@ def _scenes(settings: Settings) -> Iterator[Scene]:
                 dataset=label,
                 recognizer=recognizer_label,
                 faces_key=content_key(
-                    revision=revisions[label], alignment=recognizer.alignment, images=settings.run.images
+                    revision=revisions[label],
+                    alignment=recognizer.alignment,
+                    images=settings.run.images and ["balanced pairs", settings.run.images],
                 ),
                 recognizer_key=recognizer_key,
                 defender_key=public_key(settings.run.public_defender, "defender"),

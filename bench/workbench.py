@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from bench.config import Settings
@@ -58,7 +59,7 @@ class Workbench:
         recognizer = self.settings.recognizers[scene.recognizer]
         cache = Path(run.cache)
         evaluation = self.settings.datasets[scene.dataset].load(recognizer.alignment, cache)
-        test, pairs = _first_images(evaluation, run.images)
+        test, pairs = _fewer_images(evaluation, run.images)
         if not len(test):
             raise UserError(f"dataset {scene.dataset!r} has no verification pairs: it can only lend public faces")
 
@@ -124,14 +125,37 @@ class Workbench:
         return folder
 
 
-def _first_images(evaluation: Evaluation, limit: int | None) -> tuple[FaceSet, Pairs]:
-    """The pairs whose images are among the first `limit`, and those images; everything if there is no limit."""
+def _fewer_images(evaluation: Evaluation, limit: int | None) -> tuple[FaceSet, Pairs]:
+    """As many pairs as `limit` images make, from every fold as many genuine as impostor ones, and those images.
+
+    Folds list their genuine pairs first: the first images alone would be of genuine pairs alone, and accuracy a
+    matter of saying yes.
+    """
     test, pairs = evaluation.test, evaluation.pairs
     if limit is None or limit >= len(test):
         return test, pairs
-    kept = (pairs.left < limit) & (pairs.right < limit)
-    if not kept.any():
-        raise UserError(f"run.images = {limit} leaves no verification pair; ask for more images")
-    return test.subset(range(limit)), Pairs(
-        left=pairs.left[kept], right=pairs.right[kept], genuine=pairs.genuine[kept], fold=pairs.fold[kept]
+    place = np.zeros(len(pairs), dtype=np.int64)  # within its fold, among its kind
+    for fold in np.unique(pairs.fold):
+        for kind in (True, False):
+            some = np.flatnonzero((pairs.fold == fold) & (pairs.genuine == kind))
+            place[some] = np.arange(len(some))
+    chosen: list[int] = []
+    images: set[int] = set()
+    for turn, fold in sorted({(int(t), int(f)) for t, f in zip(place, pairs.fold, strict=True)}):
+        couple = np.flatnonzero((place == turn) & (pairs.fold == fold))
+        if len(couple) < 2:
+            continue  # this fold has no more of the other kind
+        wanted = images.union(pairs.left[couple].tolist(), pairs.right[couple].tolist())
+        if len(wanted) > limit:
+            break
+        images = wanted
+        chosen += couple.tolist()
+    if not chosen:
+        raise UserError(f"run.images = {limit} leaves no genuine and no impostor pair; ask for more images")
+    kept, rows = np.array(sorted(images)), np.array(sorted(chosen))
+    return test.subset(kept), Pairs(
+        left=np.searchsorted(kept, pairs.left[rows]),
+        right=np.searchsorted(kept, pairs.right[rows]),
+        genuine=pairs.genuine[rows],
+        fold=pairs.fold[rows],
     )
