@@ -54,13 +54,13 @@ def _draw(axis: Axes, frame: pd.DataFrame, name: str, heading: str, floor: str) 
         some = some.sort_values(name)
         if len(some) > 1:
             axis.plot(some[name], some["acc"], color=colour, linewidth=1, alpha=0.5, zorder=1)
-        for point in some.to_dict("records"):
+        for place, point in enumerate(some.to_dict("records")):
             across, up = _bar(point, name), _bar(point, "acc")
             axis.errorbar(point[name], point["acc"], yerr=up, xerr=across, fmt="o", color=colour, elinewidth=1)
             axis.annotate(
                 _label(str(point["defense"])),
                 (point[name], point["acc"]),
-                xytext=(6, 5),
+                xytext=(6, -13 if place % 2 else 5),  # neighbours of a sweep lie close
                 textcoords="offset points",
                 fontsize=8,
             )
