@@ -132,10 +132,10 @@ def save(figure: Figure, base: Path, formats: tuple[str, ...] = ("png", "svg")) 
     for suffix in formats:
         path = base.with_name(f"{base.name}.{suffix}")
         how: dict[str, Any] = {"metadata": {"Date": None}}
-        if suffix == "png":  # zlib's usual level takes three times as long, for a tenth less
+        if suffix == "png":  # quicker than zlib's usual level, an eighth larger
             how = {"metadata": {"Software": None}, "pil_kwargs": {"compress_level": 3}}
         with replacing(path) as temporary, rc_context({"svg.hashsalt": "veilbench", "svg.fonttype": "none"}):
             figure.savefig(temporary, format=suffix, dpi=200, **how)
-        figure.set_layout_engine("none")  # things have found their places, which takes as long as drawing them
+        figure.set_layout_engine("none")  # things have found their places: once is enough
         written.append(path)
     return written
