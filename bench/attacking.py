@@ -167,28 +167,54 @@ def gallery_of(pairs: Pairs, test: FaceSet) -> tuple[NDArray[np.int64], NDArray[
 
 
 def make_presentation(bench: Workbench, task: Task, folder: Path) -> None:
+    """Templates (M, C, h, w) of reconstructions, protected as at a login; `rows` says which test images they are of."""
+    rows, made = _presented(bench, task, bench.system(task))
+    templates: Rows | None = None
+    for batch, shown in made:
+        if templates is None:
+            templates = Rows.create(folder / "templates.npy", np.dtype(np.float32), (len(rows), *shown.shape[1:]))
+        templates[batch] = shown.float().cpu().numpy()
+    write_arrays(folder, {"rows": rows})
+
+
+def make_login(bench: Workbench, task: Task, folder: Path) -> None:
     """Embeddings (N, D) of reconstructions that passed the whole defended pipeline, as a login would.
 
     Only the left images of genuine pairs are ever presented; the other rows stay zero. `rows` says which were.
     """
+    system = bench.system(task, recognises=True)
+    shown = task.need("presentation")
+    if shown is None:
+        rows, made = _presented(bench, task, system)
+    else:
+        rows = np.array(read_array(bench.ready(shown), "rows"))
+        stored = Rows(bench.ready(shown) / "templates.npy")
+        made = ((batch, torch.from_numpy(stored[batch]).to(bench.device)) for batch in plain_batches(len(rows)))
+    found: NDArray[np.float32] | None = None
+    for batch, templates in made:
+        with torch.no_grad():
+            embeddings = system.embed(templates).cpu().numpy()
+        if found is None:
+            found = np.zeros((len(bench.stage(task.scene).test), embeddings.shape[1]), dtype=np.float32)
+        found[rows[batch]] = embeddings
+    assert found is not None
+    write_arrays(folder, {"embeddings": found, "rows": rows})
+
+
+def _presented(
+    bench: Workbench, task: Task, system: System
+) -> tuple[NDArray[np.int64], Iterator[tuple[NDArray[np.int64], Tensor]]]:
+    """(rows, (places in rows, templates) batch by batch) of the rebuilt left images of genuine pairs."""
     stage = bench.stage(task.scene)
     made = task.need("reconstruction")
     assert made is not None
     images = Rows(bench.ready(made) / "images.npy")
-    system = bench.system(task, recognises=True)
-    rows = read_array(bench.ready(made), "rows")
-    chosen = np.intersect1d(stage.pairs.left[stage.pairs.genuine], rows)
-    place = {int(row): index for index, row in enumerate(rows)}
-    rebuilt = [torch.from_numpy(images[place[int(i)]]).float() for i in chosen]
-    names = [stage.test.names[i] for i in chosen]
-    rng = bench.rng(task.seed, "replay", task.defense, task.attack)
-    found: NDArray[np.float32] | None = None
-    for batch, _, templates in protect(system, rebuilt, names, rng, None):
-        with torch.no_grad():
-            embeddings = system.embed(templates).cpu().numpy()
-        if found is None:
-            found = np.zeros((len(stage.test), embeddings.shape[1]), dtype=np.float32)
-        found[chosen[batch]] = embeddings
-    if found is None:
-        raise ValueError("the protocol has no genuine pairs to replay")
-    write_arrays(folder, {"embeddings": found, "rows": chosen})
+    rebuilt = read_array(bench.ready(made), "rows")
+    rows = np.intersect1d(stage.pairs.left[stage.pairs.genuine], rebuilt)
+    if not len(rows):
+        raise ValueError("no reconstruction is of a genuine pair's left image: there is nothing to replay")
+    place = {int(row): index for index, row in enumerate(rebuilt)}
+    faces = [torch.from_numpy(images[place[int(i)]]).float() for i in rows]
+    names = [stage.test.names[i] for i in rows]
+    rng = bench.rng(task.seed, "replay", type(system.defense).__name__)
+    return rows, ((batch, shown) for batch, _, shown in protect(system, faces, names, rng, None))

@@ -306,10 +306,12 @@ class _Probe:
         """An artefact's cost."""
         if task.kind == "identity":
             return Item(task.label, self.test * self._embedding(), self.test * 2048)
-        if task.kind == "presentation":
-            # About half of the images are some genuine pair's left one.
-            per_image = self._defense(task.defense).protect + self._embedding()
-            return Item(task.label, math.ceil(self.test / 2) * per_image, self.test * 2048)
+        if task.kind in ("presentation", "login"):
+            own, shown = self._defense(task.defense), math.ceil(self.test / 2)  # about half are a genuine pair's left
+            if task.kind == "presentation":
+                return Item(task.label, shown * own.protect, shown * own.bytes)
+            protects = 0.0 if task.need("presentation") else own.protect
+            return Item(task.label, shown * (protects + self._embedding()), self.test * 2048)
         if task.kind == "embeddings":
             return Item(task.label, 2 * self.test * self._embedding(), self.test * 4096)
         defense = task.defense

@@ -316,7 +316,7 @@ class Judge:
         stored, _ = self._embeddings(job)
         pairs, owners = stage.pairs, self._owners(stage)
         _, decisions = self._decisions(stage, stored, stored)
-        shown_task = job.need("presentation")
+        shown_task = job.need("login")
         shown_rows = read_array(self.bench.ready(shown_task), "rows") if shown_task else pairs.left
         genuine = np.flatnonzero(pairs.genuine & np.isin(pairs.left, shown_rows))
         left, right, fold = pairs.left[genuine], pairs.right[genuine], pairs.fold[genuine]

@@ -19,6 +19,7 @@ _MAKERS = {
     "reconstruction": attacking.make_reconstruction,
     "linkage": attacking.make_linkage,
     "presentation": attacking.make_presentation,
+    "login": attacking.make_login,
 }
 
 

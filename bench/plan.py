@@ -30,7 +30,7 @@ PROTOCOL = 2  #: raised whenever the harness would give another figure for the s
 
 TaskKind = Literal[
     "identity", "defense_state", "surrogate_state", "templates", "server_state", "embeddings", "attack_state",
-    "reconstruction", "linkage", "presentation",
+    "reconstruction", "linkage", "presentation", "login",
 ]  # fmt: skip
 
 
@@ -190,6 +190,11 @@ def own_encode(defense: Defense) -> bool:
     if isinstance(defense, Canary):
         return defense.kind == "affine"
     return type(defense).encode is not Defense.encode or type(defense).layout is not Defense.layout
+
+
+def shares_templates(defense: Defense) -> bool:
+    """Whether other settings may store the same templates behind another server, and making them is work of its own."""
+    return "protect" in defense.ignored and type(defense).protect is not Defense.protect
 
 
 def asks_server(attack: Attack) -> bool:
@@ -365,11 +370,12 @@ class _Planner:
     def _replayed(self, own: _Defended, label: str, attack: ReplayAttack, made: Mapping[str, Task]) -> Job:
         if attack.present == "template":
             return self._job("replay", own.name, label, own.embeddings, own.state)
-        # Its noise is seeded by these names, so they are part of what made it.
-        names: dict[str, Any] = {"defense": own.name, "attack": attack.attack}
-        rebuilt = made[attack.attack]
-        shown = self._task("presentation", rebuilt, own.state, *own.server, **names, labels=names, plugin=own.serves)
-        return self._job("replay", own.name, label, shown, own.embeddings, own.state)
+        name, rebuilds, shown = own.name, attack.attack, made[attack.attack]
+        if shares_templates(own.plugin):
+            shown = self._task("presentation", shown, own.state, defense=name, attack=rebuilds, plugin=own.protects)
+        needs = (shown, own.state, *own.server)
+        login = self._task("login", *needs, defense=name, attack=rebuilds, plugin=own.serves)
+        return self._job("replay", own.name, label, login, own.embeddings, own.state)
 
 
 def _level(settings: Settings, attack: Attack) -> Knowledge:

@@ -17,7 +17,7 @@ from bench.plan import Job, Plan, Task, every_task
 WORKERS = (1, 8, 64)
 
 _STATES = ("defense_state", "surrogate_state", "server_state", "attack_state")
-_ATTACKED = ("attack_state", "reconstruction", "linkage", "presentation")
+_ATTACKED = ("attack_state", "reconstruction", "linkage", "presentation", "login")
 
 
 @dataclass(frozen=True)

@@ -92,6 +92,7 @@ class AdvFace(Defense):
             rng,
             next(recognizer.parameters()).device,
             f"training AdvFace's {self.shadow} shadow",
+            fixed=True,
         )
         std = feature_scale(recognizer, public)["std"]
         return State({**state.tensors, "feature_std": std}, {**state.info, "feature_std": float(std)})

@@ -1,12 +1,15 @@
 """Decoders: any feature size, trained repeatably, and good enough to open what is open."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from support import TOYS
 
 from bench import registry
-from bench.contracts import Conv, FaceSet, Rng
+from bench.contracts import Conv, FaceSet, Rng, State
 from bench.decoders import DecoderSpec, Training, build_decoder, restore_decoder, set_batch_statistics, train_decoder
+from bench.decoders.kept import KeptFeatures
 from bench.decoders.networks import Architecture, BatchNorm, Norm
 from bench.precision import as_decoder_input, autocast
 
@@ -122,3 +125,52 @@ def test_training_wants_faces(scene) -> None:  # type: ignore[no-untyped-def]
     one: FaceSet = public.subset([0])
     with pytest.raises(ValueError, match="at least two public faces"):
         train_decoder(lambda: torch.nn.Identity(), network.extract, one, Training(), Rng(0), CPU, "test")
+
+
+def test_what_a_fixed_encoder_makes_is_made_once(scene) -> None:  # type: ignore[no-untyped-def]
+    network, public, _ = scene
+    seen = [0]
+
+    def encode(images: torch.Tensor) -> torch.Tensor:
+        seen[0] += len(images)
+        found: torch.Tensor = network.extract(images)
+        return found
+
+    def train(fixed: bool) -> State:
+        make = lambda: build_decoder(DecoderSpec("res", width=16), (8, 12, 10), network.layout, (24, 20))  # noqa: E731
+        return train_decoder(make, encode, public, Training(epochs=8), Rng(0), CPU, "test", fixed=fixed)
+
+    anew, at_first = train(fixed=False), seen[0]
+    kept = train(fixed=True)
+    assert seen[0] - at_first <= 2 * len(public) < at_first  # the mirrored ones are faces of their own
+    assert kept.info["curve_held_out_l1"] == pytest.approx(anew.info["curve_held_out_l1"], abs=2e-3)
+
+
+@pytest.mark.parametrize("most", [0, 3, 1000], ids=["no room", "some room", "room"])
+def test_kept_features_are_those_of_the_encoder(most: int) -> None:
+    images = torch.rand(9, 3, 4, 5)
+    seen = []
+
+    def encode(batch: torch.Tensor) -> torch.Tensor:
+        seen.append(len(batch))
+        return torch.cat([batch, -batch], 1)
+
+    row = as_decoder_input(encode(images[:1]))
+    kept = KeptFeatures(encode, most * row.numel() * row.element_size())
+    for chosen in ([0, 1, 2, 3], [2, 3, 4], [4, 2, 8, 0], [0, 1, 2, 3, 4, 8]):
+        found = kept(images[chosen], chosen)
+        assert torch.equal(found, as_decoder_input(torch.cat([images[chosen], -images[chosen]], 1)))
+        assert found.is_contiguous(memory_format=torch.channels_last)
+    assert seen[1:] == {0: [4, 3, 4, 6], 3: [4, 2, 2, 3], 1000: [4, 1, 1]}[most]
+
+
+def test_a_full_disk_costs_time_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = KeptFeatures(lambda batch: batch, 1 << 20)
+
+    def full(data: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(kept, "_file", SimpleNamespace(write=full, seek=lambda _: 0))
+    images = torch.rand(2, 3, 4, 4)
+    assert torch.equal(kept(images, [0, 1]), as_decoder_input(images))
+    assert torch.equal(kept(images, [0, 1]), as_decoder_input(images))

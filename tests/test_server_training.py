@@ -39,7 +39,8 @@ def test_offline_shares_what_is_stolen_and_rebuilt_and_judges_its_own_server(con
         "embeddings": 2,
         "attack_state": 2,
         "reconstruction": 2,  # of two attacks
-        "presentation": 2,
+        "presentation": 1,
+        "login": 2,
     }
     records = figures(Path("out/main"))
     pixels = ("ssim", "psnr_db", "mse", "cosine")
@@ -70,8 +71,11 @@ def test_a_sweep_trains_one_shadow(config: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "changed"),
     [
-        ("defenses.offline.recipe.epochs=5", {"server_state", "embeddings", "presentation"}),
-        ("defenses.offline.epsilon=0.1", {"templates", "reconstruction", "server_state", "embeddings", "presentation"}),
+        ("defenses.offline.recipe.epochs=5", {"server_state", "embeddings", "login"}),
+        (
+            "defenses.offline.epsilon=0.1",
+            {"templates", "reconstruction", "server_state", "embeddings", "presentation", "login"},
+        ),
     ],
 )
 def test_a_setting_remakes_what_depends_on_it_alone(config: Path, override: str, changed: set[str]) -> None:

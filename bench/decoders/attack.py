@@ -116,6 +116,7 @@ class DecoderAttack(ReconstructionAttack):
             rng,
             oracle.device,
             f"training {type(self).__name__}",
+            fixed=not self.augment,
         )
 
     def adapt(self, oracle: Oracle, public: FaceSet, rng: Rng, start: State | None) -> State | None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bench.contracts import FaceSet, Rng, State
+from bench.decoders.kept import KeptFeatures
 from bench.precision import as_decoder_input, autocast, precision_name
 from bench.progress import track
 
@@ -43,20 +45,30 @@ def _learning_rate(settings: Training, step: int, steps: int) -> float:
     return settings.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
+def _anew(encode: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Sequence[int]], Tensor]:
+    # `encode` computes in full precision: it may be a defence's whole protection.
+    return lambda images, _: as_decoder_input(encode(images))
+
+
 def _held_out_loss(
-    decoder: nn.Module, faces: FaceSet, encode: Callable[[Tensor], Tensor], device: torch.device
+    decoder: nn.Module,
+    faces: FaceSet,
+    held: NDArray[np.int64],
+    see: Callable[[Tensor, Sequence[int]], Tensor],
+    device: torch.device,
 ) -> float:
     decoder.eval()
     total = 0.0
     with torch.no_grad():
-        for start in range(0, len(faces), 16):
-            images = faces.batch(slice(start, start + 16), device)
-            features = encode(images)  # in full precision: it may be a defence's whole protection
+        for start in range(0, len(held), 16):
+            some = held[start : start + 16]
+            images = faces.batch(some, device)
+            features = see(images, (2 * some).tolist())
             with autocast(device):
-                output = decoder(as_decoder_input(features))
+                output = decoder(features)
             total += float((output - images).abs().sum())
     decoder.train()
-    return total / (len(faces) * 3 * faces.image_size[0] * faces.image_size[1])
+    return total / (len(held) * 3 * faces.image_size[0] * faces.image_size[1])
 
 
 def train_decoder(
@@ -67,6 +79,7 @@ def train_decoder(
     rng: Rng,
     device: torch.device,
     label: str,
+    fixed: bool = False,
 ) -> State:
     """Trains the decoder that `make` builds to undo `encode` on public faces.
 
@@ -74,6 +87,7 @@ def train_decoder(
         make: builds the decoder, drawing its weights from torch's global generator (seeded here).
         encode: images (B, 3, H, W) to the features that the decoder sees; called without gradients.
         public: at least two faces.
+        fixed: `encode` gives the same features for the same image every time, so each is made once.
 
     Returns:
         Its state dict, with the account of the training: `curve` (held-out L1 an epoch), `converged`, `images`, ...
@@ -82,8 +96,8 @@ def train_decoder(
     if len(faces) < 2:
         raise ValueError(f"{label}: training needs at least two public faces, got {len(faces)}")
     order = rng.child("split").numpy().permutation(len(faces))
-    held = min(_HELD_OUT, max(1, len(faces) // 10))
-    unseen, seen = faces.subset(np.sort(order[:held])), faces.subset(np.sort(order[held:]))
+    count = min(_HELD_OUT, max(1, len(faces) // 10))
+    held, seen = np.sort(order[:count]), np.sort(order[count:])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(rng.child("weights").seed)
         decoder = make()
@@ -92,18 +106,20 @@ def train_decoder(
     shuffle = rng.child("order").numpy()
     batches = math.ceil(len(seen) / settings.batch)
     steps = settings.epochs * batches
+    see = KeptFeatures(encode) if fixed and device.type == "cpu" else _anew(encode)
     curve: list[float] = []
     started = time.perf_counter()
     for step in track(range(steps), label, steps):
         if step % batches == 0:
             epoch = shuffle.permutation(len(seen))
-        chosen = epoch[(step % batches) * settings.batch :][: settings.batch]
-        images = seen.batch(chosen, device)
+        chosen = seen[epoch[(step % batches) * settings.batch :][: settings.batch]]
+        images = faces.batch(chosen, device)
+        mirrored = np.zeros(len(chosen), dtype=np.bool_)
         if settings.flip:
-            mirrored = torch.from_numpy(shuffle.random(len(chosen)) < 0.5).to(device)
-            images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+            mirrored = shuffle.random(len(chosen)) < 0.5
+            images = torch.where(torch.from_numpy(mirrored).to(device)[:, None, None, None], images.flip(-1), images)
         with torch.no_grad():
-            features = as_decoder_input(encode(images))
+            features = see(images, (2 * chosen + mirrored).tolist())
         with autocast(device):
             output = decoder(features)
         loss = (output - images).abs().mean()
@@ -113,7 +129,7 @@ def train_decoder(
             group["lr"] = _learning_rate(settings, step, steps)
         optimiser.step()
         if (step + 1) % batches == 0:
-            curve.append(_held_out_loss(decoder, unseen, encode, device))
+            curve.append(_held_out_loss(decoder, faces, held, see, device))
     return State(
         {name: value.detach().cpu().contiguous() for name, value in decoder.state_dict().items()},
         _account(curve, settings, len(seen), steps, time.perf_counter() - started, device),

@@ -50,14 +50,15 @@ def outlook(work: Campaign) -> PaperOutlook:
         count = _images(work, task)
         images += count
         defense = work.settings.defenses.get(task.defense)
-        if task.kind in ("templates", "presentation") and hasattr(defense, "alpha"):
+        if count and task.kind != "reconstruction" and hasattr(defense, "alpha"):
             steps += count * int(getattr(defense, "iterations", 0))
     return PaperOutlook(trainings, images, steps, estimate(work.settings, whole, work.run), dict(work.missing))
 
 
 def _images(work: Campaign, task: Task) -> int:
     assert work.settings is not None
-    if task.kind not in ("templates", "reconstruction", "presentation"):
+    presents = task.kind == "presentation" or (task.kind == "login" and not task.need("presentation"))
+    if task.kind not in ("templates", "reconstruction") and not presents:
         return 0
     test = work.settings.datasets[task.scene.dataset].size()[0]
-    return min(test, work.settings.run.images or test) // (2 if task.kind == "presentation" else 1)
+    return min(test, work.settings.run.images or test) // (2 if presents else 1)
