@@ -47,14 +47,17 @@ class LinearInversion(ReconstructionAttack):
 
     wants_affine: ClassVar[bool] = True
 
-    iterations: int = 40
+    iterations: int = 40  #: at most
+    tolerance: float = 2e-3  #: it stops where the relative residual is below this
     calibration: int = 96  #: public faces solved to learn what the map hides
     ridge: float = 1.0
     images: int | None = None  #: attacked; None: all
 
     def __post_init__(self) -> None:
-        if self.iterations < 1 or self.calibration < 2 or self.ridge <= 0:
-            raise ValueError("iterations must be at least 1, calibration at least 2, and ridge above 0")
+        if self.iterations < 1 or self.calibration < 2 or self.ridge <= 0 or self.tolerance < 0:
+            raise ValueError(
+                "iterations must be at least 1, calibration at least 2, ridge above 0, tolerance not below"
+            )
 
     @property
     def level(self) -> Knowledge:
@@ -126,8 +129,11 @@ class LinearInversion(ReconstructionAttack):
         norm = _dot(residual, direction)
         first = _dot(missing, missing).clamp_min(1e-20)
         for _ in range(self.iterations):
+            solved = _dot(missing, missing) < self.tolerance**2 * first
+            if bool(solved.all()):
+                break
             seen = forward(direction)
-            scale = norm / _dot(seen, seen).clamp_min(1e-20)
+            scale = torch.where(solved, 0, norm / _dot(seen, seen).clamp_min(1e-20))  # not a batch mate's affair
             step += _like(scale, step) * direction
             missing = missing - _like(scale, missing) * seen
             residual = adjoint(missing)

@@ -10,6 +10,8 @@ from torch import Tensor
 from bench.contracts import Defense, FaceSet, ImageRng, Rng, SplitNetwork, State, System
 from bench.features import feature_scale
 
+_BOUND = 1 << 15  #: the bound, in units of a step's 16 bits
+
 
 @dataclass(frozen=True, kw_only=True)
 class RandomNoise(Defense):
@@ -41,14 +43,16 @@ class RandomNoise(Defense):
         bound = self.bound * (float(system.state.tensors["std"]) if self.units == "std" else 1.0)
 
         def walk(source: np.random.Generator, row: NDArray[np.float32]) -> None:
-            step = np.empty_like(row)
-            row[:] = 0
+            # Four steps a draw: 16 bits are finer than anything that a sum of such steps could show.
+            places = row.size
+            walked = np.zeros(places, dtype=np.int32)
             for _ in range(self.steps):
-                source.random(dtype=np.float32, out=step)
-                step -= 0.5
-                row += step
+                walked += source.bit_generator.random_raw(-(-places // 4)).view(np.int16)[:places]
                 if self.form == "total":
-                    np.clip(row, -0.5, 0.5, out=row)
-            row *= 2 * bound
+                    np.clip(walked, -_BOUND, _BOUND, out=walked)
+            row[:] = walked.reshape(row.shape)
+            if self.form == "walk":
+                row += self.steps / 2  # a step is the middle of its bin
+            row *= bound / _BOUND
 
         return features + rng.draw(features, walk)
