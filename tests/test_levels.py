@@ -177,7 +177,7 @@ def _system(tiny: Any, defense: Any) -> System:
 
 def test_linear_inversion_opens_an_affine_client_and_leaves_others(tiny: Any, blobs: Evaluation) -> None:
     assert blobs.public is not None
-    attack = _attack("linear_inversion", iterations=20, calibration=8)
+    attack = _attack("linear_inversion", iterations=20, calibration=8, tolerance=0)
     system = _system(tiny, Canary(kind="affine"))
     oracle = Oracle(Knowledge.ALGORITHM, system, Rng(0))
     state = attack.fit(oracle, blobs.public, Rng(1))
@@ -206,6 +206,23 @@ def test_linear_inversion_opens_a_frequency_split_up_to_what_it_withholds(tiny: 
     assert constant.abs().mean() < unseen.mean((2, 3)).abs().mean(), (
         "but it can be guessed better than by the mean face"
     )
+
+
+def test_linear_inversion_stops_where_an_image_is_solved_whoever_is_beside_it(tiny: Any, blobs: Evaluation) -> None:
+    assert blobs.public is not None
+    system = _system(tiny, Canary(kind="affine"))
+    images = blobs.test.batch(slice(0, 4))
+    residuals = {}
+    for tolerance in (0.3, 0.01):
+        oracle = Oracle(Knowledge.ALGORITHM, system, Rng(0))
+        attack = _attack("linear_inversion", calibration=8, tolerance=tolerance)
+        state = attack.fit(oracle, blobs.public, Rng(1))
+        together = attack.reconstruct(oracle, state, Leak(system.encode(images)), Rng(2).images("abcd"))
+        alone = attack.reconstruct(oracle, state, Leak(system.encode(images[2:3])), Rng(2).images("c"))
+        assert torch.allclose(alone[0], together[2], atol=1e-5)
+        residuals[tolerance] = oracle.reported["relative_residual"]
+        assert residuals[tolerance] < tolerance
+    assert residuals[0.01] < residuals[0.3]
 
 
 def test_averaging_sees_through_noise_that_is_drawn_anew(tiny: Any, blobs: Evaluation) -> None:
