@@ -28,6 +28,7 @@ _STYLE: Any = {
     "pdf.fonttype": 42,  # letters stay letters: type 3 fonts are refused by publishers
 }
 _NAMED = ("0.00", "0.20", "0.30")  #: bounds whose points carry their number: all would hide each other
+_THIN = 0.5  #: of a picture's width: a line without any picture
 _MARKERS = {"lfw": "o", "cfp_fp": "s", "agedb": "^"}
 
 
@@ -61,11 +62,10 @@ def _trade_off(filled: Filled) -> Figure:
     FigureCanvasAgg(figure)
     axis = figure.subplots()
     colours = seaborn.color_palette("colorblind", len(ROLES))
-    absent = []
     for colour, (role, title) in zip(colours, ROLES.items(), strict=True):
         points = _points(filled, role)
         if not points:
-            absent.append(f"{title}: {_why(filled, role)}")
+            axis.plot([], [], " ", label=f"{title}: {_why(filled, role)}")
             continue
         psnr, accuracy = ([cells[i].measure for _, cells in points] for i in (1, 0))
         x = [m.value or 0.0 for m in psnr if m]
@@ -86,13 +86,13 @@ def _trade_off(filled: Filled) -> Figure:
         for place, (bound, _) in enumerate(points):
             if bound not in _NAMED:
                 continue
-            axis.annotate(bound, (x[place], y[place]), xytext=(3, 3), textcoords="offset points", fontsize=5.5)
+            side = "right" if x[place] > sum(x) / len(x) else "left"  # away from the frame
+            where = (-3 if side == "right" else 3, 3)
+            point = (x[place], y[place])
+            axis.annotate(bound, point, xytext=where, textcoords="offset points", fontsize=5.5, ha=side)
     axis.set(xlabel="PSNR of ResRec's reconstructions, dB (lower: more private)", ylabel="accuracy, %")
     axis.grid(lw=0.3, alpha=0.6)
-    if axis.get_legend_handles_labels()[1]:
-        axis.legend(frameon=False)
-    for place, text in enumerate(absent):
-        axis.text(0.02, 0.02 + 0.07 * place, text, transform=axis.transAxes, fontsize=6, color="0.35")
+    axis.legend(frameon=False, loc="lower right")
     _under(
         figure,
         f"{caption(filled)} Numbers: the noise bound. Bars: 95 % intervals, bootstrap over identities.",
@@ -136,22 +136,25 @@ def _faces(filled: Filled, run: Run) -> Figure:
     for cell in cells:
         level = cell.slot.column[1:] if filled.layout.name == "figure6" else ()
         lines.setdefault((ROLES[cell.slot.role], *level), []).append(cell)
+    kept = {line: {c.slot.row[heads and 1 :]: c for c in own} for line, own in lines.items()}
+    drawn = {line: {panel: _pictures(filled, run, c) for panel, c in own.items()} for line, own in kept.items()}
+    heights = [1.2 if any(pictures.values()) else _THIN for pictures in drawn.values()]
     side = _PAGE / (len(panels) + 1.6)
-    figure = Figure(figsize=(_PAGE, side * 1.2 * len(lines) + 0.6), layout="constrained")
+    figure = Figure(figsize=(_PAGE, side * sum(heights) + 0.6), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(len(lines), len(panels) + 1, squeeze=False)
+    axes = figure.subplots(len(lines), len(panels) + 1, squeeze=False, height_ratios=heights)
     for place, (line, own) in enumerate(lines.items()):
-        kept = {c.slot.row[heads and 1 :]: c for c in own}
-        pictures = {panel: _pictures(filled, run, cell) for panel, cell in kept.items()}
+        pictures = drawn[line]
         some = next((p for p in pictures.values() if p), None)
         label = "\n".join([*line, filled.datasets.get(own[0].slot.role, "")])
         _panel(axes[place, 0], some["original"][0] if some else None, "" if some else own[0].status.label)
         axes[place, 0].set_ylabel(label.strip(), fontsize=6, rotation=0, ha="right", va="center")
         for column, panel in enumerate(panels, 1):
             pair = pictures.get(panel)
-            _panel(axes[place, column], pair["reconstruction"][0] if pair else None, kept[panel].status.label)
+            cell = kept[line][panel]
+            _panel(axes[place, column], pair["reconstruction"][0] if pair else None, cell.status.label)
             if pair:
-                axes[place, column].set_xlabel(_score(filled, run, kept[panel], metric), fontsize=6, labelpad=1)
+                axes[place, column].set_xlabel(_score(filled, run, cell, metric), fontsize=6, labelpad=1)
     for axis, panel in zip(axes[0], [("original",), *panels], strict=True):
         title = f"ε = {panel[0]}" if filled.layout.name == "figure3" and panel != ("original",) else "\n".join(panel)
         axis.set_title(title, fontsize=6)
@@ -168,7 +171,6 @@ def _panel(axis: Axes, picture: NDArray[Any] | None, why: str) -> None:
         axis.imshow(picture, interpolation="lanczos")
         return
     axis.set_facecolor("0.93")
-    axis.set_aspect("equal")
     axis.text(0.5, 0.5, why.replace(" ", "\n"), ha="center", va="center", fontsize=5, transform=axis.transAxes)
 
 

@@ -6,11 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from bench.config import Settings
-from bench.datasets.folder import ImageFolder
-from bench.datasets.insightface import InsightfaceBin
-from bench.datasets.lfw import Lfw
 from bench.paper.layouts import PAIRS, ROLES
-from bench.recognizers.facenet import FaceNet
+from bench.registry import Kind, find
 
 Label = Literal["same protocol", "stand-in", "impossible here", "failed", "not run"]
 MARKS: dict[str, str] = {
@@ -45,10 +42,15 @@ def judge(settings: Settings, role: str, defense: str, attack: str, pairs: int |
     return Status("stand-in", "; ".join(differs)) if differs else Status("same protocol", _TUNED)
 
 
+def _is(plugin: Any, kind: Kind, *names: str) -> bool:
+    """Whether it is one of the built-in plugins of these names."""
+    return isinstance(plugin, tuple(find(kind, name, "the paper's protocol") for name in names))
+
+
 def _data(settings: Settings, role: str, pairs: int | None) -> list[str]:
     label = settings.paper.datasets.get(role, "")
     dataset = settings.datasets[label]
-    if not isinstance(dataset, Lfw | InsightfaceBin) or (isinstance(dataset, Lfw) and role != "lfw"):
+    if not _is(dataset, "dataset", "insightface", *(["lfw"] if role == "lfw" else [])):
         return [f"data: {label}, not {ROLES[role]}"]
     if pairs != PAIRS[role]:
         return [f"data: {label}, {'unknown' if pairs is None else pairs} of {PAIRS[role]} pairs"]
@@ -58,7 +60,7 @@ def _data(settings: Settings, role: str, pairs: int | None) -> list[str]:
 def _recognizer(settings: Settings) -> list[str]:
     label = settings.paper.recognizer
     recognizer = settings.recognizers[label]
-    if isinstance(recognizer, FaceNet) and recognizer.normalisation == "unit":
+    if _is(recognizer, "recognizer", "facenet") and recognizer.normalisation == "unit":  # type: ignore[attr-defined]
         return []
     height, width = recognizer.image_size
     return [f"recogniser: {label} {height}x{width}, not FaceNet 160x160 on [0, 1]"]
@@ -72,7 +74,8 @@ def _faces(settings: Settings) -> list[str]:
         ("attacker", settings.run.public_attacker, "celeba"),
     ):
         own = settings.public.get(lender)
-        if not isinstance(own, ImageFolder) or lender != paper or own.limit or settings.run.public_limit:
+        whole = _is(own, "dataset", "folder") and not own.limit and not settings.run.public_limit  # type: ignore[union-attr]
+        if not whole or lender != paper:
             found.append(f"{side}'s faces: {lender if lender != 'rest' else 'people in no pair'}, not {paper}")
     return found
 

@@ -12,9 +12,11 @@ from PIL import Image
 from pylatexenc.latexwalker import LatexEnvironmentNode, LatexWalker
 from support import ENVIRONMENT, ROOT, Cli
 
+from bench.config import load
 from bench.contracts import DataError
 from bench.paper.layouts import BOUNDS, NAMES
 from bench.paper.published import folder, published
+from bench.paper.status import judge
 
 # Two protocols, so that the third column must say what is missing; little of everything.
 SMALL = """
@@ -168,3 +170,26 @@ def test_the_papers_own_consistency_is_held(tmp_path: Path) -> None:
         csv.writer(file).writerows([rows[0], *([*row[:-1], ""] for row in rows[1:])])
     with pytest.raises(DataError, match="without its source"):
         published(tmp_path)
+
+
+def test_the_papers_own_protocol_is_known_when_it_is_met(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VEILBENCH_DATA", "nowhere")
+
+    def label(
+        *overrides: str, role: str = "lfw", defense: str = "advface", pairs: int | None = 6000
+    ) -> tuple[str, str]:
+        found = judge(load(ROOT / "bench.toml", "paper", overrides), role, defense, "resrec", pairs)
+        return found.label, found.detail
+
+    assert label()[0] == "same protocol"
+    assert label(role="cfp_fp", pairs=7000)[0] == label(defense="advface_trans")[0] == "same protocol"
+    assert label(pairs=130) == ("stand-in", "data: lfw, 130 of 6000 pairs")
+    assert label("run.images=50") == ("stand-in", "data: the first 50 images of lfw")
+    assert label(role="agedb", pairs=10)[0] == "stand-in"
+    assert label('paper.datasets.cfp_fp="lfw"', role="cfp_fp", pairs=7000)[1] == "data: lfw, not CFP-FP"
+    assert "epsilon=0.1" in label("defenses.advface.epsilon=0.1")[1]
+    assert "not FaceNet" in label('paper.recognizer="compact"', 'run.recognizers=["compact"]')[1]
+    assert "normalisation" not in label()[1] and "not FaceNet" in label('recognizers.facenet.normalisation="fixed"')[1]
+    assert "not celeba" in label('run.public_attacker="casia_webface"')[1]
+    assert "attacker's faces" in label("datasets.celeba.limit=100")[1]
+    assert "learning rate 0.002" in label("training.learning_rate=2e-3")[1]
