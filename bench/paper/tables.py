@@ -13,6 +13,7 @@ from bench.paper.status import MARKS
 from bench.records import replacing
 from bench.report.text import escape_tex, markdown
 
+_WIDE = 6  #: columns of figures that fit beside each other, brackets and all
 _LEGEND = "Cells: ours (published; deviation) label"
 
 
@@ -45,19 +46,18 @@ def frame(filled: Filled) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _text(cell: Cell) -> str:
-    """`0.27 (0.28; -0.01)`; what has no figure says its label in words."""
+def _text(cell: Cell) -> tuple[str, str]:
+    """Ours and, in brackets, the published figure and the deviation; empty where there is none."""
     metric = METRICS[cell.slot.metric]
 
     def printed(value: float, sign: str = "") -> str:
         return f"{value * metric.factor:{sign}.{metric.decimals}f}"
 
-    known = None if cell.published is None else printed(cell.published)
-    if cell.measure is None or cell.measure.value is None:
-        return f"{cell.status.label} ({known})" if known else cell.status.label
-    own = printed(cell.measure.value)
-    deviation = cell.deviation
-    return own if known is None or deviation is None else f"{own} ({known}; {printed(deviation, '+')})"
+    own = "" if cell.measure is None or cell.measure.value is None else printed(cell.measure.value)
+    if cell.published is None:
+        return own, ""
+    known, deviation = printed(cell.published), cell.deviation
+    return own, f"({known})" if deviation is None else f"({known}; {printed(deviation, '+')})"
 
 
 _Head = tuple[str, ...]
@@ -99,7 +99,9 @@ def caption(filled: Filled) -> str:
 
 
 def _marked(cell: Cell) -> str:
-    return f"{_text(cell)} [{MARKS[cell.status.label]}]"
+    """`0.27 (0.28; -0.01) [s]`; what has no figure says its label in words."""
+    own, beside = _text(cell)
+    return " ".join(filter(None, (own or cell.status.label, beside, f"[{MARKS[cell.status.label]}]")))
 
 
 def render_markdown(filled: Filled) -> str:
@@ -135,8 +137,7 @@ def render_latex(filled: Filled) -> str:
         shown = [
             "" if row[: i + 1] == previous[: i + 1] and i < len(row) - 1 else _tex(part) for i, part in enumerate(row)
         ]
-        some = (cells[row, column] for column in columns)
-        lines.append(" & ".join([*shown, *(f"{_tex(_text(c))}$^{{{MARKS[c.status.label]}}}$" for c in some)]) + r" \\")
+        lines += _lines(shown, [cells[row, column] for column in columns])
         previous = row
     said = r" \\ ".join(_tex(line) for line in notes(filled))
     return "\n".join(
@@ -144,9 +145,9 @@ def render_latex(filled: Filled) -> str:
             r"% Needs \usepackage{booktabs,graphicx}",
             r"\begin{table*}",
             r"  \centering",
-            rf"  \caption{{{_tex(caption(filled))} {_tex(_LEGEND)}.}}",
+            rf"  \caption{{{_tex(caption(filled))} {_tex(_LEGEND)}; --: none.}}",
             rf"  \label{{tab:{filled.layout.name}}}",
-            r"  \resizebox{\textwidth}{!}{%",
+            r"  \resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%",
             rf"  \begin{{tabular}}{{{'l' * len(heads)}{'c' * len(columns)}}}",
             r"    \toprule",
             *(f"    {line}" for line in lines),
@@ -157,6 +158,18 @@ def render_latex(filled: Filled) -> str:
             "",
         ]
     )
+
+
+def _lines(heads: list[str], cells: list[Cell]) -> list[str]:
+    """One line, or where a table is wide two: what stands in brackets goes under our own figures."""
+    texts = [_text(cell) for cell in cells]
+    own = [f"{_tex(ours) or '--'}$^{{{MARKS[c.status.label]}}}$" for c, (ours, _) in zip(cells, texts, strict=True)]
+    beside = [_tex(text) for _, text in texts]
+    if len(cells) <= _WIDE or not any(beside):
+        both = [f"{ours} {text}".strip() for ours, text in zip(own, beside, strict=True)]
+        return [" & ".join([*heads, *both]) + r" \\"]
+    under = [rf"{{\scriptsize {text}}}" for text in beside]
+    return [" & ".join([*heads, *own]) + r" \\", " & ".join([*("" for _ in heads), *under]) + r" \\ \addlinespace"]
 
 
 def _tex(text: str) -> str:
