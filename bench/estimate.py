@@ -28,7 +28,7 @@ from bench.contracts import (
 from bench.execute import missing_tasks, pending
 from bench.metrics.image import image_scores
 from bench.oracle import Oracle
-from bench.plan import Job, Plan, Scene, Task
+from bench.plan import Job, Plan, Scene, Task, own_encode
 from bench.precision import keep_freed_memory, pick_device
 from bench.probes import Control
 from bench.records import Run
@@ -36,6 +36,7 @@ from bench.seeds import Rng
 
 _PROBE = 16  #: pictures a probe is made with
 _STEPS = 4  #: of an optimisation's, that are timed
+_FURTHER = 2  #: epochs after the first, that are timed
 _LONG = 5.0  #: seconds in which warming up counts for little
 
 
@@ -247,8 +248,9 @@ class _Probe:
         attack: Any = self.settings.attacks[label]
         for _ in range(bases):
             attack = attack.base
-        # What goes through the defence costs what the defence costs; a decoder costs the same under any.
-        key = (label, defense if attack.level >= Knowledge.ALGORITHM else "", bases)
+        # What goes through the defence costs what the defence costs; a decoder the same under all that share a client.
+        apart = attack.level >= Knowledge.ALGORITHM or own_encode(self.settings.defenses[defense])
+        key = (label, defense if apart else "", bases)
         if key not in self._attacked:
             try:
                 self._attacked[key] = self._probed(attack, self._defense(defense))
@@ -269,12 +271,13 @@ class _Probe:
     def _learned(self, attack: ReconstructionAttack, oracle: Oracle, own: _Defended) -> tuple[float, State | None]:
         """(seconds of all its learning, a state learned briefly); of an attack with a base, what it adds to that."""
         if attack.base is None:
-            short, share = _shortened(attack), 1.0
+            short = _shortened(attack)
             if hasattr(attack, "calibration") and hasattr(attack, "iterations"):
-                short = replace(short, calibration=_PROBE, iterations=min(attack.iterations, _STEPS))
-                share = attack.calibration / _PROBE * max(1.0, attack.iterations / _STEPS)
+                few: Any = replace(short, calibration=_PROBE, iterations=min(attack.iterations, _STEPS))  # type: ignore[call-arg]
+                fit, state = _timed(lambda: few.fit(oracle, self.faces, Rng(0)))
+                return fit * attack.calibration / _PROBE * max(1.0, attack.iterations / _STEPS), state
             fit, state = _timed(lambda: short.fit(oracle, self.faces, Rng(0)))
-            return share * self._fit_seconds(attack, fit, self.public["attacker"]), state
+            return self._epochs(attack, oracle, fit), state
         start = _shortened(attack.base).fit(oracle, self.faces, Rng(0))
         adaptation = getattr(attack, "adaptation", None)
         if adaptation is None:
@@ -289,6 +292,18 @@ class _Probe:
         passes = state.info.get("epochs", 1) if state else 1
         steps = (spent - made) / passes / len(self.faces) * 500 * adaptation.epochs
         return made / len(self.faces) * enrolled + steps, state
+
+    def _epochs(self, attack: Any, oracle: Oracle, first: float) -> float:
+        """Seconds of a whole training whose first epoch took so long: features that are kept cost nothing later."""
+        training = getattr(attack, "training", None)
+        if training is None:
+            return self._fit_seconds(attack, first, self.public["attacker"])
+        longer = replace(attack, training=replace(training, epochs=1 + _FURTHER, images=None))
+        began = time.perf_counter()
+        longer.fit(oracle, self.faces, Rng(0))
+        later = max(0.0, time.perf_counter() - began - first) / _FURTHER
+        images = min(self.public["attacker"], training.images or self.public["attacker"])
+        return float((first + later * (training.epochs - 1)) * images / len(self.faces))
 
     def _embedding(self) -> float:
         """Seconds an image, E and Psi."""

@@ -10,6 +10,7 @@ import torch
 
 from bench.contracts import FaceSet, Rng
 from bench.decoders import DecoderSpec, Training, build_decoder, train_decoder
+from bench.frequency import block_dct
 from bench.precision import autocast
 from bench.recognizers.compact import Compact
 
@@ -59,3 +60,22 @@ def test_forward_and_backward_alone(benchmark: Any) -> None:
                 decoder(features)
 
     benchmark.pedantic(steps, rounds=3, warmup_rounds=1)
+
+
+@pytest.mark.benchmark(group="decoder training behind a frequency split: ten epochs of 96 faces at 96x96")
+@pytest.mark.parametrize("fixed", [True, False], ids=["features made once", "features made at each step"])
+def test_training_behind_a_frequency_split(benchmark: Any, fixed: bool) -> None:
+    faces = _faces().subset(range(96))
+
+    def split(images: torch.Tensor) -> torch.Tensor:
+        return block_dct(images, channels=range(30, 192))
+
+    shape = split(torch.zeros(1, 3, *SIZE)).shape[1:]
+
+    def train() -> None:
+        train_decoder(
+            lambda: build_decoder(DecoderSpec("res", width=32), shape, (), SIZE),
+            split, faces, Training(epochs=10, batch=8), Rng(0), CPU, "training", fixed=fixed,
+        )  # fmt: skip
+
+    benchmark.pedantic(train, rounds=2, warmup_rounds=1)
