@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from bench.paper.gather import Cell, Filled
-from bench.paper.layouts import ROLES
+from bench.paper.layouts import BOUNDS, ROLES
 from bench.paper.tables import caption
 from bench.records import Run, replacing
 
@@ -27,7 +27,6 @@ _STYLE: Any = {
     "ytick.labelsize": 6.5,
     "pdf.fonttype": 42,  # letters stay letters: type 3 fonts are refused by publishers
 }
-_NAMED = ("0.00", "0.20", "0.30")  #: bounds whose points carry their number: all would hide each other
 _THIN = 0.5  #: of a picture's width: a line without any picture
 _MARKERS = {"lfw": "o", "cfp_fp": "s", "agedb": "^"}
 
@@ -83,19 +82,13 @@ def _trade_off(filled: Filled) -> Figure:
             elinewidth=0.5,
             alpha=0.9,
         )
-        for place, (bound, _) in enumerate(points):
-            if bound not in _NAMED:
-                continue
-            side = "right" if x[place] > sum(x) / len(x) else "left"  # away from the frame
-            where = (-3 if side == "right" else 3, 3)
-            point = (x[place], y[place])
-            axis.annotate(bound, point, xytext=where, textcoords="offset points", fontsize=5.5, ha=side)
     axis.set(xlabel="PSNR of ResRec's reconstructions, dB (lower: more private)", ylabel="accuracy, %")
     axis.grid(lw=0.3, alpha=0.6)
     axis.legend(frameon=False, loc="lower right")
     _under(
         figure,
-        f"{caption(filled)} Numbers: the noise bound. Bars: 95 % intervals, bootstrap over identities.",
+        f"{caption(filled)} Along each line, from the right: bounds of {', '.join(f'{b:g}' for b in BOUNDS)}. "
+        "Bars: 95 % intervals, bootstrap over identities.",
         _COLUMN,
     )
     return figure
