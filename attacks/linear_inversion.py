@@ -56,7 +56,7 @@ class LinearInversion(ReconstructionAttack):
     def __post_init__(self) -> None:
         if self.iterations < 1 or self.calibration < 2 or self.ridge <= 0 or self.tolerance < 0:
             raise ValueError(
-                "iterations must be at least 1, calibration at least 2, ridge above 0, tolerance not below"
+                "iterations must be at least 1, calibration at least 2, ridge above 0, and tolerance at least 0"
             )
 
     @property

@@ -14,7 +14,6 @@ import torch
 
 from bench.config import Settings
 from bench.contracts import (
-    Attack,
     Defense,
     FaceSet,
     Knowledge,
@@ -194,10 +193,17 @@ class _Probe:
         self._attacked: dict[tuple[str, str, int], tuple[float, int, float]] = {}
         self._embed = self._judge = 0.0
 
-    def _fit_seconds(self, plugin: Defense | Attack, seconds: float, public: int) -> float:
-        epochs = getattr(getattr(plugin, "training", None), "epochs", 1)
-        images = min(public, getattr(getattr(plugin, "training", None), "images", None) or public)
-        return seconds * epochs * images / len(self.faces)
+    def _fit_seconds(self, plugin: Any, first: float, fit: Callable[[Any], Any], public: int) -> float:
+        """Seconds of a whole fitting whose first epoch took so long: features that are kept cost nothing later."""
+        training = getattr(plugin, "training", None)
+        if training is None:
+            return first * public / len(self.faces)
+        longer = replace(plugin, training=replace(training, epochs=1 + _FURTHER, images=None))
+        began = time.perf_counter()
+        fit(longer)
+        later = max(0.0, time.perf_counter() - began - first) / _FURTHER
+        images = min(public, training.images or public)
+        return float((first + later * (training.epochs - 1)) * images / len(self.faces))
 
     def _defense(self, label: str) -> _Defended:
         plugin = self.settings.defenses[label]
@@ -208,7 +214,8 @@ class _Probe:
         alike = _costs_like(plugin)
         if alike not in self._defended:
             short = _shortened(plugin)
-            fit, state = _timed(lambda: short.fit(self.network, self.faces, Rng(0)))
+            learn: Callable[[Defense], State | None] = lambda one: one.fit(self.network, self.faces, Rng(0))  # noqa: E731
+            fit, state = _timed(lambda: learn(short))
             system = System(self.network, plugin, plugin.prepare(self.network, state), self.device)
             _, server = self._server(label, system)
             system = replace(system, server=plugin.prepare_server(self.network, server))
@@ -220,7 +227,7 @@ class _Probe:
 
             seconds, templates = _timed(protect)
             size = templates[0].numel() * np.dtype(plugin.template_dtype).itemsize
-            fit = self._fit_seconds(plugin, fit, self.public["defender"])
+            fit = self._fit_seconds(plugin, fit, learn, self.public["defender"])
             self._defended[alike] = _Defended(fit, seconds / _PROBE, size, state, system, templates)
         return self._defended[alike]
 
@@ -276,8 +283,9 @@ class _Probe:
                 few: Any = replace(short, calibration=_PROBE, iterations=min(attack.iterations, _STEPS))  # type: ignore[call-arg]
                 fit, state = _timed(lambda: few.fit(oracle, self.faces, Rng(0)))
                 return fit * attack.calibration / _PROBE * max(1.0, attack.iterations / _STEPS), state
-            fit, state = _timed(lambda: short.fit(oracle, self.faces, Rng(0)))
-            return self._epochs(attack, oracle, fit), state
+            learn: Callable[[ReconstructionAttack], State | None] = lambda one: one.fit(oracle, self.faces, Rng(0))  # noqa: E731
+            fit, state = _timed(lambda: learn(short))
+            return self._fit_seconds(attack, fit, learn, self.public["attacker"]), state
         start = _shortened(attack.base).fit(oracle, self.faces, Rng(0))
         adaptation = getattr(attack, "adaptation", None)
         if adaptation is None:
@@ -292,18 +300,6 @@ class _Probe:
         passes = state.info.get("epochs", 1) if state else 1
         steps = (spent - made) / passes / len(self.faces) * 500 * adaptation.epochs
         return made / len(self.faces) * enrolled + steps, state
-
-    def _epochs(self, attack: Any, oracle: Oracle, first: float) -> float:
-        """Seconds of a whole training whose first epoch took so long: features that are kept cost nothing later."""
-        training = getattr(attack, "training", None)
-        if training is None:
-            return self._fit_seconds(attack, first, self.public["attacker"])
-        longer = replace(attack, training=replace(training, epochs=1 + _FURTHER, images=None))
-        began = time.perf_counter()
-        longer.fit(oracle, self.faces, Rng(0))
-        later = max(0.0, time.perf_counter() - began - first) / _FURTHER
-        images = min(self.public["attacker"], training.images or self.public["attacker"])
-        return float((first + later * (training.epochs - 1)) * images / len(self.faces))
 
     def _embedding(self) -> float:
         """Seconds an image, E and Psi."""

@@ -43,7 +43,7 @@ class RandomNoise(Defense):
         bound = self.bound * (float(system.state.tensors["std"]) if self.units == "std" else 1.0)
 
         def walk(source: np.random.Generator, row: NDArray[np.float32]) -> None:
-            # Four steps a draw: 16 bits are finer than anything that a sum of such steps could show.
+            # Four places a draw: 16 bits are finer than anything that a sum of such steps could show.
             places = row.size
             walked = np.zeros(places, dtype=np.int32)
             for _ in range(self.steps):

@@ -46,8 +46,10 @@ class KeptFeatures:
         found = torch.empty(len(names), *self._shape, dtype=self._dtype)
         for row, name in zip(found, names, strict=True):
             if name in self._places:
+                data = _bytes(row)
                 self._file.seek(self._places[name])
-                self._file.readinto(_bytes(row))  # type: ignore[attr-defined]
+                if self._file.readinto(data) != len(data):  # type: ignore[attr-defined]
+                    raise OSError("features that were kept in the temporary folder cannot be read back")
         if new:
             made = as_decoder_input(self._encode(images[new]))
             self._keep([names[i] for i in new], made)
