@@ -1,15 +1,12 @@
 """Guesses that never look at the template: the floor that every real attack must clear."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from bench.contracts import FaceSet, ImageRng, Knowledge, Leak, ReconstructionAttack, Rng, State
-
-if TYPE_CHECKING:
-    from bench.oracle import Oracle
+from bench.contracts import FaceSet, ImageRng, Knowledge, Leak, Oracle, ReconstructionAttack, Rng, State
 
 
 @dataclass(frozen=True, kw_only=True)

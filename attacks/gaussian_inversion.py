@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from bench.contracts import Defense, FaceSet, ImageRng, Knowledge, Leak, ReconstructionAttack, Rng, State
-from bench.progress import track
-
-if TYPE_CHECKING:
-    from bench.oracle import Oracle
+from bench.contracts import Defense, FaceSet, ImageRng, Knowledge, Leak, Oracle, ReconstructionAttack, Rng, State
+from bench.toolkit.progress import track
 
 _SETTLED = 0.01  #: converged: the last fifth of the queries raised the cosine by less than this
 _MARKS = (0.25, 0.5, 0.75, 1.0)  #: shares of the budget at which the record keeps the mean cosine

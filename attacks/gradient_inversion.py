@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from bench.contracts import Defense, ImageRng, Knowledge, Leak, ReconstructionAttack, System
-from bench.progress import track
-
-if TYPE_CHECKING:
-    from bench.oracle import Oracle
+from bench.contracts import Defense, ImageRng, Knowledge, Leak, Oracle, ReconstructionAttack, System
+from bench.toolkit.progress import track
 
 _BATCH = 16  #: images optimised side by side: more would leave the processor's caches
 _SETTLED = 0.02  #: converged: the last fifth of the steps improved the objective by less than this share

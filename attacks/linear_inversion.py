@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from scipy.ndimage import median_filter
@@ -16,17 +16,15 @@ from bench.contracts import (
     ImageRng,
     Knowledge,
     Leak,
-    NotApplicable,
+    Oracle,
     ReconstructionAttack,
     Rng,
     State,
     System,
 )
-from bench.frequency import dct_matrix
-from bench.progress import track
-
-if TYPE_CHECKING:
-    from bench.oracle import Oracle
+from bench.errors import NotApplicable
+from bench.toolkit.block_dct import dct_matrix
+from bench.toolkit.progress import track
 
 _BATCH = 8  #: images solved side by side
 _AFFINE = 1e-3  #: largest relative departure from an affine map that counts as rounding

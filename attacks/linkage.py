@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from bench.contracts import FaceSet, ImageRng, Knowledge, Leak, LinkageAttack, State
-
-if TYPE_CHECKING:
-    from bench.oracle import Oracle
+from bench.contracts import FaceSet, ImageRng, Knowledge, Leak, LinkageAttack, Oracle, State
 
 _BATCH = 50
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from bench.decoders import DecoderAttack
-from bench.decoders.networks import Architecture
+from bench.toolkit.decoders import DecoderAttack
+from bench.toolkit.decoders.networks import Architecture
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,22 +9,21 @@ from typing import Any, Literal
 
 import torch
 
-from bench.config import Settings
 from bench.contracts import (
     Attack,
-    DataError,
     Defense,
     Knowledge,
     LinkageAttack,
     ReconstructionAttack,
     ReplayAttack,
-    UserError,
 )
-from bench.precision import pick_device, precision_name
-from bench.probes import Canary, Control, Probe
-from bench.records import Cell, Kind
-from bench.registry import source_hash
-from bench.store import content_key, file_hash
+from bench.errors import DataError, UserError
+from bench.settings.controls import Control, Probe
+from bench.settings.model import Settings
+from bench.storage.files import file_hash
+from bench.storage.keys import content_key, source_hash
+from bench.storage.records import Cell, Kind
+from bench.toolkit.precision import pick_device, precision_name
 
 PROTOCOL = 2  #: raised whenever the harness would give another figure for the same plugins and data
 
@@ -183,25 +182,6 @@ def _server(defense: Defense) -> dict[str, Any]:
     return {**identity, "parameters": {**identity["parameters"], **files}}
 
 
-def own_encode(defense: Defense) -> bool:
-    """Whether the client does something of the defence's own."""
-    if isinstance(defense, Control):
-        return own_encode(defense.defense)
-    if isinstance(defense, Canary):
-        return defense.kind == "affine"
-    return type(defense).encode is not Defense.encode or type(defense).layout is not Defense.layout
-
-
-def shares_templates(defense: Defense) -> bool:
-    """Whether other settings may store the same templates behind another server, and making them is work of its own."""
-    return "protect" in defense.ignored and type(defense).protect is not Defense.protect
-
-
-def asks_server(attack: Attack) -> bool:
-    """Whether what an attack makes depends on how the server recognises, and not on its templates alone."""
-    return attack.level >= Knowledge.ENROLMENT and (attack.asks_server or attack.leaks == "embedding")
-
-
 def _metrics(settings: Settings) -> dict[str, Any]:
     """What the scores of a reconstruction depend on: the backbone's bytes, not its place."""
     chosen = settings.metrics.model_dump()
@@ -327,7 +307,7 @@ class _Planner:
         """What the attack learns, and what it rebuilds."""
         asked: tuple[Task, ...] = ()
         recogniser: dict[str, Any] = {}
-        if asks_server(attack):
+        if attack.depends_on_server:
             asked, recogniser = own.server, {"server": own.serves}
         copy = self._surrogate(own) if attack.asks_surrogate else ()
         fitted = self._learned(own, label, attack)
@@ -349,14 +329,14 @@ class _Planner:
         if isinstance(attack, ReconstructionAttack) and attack.base is not None:
             needs += (self._learned(own, label, attack.base, bases + 1),)
         # A decoder trained at level `encoder` knows nothing of `protect`: one serves all defences that share E.
-        client = attack.level >= Knowledge.ENCODER and own_encode(own.plugin)
+        client = attack.level >= Knowledge.ENCODER and own.plugin.has_own_client
         if attack.level >= Knowledge.ALGORITHM or client:
             fits["protects"] = own.protects
         if attack.level >= Knowledge.ENROLMENT or client:
             needs += (own.state,)
         if isinstance(attack, ReconstructionAttack) and attack.asks_surrogate:
             needs += self._surrogate(own)
-        if asks_server(attack):
+        if attack.depends_on_server:
             needs += own.server
             fits["server"] = own.serves
         return self._task("attack_state", *needs, defense=own.name, attack=label, bases=bases, **fits)
@@ -371,7 +351,7 @@ class _Planner:
         if attack.present == "template":
             return self._job("replay", own.name, label, own.embeddings, own.state)
         name, rebuilds, shown = own.name, attack.attack, made[attack.attack]
-        if shares_templates(own.plugin):
+        if own.plugin.shares_templates:
             shown = self._task("presentation", shown, own.state, defense=name, attack=rebuilds, plugin=own.protects)
         needs = (shown, own.state, *own.server)
         login = self._task("login", *needs, defense=name, attack=rebuilds, plugin=own.serves)

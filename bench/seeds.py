@@ -3,92 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
-
-_WORTH_THREADS = 500_000  #: values from which on threads save more than they cost
 
 
 def derive_seed(*names: object) -> int:
     """A 63-bit seed from names (strings, numbers): same names, same seed, on every machine."""
     text = "\x1f".join(map(str, names)).encode()
     return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1
-
-
-@dataclass(frozen=True)
-class Rng:
-    """A named source of randomness. Make children for roles; never share one between two uses."""
-
-    seed: int
-
-    def child(self, *names: object) -> Rng:
-        """An independent source for a role within this one."""
-        return Rng(derive_seed(self.seed, *names))
-
-    def torch(self) -> torch.Generator:
-        """A fresh CPU generator; the noise is made there, so that every device sees the same."""
-        return torch.Generator().manual_seed(self.seed)
-
-    def numpy(self) -> np.random.Generator:
-        """A fresh numpy generator."""
-        return np.random.default_rng(self.seed)
-
-    def images(self, names: Sequence[str]) -> ImageRng:
-        """One generator an image, so that batch size and order cannot change an image's noise."""
-        return ImageRng(tuple(np.random.Generator(np.random.SFC64(self.child("image", name).seed)) for name in names))
-
-
-@dataclass(frozen=True)
-class ImageRng:
-    """Per-image generators of a batch. Draws advance them: the next call gives fresh noise.
-
-    They are numpy's and not torch's, which take twice as long and draw one image at a time.
-    """
-
-    generators: tuple[np.random.Generator, ...] = field(repr=False)
-
-    def __len__(self) -> int:
-        return len(self.generators)
-
-    def draw(self, like: Tensor, fill: Callable[[np.random.Generator, NDArray[np.float32]], object]) -> Tensor:
-        """What `fill(generator, row)` writes into each image's row, shaped, typed and placed as `like` (B, ...).
-
-        Rows are filled side by side, on all cores: a noise of many steps is best made in one call.
-        """
-        if like.shape[0] != len(self):
-            raise ValueError(f"{len(self)} generators for a batch of {like.shape[0]} images")
-        noise = np.empty(like.shape, dtype=np.float32)
-        if noise.size < _WORTH_THREADS:
-            for generator, row in zip(self.generators, noise, strict=True):
-                fill(generator, row)
-        else:
-            with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-                for _ in pool.map(fill, self.generators, noise):
-                    pass
-        return torch.from_numpy(noise).to(like)
-
-    def uniform(self, like: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
-        """Uniform noise on [low, high), shaped, typed and placed as `like` (B, ...)."""
-
-        def fill(source: np.random.Generator, row: NDArray[np.float32]) -> None:
-            source.random(dtype=np.float32, out=row)
-            row *= high - low
-            row += low
-
-        return self.draw(like, fill)
-
-    def normal(self, like: Tensor) -> Tensor:
-        """Standard normal noise, shaped, typed and placed as `like` (B, ...)."""
-        return self.draw(like, lambda source, row: source.standard_normal(dtype=np.float32, out=row))
-
-    def laplace(self, like: Tensor) -> Tensor:
-        """Laplace noise of scale 1 (standard deviation sqrt(2)), by the inverse distribution."""
-        centred = self.uniform(like, -0.5, 0.5)
-        inner = (1 - 2 * centred.abs()).clamp_min(torch.finfo(torch.float32).tiny)
-        return -centred.sign() * inner.log()

@@ -11,13 +11,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from bench.archive import Archive
 from bench.contracts import Defense, FaceSet, ImageRng, Rng, SplitNetwork, State, System
-from bench.decoders import DecoderSpec, Training, build_decoder, restore_decoder, set_batch_statistics, train_decoder
-from bench.features import feature_scale
-from bench.precision import autocast
-from bench.recognizers.server import Labels, restore_server, teaching_faces, train_server
-from bench.recognizers.training import Recipe
+from bench.toolkit.decoders import (
+    DecoderSpec,
+    Training,
+    build_decoder,
+    restore_decoder,
+    set_batch_statistics,
+    train_decoder,
+)
+from bench.toolkit.embedding_training import Recipe
+from bench.toolkit.feature_scale import feature_scale
+from bench.toolkit.precision import autocast
+from bench.toolkit.server_training import Labels, restore_server, teaching_faces, train_server
+from bench.toolkit.template_cache import Archive
 
 # What offline mode adds: it changes neither the shadow nor a template.
 _SERVER = frozenset({"mode", "labels", "server_images", "recipe"})

@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.contracts import Conv, Defense, FaceSet, Rng, SplitNetwork, State, System
-from bench.frequency import BLOCK, CHANNELS, block_dct, inverse_block_dct
-from bench.recognizers.server import Labels, restore_server, teaching_faces, train_server, trained_server
-from bench.recognizers.training import Recipe
-from bench.recognizers.weights import find_weights
+from bench.storage.weights import find_weights
+from bench.toolkit.block_dct import BLOCK, CHANNELS, block_dct, inverse_block_dct
+from bench.toolkit.embedding_training import Recipe
+from bench.toolkit.server_training import Labels, restore_server, teaching_faces, train_server, trained_server
 
 _CRUCIAL = (0, 1, 2, 3, 4, 5, 8, 9, 16, 24)  #: of each plane's 64 channels, those that show the face; the client's
 _STORED = [c for c in range(CHANNELS) if c % BLOCK**2 not in _CRUCIAL]

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from bench.contracts import Defense, FaceSet, ImageRng, Rng, SplitNetwork, State, System
-from bench.features import feature_scale
+from bench.toolkit.feature_scale import feature_scale
 
 
 @dataclass(frozen=True, kw_only=True)

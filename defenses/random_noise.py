@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.contracts import Defense, FaceSet, ImageRng, Rng, SplitNetwork, State, System
-from bench.features import feature_scale
+from bench.toolkit.feature_scale import feature_scale
 
 _BOUND = 1 << 15  #: the bound, in units of a step's 16 bits
 

@@ -15,9 +15,9 @@ from pydantic_core import PydanticUndefined
 from support import ENVIRONMENT, ROOT
 
 import bench
-from bench.config import MetricSettings, RunSettings
-from bench.decoders.training import Training
-from bench.records import SCHEMA, Cell, Measure, Record
+from bench.settings.model import MetricSettings, RunSettings
+from bench.storage.records import SCHEMA, Cell, Measure, Record
+from bench.toolkit.decoders.training import Training
 
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))

@@ -3,31 +3,53 @@
 import ast
 import subprocess
 import sys
-import tomllib
+from collections.abc import Iterable
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 from support import ENVIRONMENT, ROOT
 
-ALLOWED = {
-    "bench.archive",
-    "bench.contracts",
-    "bench.decoders",
-    "bench.features",
-    "bench.frequency",
-    "bench.metrics",
-    "bench.oracle",  # for the name of a type alone
-    "bench.precision",
-    "bench.progress",
-    "bench.recognizers",
-    "bench.seeds",
-}
+#: Which rooms of `bench` each room may import, beside itself. What is missing here is a wall.
+ROOMS = {
+    "errors": set(),
+    "labels": set(),
+    "seeds": set(),
+    "metrics.catalogue": set(),
+    "storage": {"errors", "labels", "contracts"},  # contracts: states and weights, in arrays.py and weights.py alone
+    "metrics": {"errors", "storage"},
+    "contracts": {"errors", "labels", "seeds"},
+    "synthesis": {"seeds", "storage", "toolkit.progress"},
+    "toolkit": {"contracts", "errors", "labels", "metrics", "storage"},
+    "datasets": {"contracts", "errors", "labels", "seeds", "storage", "synthesis", "toolkit"},
+    "recognizers": {"contracts", "errors", "storage", "toolkit"},
+    "settings": {"contracts", "errors", "labels", "metrics.catalogue", "storage"},
+    "plan": {"contracts", "datasets", "errors", "labels", "settings", "storage", "toolkit"},
+    "analysis": {"errors", "labels", "metrics", "seeds", "settings.model", "storage"},
+    "report": {"analysis", "errors", "labels", "metrics", "storage"},
+    "checks": {"contracts", "datasets", "errors", "metrics", "recognizers", "settings", "storage", "toolkit"},
+    "run": {"contracts", "datasets", "errors", "labels", "metrics", "plan", "seeds", "settings", "storage", "toolkit"},
+    "forecast": {
+        "contracts", "datasets", "errors", "labels", "metrics", "plan", "run", "settings", "storage", "toolkit",
+    },
+    "train_recognizer": {
+        "contracts", "datasets", "errors", "metrics", "seeds", "settings", "storage", "toolkit",
+    },
+}  # fmt: skip
+ABOVE = {"api", "cli", "paper", "__init__", "__main__"}  #: may import everything below
+PLUGINS_MAY = {"contracts", "errors", "metrics", "storage.files", "storage.weights", "toolkit"}
+#: Results are read, compared and drawn where torch need not be installed.
+NO_TORCH = (
+    "analysis", "cli", "errors", "labels", "metrics.bootstrap", "metrics.catalogue", "report", "seeds",
+    "settings.model", "settings.toml", "storage.files", "storage.keys", "storage.records", "storage.store",
+)  # fmt: skip
 PLUGINS = sorted([*(ROOT / "defenses").glob("*.py"), *(ROOT / "attacks").glob("*.py")])
 CORE = sorted((ROOT / "bench").rglob("*.py"))
+MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in CORE}
 
 
-def _imports(path: Path) -> list[tuple[str, bool]]:
-    """Every module that a file imports, and whether for type checkers alone."""
+def _imports(path: Path) -> list[str]:
+    """Every module that a file imports when it runs, `from package import module` included."""
     tree = ast.parse(path.read_text())
     typing_only = {
         id(inner)
@@ -37,29 +59,59 @@ def _imports(path: Path) -> list[tuple[str, bool]]:
     }
     found = []
     for node in ast.walk(tree):
-        names = []
+        if id(node) in typing_only:
+            continue
         if isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module]
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            found += [name if name in MODULES else node.module for name in names]
         elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        found += [(name, id(node) in typing_only) for name in names]
+            found += [alias.name for alias in node.names]
     return found
+
+
+def _within(module: str, places: Iterable[str]) -> bool:
+    return any(module == f"bench.{place}" or module.startswith(f"bench.{place}.") for place in places)
+
+
+def test_no_module_imports_itself_in_a_circle() -> None:
+    graph = {name: {n for n in _imports(path) if n in MODULES and n != name} for name, path in MODULES.items()}
+    assert tuple(TopologicalSorter(graph).static_order())
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_rooms_import_what_lies_below(name: str) -> None:
+    room = name.removeprefix("bench").lstrip(".")
+    if room == "" or room.split(".")[0] in ABOVE:
+        return
+    own = next(place for place in sorted(ROOMS, key=len, reverse=True) if _within(name, [place]))
+    for imported in _imports(MODULES[name]):
+        if imported.startswith("bench."):
+            assert _within(imported, {own.split(".")[0], *ROOMS[own]}), f"{name} imports {imported}"
 
 
 @pytest.mark.parametrize("path", PLUGINS, ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_plugins_import_contracts_and_never_the_runner(path: Path) -> None:
-    for name, typing_only in _imports(path):
+    for name in _imports(path):
         if name.split(".")[0] == "bench":
-            assert any(name == a or name.startswith(f"{a}.") for a in ALLOWED), f"{path.name} imports {name}"
-            assert name != "bench.oracle" or typing_only, f"{path.name} needs {name} at run time"
+            assert _within(name, PLUGINS_MAY), f"{path.name} imports {name}"
         assert name.split(".")[0] not in {"defenses", "attacks"} - {path.parent.name}
+
+
+def test_results_are_read_without_torch() -> None:
+    """Not even by way of another module: in a process of its own, where torch cannot be imported."""
+    names = [name for name in MODULES if _within(name, NO_TORCH)]
+    code = f"""import importlib, sys
+sys.modules["torch"] = None
+for name in {names!r}: importlib.import_module(name)"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_core_knows_no_plugin() -> None:
     # Replay and linkage are also kinds of cells, for which the contracts have classes.
     plugins = {path.stem for path in PLUGINS} - {"__init__", "replay", "linkage"}
     for path in CORE:
-        for name, _ in _imports(path):
+        for name in _imports(path):
             assert name.split(".")[0] not in {"defenses", "attacks"}, f"{path} imports {name}"
         strings = {
             node.value
@@ -76,11 +128,7 @@ def test_the_command_line_starts_light() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_every_package_is_shipped() -> None:
-    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
-    real = {
-        str(p.parent.relative_to(ROOT)).replace("/", ".")
-        for folder in ("bench", "defenses", "attacks")
-        for p in (ROOT / folder).rglob("__init__.py")
-    }
-    assert listed == real
+def test_every_folder_with_code_is_a_package() -> None:
+    for folder in ("bench", "defenses", "attacks"):
+        for path in (ROOT / folder).rglob("*.py"):
+            assert (path.parent / "__init__.py").is_file(), f"{path.parent} would not be shipped"

@@ -27,17 +27,17 @@ from bench.contracts import (
     Attack,
     Defense,
     Knowledge,
-    KnowledgeError,
     Leak,
     LinkageAttack,
-    NotApplicable,
+    Oracle,
     ReconstructionAttack,
     Rng,
     State,
     System,
 )
+from bench.contracts.oracle import client_alone
+from bench.errors import KnowledgeError, NotApplicable
 from bench.metrics.image import image_scores
-from bench.oracle import Oracle, client_alone
 
 _CLOSE = 0.02  #: in pixels' values: what bfloat16 in another batch may differ by
 _FROM_RNG = "Take all randomness from the rng that the step is given."

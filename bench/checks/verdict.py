@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from bench.contracts import State
-from bench.store import content_key, read_state, write_state
+from bench.storage.arrays import read_state, write_state
+from bench.storage.keys import content_key
 
 
 class Wrong(Exception):

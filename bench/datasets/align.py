@@ -16,9 +16,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from bench.contracts import Alignment, DataError
+from bench.contracts import Alignment
 from bench.datasets.face_cache import CHUNK, cached_faces
-from bench.store import content_key
+from bench.errors import DataError
+from bench.storage.keys import content_key
 
 _ALGORITHM = 1  #: raised whenever other pixels would come out
 _PROBABILITY = 0.9  #: below this, what MTCNN shows is taken for no face

@@ -12,9 +12,8 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from bench.progress import track
-from bench.records import replacing
-from bench.store import file_hash
+from bench.storage.files import file_hash, replacing
+from bench.toolkit.progress import track
 
 log = logging.getLogger("veilbench")
 

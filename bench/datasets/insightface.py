@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bench.contracts import Alignment, DataError, Dataset, Evaluation, FaceSet, Pairs
+from bench.contracts import Alignment, Dataset, Evaluation, FaceSet, Pairs
 from bench.datasets.align import ImageSource, align, decode, revision_of
+from bench.errors import DataError
 
 _ALLOWED = {
     *(("builtins", name) for name in ("list", "tuple", "bytes", "bytearray", "bool", "int", "float", "complex", "set")),

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.contracts import Alignment, DataError, Dataset, Evaluation, FaceSet, Pairs
+from bench.contracts import Alignment, Dataset, Evaluation, FaceSet, Pairs
 from bench.datasets.align import ImageSource, align, read_image, revision_of
+from bench.errors import DataError
 
 _HOW = "set [datasets.lfw] images and pairs, or VEILBENCH_DATA where they begin with it"
 _PERSON = re.compile(r"[^\s/\\]+")

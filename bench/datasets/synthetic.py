@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from bench.contracts import Alignment, Dataset, Evaluation, FaceSet, Pairs
 from bench.datasets.face_cache import CHUNK, cached_faces
-from bench.store import content_key
+from bench.storage.keys import content_key
 from bench.synthesis import Photograph, Points, develop_all
 
 _GENERATOR = 2  #: raised whenever the same name would give another face

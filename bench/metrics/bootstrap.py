@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.records import Measure
+from bench.storage.records import Measure
 
 
 def _weights(owners: NDArray[Any], seed: int, resamples: int) -> NDArray[np.float64]:

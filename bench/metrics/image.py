@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter1d
 from torch import Tensor
 
+from bench.metrics.catalogue import PSNR_CAP_DB
+
 SSIM_WINDOW = 7
-PSNR_CAP_DB = 100.0  #: what identical images get
 
 IMAGE_SETTINGS: dict[str, str] = {
     "ssim": f"as scikit-image, uniform {SSIM_WINDOW}x{SSIM_WINDOW} window, data range 1, mean over RGB",

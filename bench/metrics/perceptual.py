@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bench.contracts import DataError
-from bench.recognizers.weights import load_strictly, read_weights
-from bench.store import file_hash
+from bench.errors import DataError
+from bench.storage.files import file_hash
+from bench.storage.weights import load_strictly, read_weights
 
 _CACHED = "alexnet-owt-*.pth"  #: torchvision's own name for the backbone
 _FEATURE = re.compile(r"(?:features\.)?(\d+\.(?:weight|bias))")

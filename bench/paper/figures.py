@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from bench.paper.gather import Cell, Filled
 from bench.paper.layouts import BOUNDS, ROLES
 from bench.paper.tables import caption
-from bench.records import Run, replacing
+from bench.storage.files import replacing
+from bench.storage.records import Run
 
 _COLUMN, _PAGE = 3.3, 6.9  #: inches
 _STYLE: Any = {

@@ -8,16 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.cluster import Cluster, carry_out
-from bench.config import Settings, load, load_paper
-from bench.contracts import DataError
+from bench.analysis.board import Board, boards
+from bench.errors import DataError
 from bench.paper.layouts import ROLES, Layout, Slot, layout
 from bench.paper.published import Key, published
+from bench.paper.settings import PaperSettings, load_paper
 from bench.paper.status import Status, judge
 from bench.plan import Plan, plan
-from bench.records import Measure, Run
-from bench.report.summary import Board, boards
-from bench.store import Store
+from bench.run.cluster.submit import Cluster, carry_out
+from bench.settings.model import Settings
+from bench.settings.resolve import load
+from bench.storage.records import Measure, Run
+from bench.storage.store import Store
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,7 @@ class Campaign:
     layouts: tuple[Layout, ...]
     settings: Settings | None  #: None where there is no data at all
     missing: Mapping[str, str]  #: role: why nothing can be run there
-    datasets: Mapping[str, str]
-    recognizer: str
+    paper: PaperSettings
     output: Path
 
     @property
@@ -129,7 +130,7 @@ def campaign(
         output = base.with_name(f"{base.name}-paper") if whole else base
     if whole:
         whole = whole.moved(output)
-    return Campaign(layouts, whole, missing, dict(paper.datasets), paper.recognizer, output)
+    return Campaign(layouts, whole, missing, paper, output)
 
 
 def compute(work: Campaign, cluster: Cluster, report: Callable[[str, int, int], None] = lambda *_: None) -> list[str]:
@@ -148,16 +149,16 @@ def fill(work: Campaign, printed: Mapping[Key, float] | None = None) -> list[Fil
     every = boards(work.run) if work.settings and work.run.names() else []
     by_role = {
         role: board
-        for role, label in work.datasets.items()
+        for role, label in work.paper.datasets.items()
         for board in every
-        if role not in work.missing and (board.dataset, board.recognizer) == (label, work.recognizer)
+        if role not in work.missing and (board.dataset, board.recognizer) == (label, work.paper.recognizer)
     }
     return [
         Filled(
             one,
             tuple(_cell(work, slot, by_role.get(slot.role), printed) for slot in one.slots),
-            work.recognizer,
-            {role: label for role, label in work.datasets.items() if role not in work.missing},
+            work.paper.recognizer,
+            {role: label for role, label in work.paper.datasets.items() if role not in work.missing},
             by_role,
         )
         for one in work.layouts
@@ -179,4 +180,4 @@ def _cell(work: Campaign, slot: Slot, board: Board | None, printed: Mapping[Key,
     utility = board.find("utility", slot.defense) if board else None
     pairs = utility.records[0].info.get("pairs") if utility else None
     assert work.settings is not None
-    return Cell(slot, judge(work.settings, slot.role, slot.defense, slot.attack, pairs), measure, known)
+    return Cell(slot, judge(work.settings, work.paper, slot.role, slot.defense, slot.attack, pairs), measure, known)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bench.config import PaperSettings
-from bench.contracts import UserError
+from bench.errors import UserError
 from bench.paper.published import Key
-from bench.records import Kind
+from bench.paper.settings import PaperSettings
+from bench.storage.records import Kind
 
 ROLES = {"lfw": "LFW", "cfp_fp": "CFP-FP", "agedb": "AgeDB-30"}
 NAMES = ("table1", "table2", "table3", "table4", "figure3", "figure4", "figure5", "figure6")

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.estimate import Outlook, estimate
-from bench.execute import missing_tasks, pending
+from bench.forecast.costs import Outlook, estimate
+from bench.forecast.schedule import trains
 from bench.paper.gather import Campaign
 from bench.plan import Task
-from bench.simulate import trains
+from bench.run.serial import missing_tasks, pending
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from bench.contracts import DataError
+from bench.errors import DataError
+from bench.storage.files import shipped
 
 # One figure: (table, row, role of the data set, metric). A row is what the table's line heads say.
 Key = tuple[str, tuple[str, ...], str, str]
@@ -28,8 +28,7 @@ _MAIN_SHADOW, _MAIN_ATTACK = "resnet", "ResRec"
 
 def folder() -> Path:
     """`results/paper` beside the package, or where an installed copy keeps it."""
-    beside = Path(__file__).resolve().parent.parent.parent / "results" / "paper"
-    return beside if beside.is_dir() else Path(sys.prefix) / "share" / "veilbench" / "paper"
+    return shipped("results/paper", "paper")
 
 
 def published(place: Path | None = None) -> Mapping[Key, float]:

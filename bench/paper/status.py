@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from bench.config import Settings
+from bench.labels import PluginKind
 from bench.paper.layouts import PAIRS, ROLES
-from bench.registry import Kind, find
+from bench.paper.settings import PaperSettings
+from bench.settings.model import Settings
+from bench.settings.registry import find
 
 Label = Literal["same protocol", "stand-in", "impossible here", "failed", "not run"]
 MARKS: dict[str, str] = {
@@ -26,13 +28,13 @@ class Status:
     detail: str = ""
 
 
-def judge(settings: Settings, role: str, defense: str, attack: str, pairs: int | None) -> Status:
+def judge(settings: Settings, paper: PaperSettings, role: str, defense: str, attack: str, pairs: int | None) -> Status:
     """Compares what ran with the paper's section 5.1.
 
     Args:
         pairs: verification pairs judged, where known.
     """
-    differs = [*_data(settings, role, pairs), *_recognizer(settings), *_faces(settings)]
+    differs = [*_data(settings, paper, role, pairs), *_recognizer(settings, paper), *_faces(settings)]
     differs += [d for d in _parameters(settings.defenses[defense], "shadow") if d not in defense]  # a sweep's point
     wrapped = attack.removeprefix("replay_")
     if wrapped:
@@ -42,13 +44,13 @@ def judge(settings: Settings, role: str, defense: str, attack: str, pairs: int |
     return Status("stand-in", "; ".join(differs)) if differs else Status("same protocol", _TUNED)
 
 
-def _is(plugin: Any, kind: Kind, *names: str) -> bool:
+def _is(plugin: Any, kind: PluginKind, *names: str) -> bool:
     """Whether it is one of the built-in plugins of these names."""
     return isinstance(plugin, tuple(find(kind, name, "the paper's protocol") for name in names))
 
 
-def _data(settings: Settings, role: str, pairs: int | None) -> list[str]:
-    label = settings.paper.datasets.get(role, "")
+def _data(settings: Settings, paper: PaperSettings, role: str, pairs: int | None) -> list[str]:
+    label = paper.datasets.get(role, "")
     dataset = settings.datasets[label]
     if not _is(dataset, "dataset", "insightface", *(["lfw"] if role == "lfw" else [])):
         return [f"data: {label}, not {ROLES[role]}"]
@@ -57,8 +59,8 @@ def _data(settings: Settings, role: str, pairs: int | None) -> list[str]:
     return [] if settings.run.images is None else [f"data: the first {settings.run.images} images of {label}"]
 
 
-def _recognizer(settings: Settings) -> list[str]:
-    label = settings.paper.recognizer
+def _recognizer(settings: Settings, paper: PaperSettings) -> list[str]:
+    label = paper.recognizer
     recognizer = settings.recognizers[label]
     if _is(recognizer, "recognizer", "facenet") and recognizer.normalisation == "unit":  # type: ignore[attr-defined]
         return []

@@ -10,8 +10,8 @@ import pandas as pd
 from bench.paper.gather import Cell, Filled
 from bench.paper.layouts import METRICS, ROLES
 from bench.paper.status import MARKS
-from bench.records import replacing
 from bench.report.text import escape_tex, markdown
+from bench.storage.files import replacing
 
 _WIDE = 6  #: columns of figures that fit beside each other, brackets and all
 _LEGEND = "Cells: ours (published; deviation) label"

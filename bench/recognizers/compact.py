@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.contracts import Alignment, Conv, Recognizer, SplitNetwork
-from bench.recognizers.weights import fill, find_weights, read_weights
-from bench.store import file_hash
+from bench.storage.files import file_hash
+from bench.storage.weights import fill, find_weights, read_weights
 
 SHIPPED = Path(__file__).with_name("compact.safetensors")
 _SIZE = 96

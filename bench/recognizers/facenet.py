@@ -11,9 +11,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from bench.contracts import Alignment, Conv, DataError, Recognizer, SplitNetwork
-from bench.recognizers.weights import fill, find_weights, is_split, load_strictly, read_weights
-from bench.store import file_hash
+from bench.contracts import Alignment, Conv, Recognizer, SplitNetwork
+from bench.errors import DataError
+from bench.storage.files import file_hash
+from bench.storage.weights import fill, find_weights, is_split, load_strictly, read_weights
 
 _SETTING = "[recognizers.facenet] weights"
 _CLIENT = ("conv2d_1a", "conv2d_2a", "conv2d_2b")

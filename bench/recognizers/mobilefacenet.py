@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.contracts import Alignment, Conv, Recognizer, SplitNetwork
-from bench.recognizers.weights import fill, find_weights, is_split, load_strictly, read_weights
-from bench.store import file_hash
+from bench.storage.files import file_hash
+from bench.storage.weights import fill, find_weights, is_split, load_strictly, read_weights
 
 _SETTING = "[recognizers.mobilefacenet] weights"
 _POINTS = ((30.2946, 51.6963), (65.5318, 51.5014), (48.0252, 71.7366), (33.5493, 92.3655), (62.7299, 92.2041))

@@ -2,42 +2,15 @@
 
 from __future__ import annotations
 
-import re
-
-import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
 
-from bench.records import Run
+from bench.analysis.board import boards
+from bench.analysis.curve import curve_points
+from bench.analysis.selftest import blind_floor
 from bench.report.heatmap import METRICS
-from bench.report.selftest import blind_floor
-from bench.report.summary import Board, boards
-
-_POINT = re.compile(r"(?P<family>[^\[]+)\[(?P<name>\w+)=(?P<value>[\d.eE+-]+)\]")
-
-
-def curve_points(run: Run, metric: str = "ssim") -> pd.DataFrame:
-    """One row a point: dataset, recognizer, defense, attack, parameter, x, and y with its interval (low, high).
-
-    Raises:
-        DataError: there are no records, or damaged ones.
-    """
-    return pd.DataFrame([row for board in boards(run) for row in _rows(board, metric)])
-
-
-def _rows(board: Board, metric: str) -> list[dict[str, object]]:
-    rows: list[dict[str, object]] = []
-    for defense in board.defenses:
-        for entry in board.under(defense, "reconstruction"):
-            found = _POINT.fullmatch(entry.cell.attack)
-            figure = entry.metric(metric)
-            if found is None or entry.failed or figure.value is None:
-                continue
-            place = {"dataset": board.dataset, "recognizer": board.recognizer, "defense": defense}
-            point = {"attack": found["family"], "parameter": found["name"], "x": float(found["value"])}
-            rows.append({**place, **point, "y": figure.value, "low": figure.low, "high": figure.high, "n": figure.n})
-    return rows
+from bench.storage.records import Run
 
 
 def curve(run: Run, metric: str = "ssim") -> Figure | None:

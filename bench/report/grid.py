@@ -11,11 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from bench.contracts import UserError
-from bench.records import Run
-from bench.registry import near_miss
+from bench.analysis.board import Board, boards
+from bench.errors import UserError, near_miss
 from bench.report.heatmap import save
-from bench.report.summary import Board, boards
+from bench.storage.records import Run
 
 _PEOPLE = 8  #: columns at most
 _WIDTH, _GAP, _CAPTION, _TITLE = 1.0, 0.06, 0.17, 0.5  #: inches: a picture, between them, under one, above all

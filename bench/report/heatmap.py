@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from bench.contracts import UserError
-from bench.records import Run, replacing
-from bench.registry import near_miss
-from bench.report.summary import Board, Entry, boards
+from bench.analysis.board import Board, Entry, boards
+from bench.errors import UserError, near_miss
+from bench.storage.files import replacing
+from bench.storage.records import Run
 
 # Heading, decimals, and whether a larger figure means that more leaked.
 METRICS = {

@@ -6,8 +6,8 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from bench.records import Record
-from bench.report.flags import meaning
+from bench.analysis.flags import meaning
+from bench.storage.records import Record
 
 
 def flags(records: Sequence[Record], boards: Mapping[str, Collection[str]]) -> list[dict[str, Any]]:

@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from bench.records import Run
-from bench.report.leaderboard import leaderboard
+from bench.analysis.leaderboard import leaderboard
+from bench.storage.records import Run
 
 _PANELS = (
     ("worst_ssim", "SSIM (7x7) of the worst attack", "blind_ssim"),

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bench.records import Run, replacing
-from bench.report.summary import LEVELS, Board, Entry
+from bench.analysis.board import LEVELS, Board, Entry
+from bench.storage.files import replacing
+from bench.storage.records import Run
 
 _PEOPLE = 8  #: columns at most
 _QUALITY = 90  #: of WebP: a tenth of PNG's weight, and no difference that an eye finds

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.records import Run, replacing
+from bench.analysis.embeddings import embedding_attacks
+from bench.analysis.leaderboard import leaderboard
 from bench.report.curve import curve
-from bench.report.embeddings import embedding_attacks, render_embedding_attacks
+from bench.report.embeddings import render_embedding_attacks
 from bench.report.grid import write_grids
 from bench.report.heatmap import heatmap, save
-from bench.report.html import write_page
-from bench.report.leaderboard import leaderboard, render
+from bench.report.leaderboard import render
+from bench.report.page import write_page
 from bench.report.scatter import scatter
 from bench.report.text import Format
+from bench.storage.files import replacing
+from bench.storage.records import Run
 
 _FORMATS: tuple[Format, ...] = ("md", "csv", "tex")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from bench.records import replacing
+from bench.storage.files import replacing
 from bench.synthesis import sample_person, sample_shot
 from bench.synthesis.render import render
 

@@ -7,13 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from bench import registry
-from bench.contracts import Knowledge, Leak, Rng, SplitNetwork, State, System
-from bench.decoders import DecoderSpec, build_decoder
-from bench.oracle import Oracle
-from bench.precision import autocast
+from bench.contracts import Knowledge, Leak, Oracle, Rng, SplitNetwork, State, System
 from bench.recognizers.compact import Compact
+from bench.settings import registry
 from bench.synthesis import render, sample_person, sample_shot
+from bench.toolkit.decoders import DecoderSpec, build_decoder
+from bench.toolkit.precision import autocast
 
 CPU = torch.device("cpu")
 BATCH = 16

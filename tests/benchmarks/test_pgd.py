@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench import registry
 from bench.contracts import Rng, State, System
-from bench.decoders import DecoderSpec, build_decoder, set_batch_statistics
 from bench.metrics.image import image_scores
-from bench.precision import autocast
 from bench.recognizers.compact import Compact
+from bench.settings import registry
 from bench.synthesis import render, sample_person, sample_shot
+from bench.toolkit.decoders import DecoderSpec, build_decoder, set_batch_statistics
+from bench.toolkit.precision import autocast
 
 BATCH, STEPS, EPSILON, SIZE = 32, 10, 0.2, (96, 96)
 GROUP = f"AdvFace's PGD: {STEPS} steps on {BATCH} images"

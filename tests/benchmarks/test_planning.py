@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from support import TOYS
 
-from bench.config import Settings, load
-from bench.execute import pending
 from bench.plan import plan
-from bench.records import Measure, Record, Run
+from bench.run.serial import pending
+from bench.settings.model import Settings
+from bench.settings.resolve import load
+from bench.storage.records import Measure, Record, Run
 
 CONFIG = """
 [run]

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from bench.contracts import FaceSet, Rng
-from bench.decoders import DecoderSpec, Training, build_decoder, train_decoder
-from bench.frequency import block_dct
-from bench.precision import autocast
 from bench.recognizers.compact import Compact
+from bench.toolkit.block_dct import block_dct
+from bench.toolkit.decoders import DecoderSpec, Training, build_decoder, train_decoder
+from bench.toolkit.precision import autocast
 
 CPU, FACES, BATCH, SIZE = torch.device("cpu"), 330, 16, (96, 96)
 GROUP = f"decoder training: one epoch of {FACES} faces at 96x96"

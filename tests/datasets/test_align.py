@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.contracts import Alignment, DataError
+from bench.contracts import Alignment
 from bench.datasets import align as module
 from bench.datasets import face_cache
 from bench.datasets.align import ImageSource, align
 from bench.datasets.folder import ImageFolder
 from bench.datasets.lfw import Lfw
+from bench.errors import DataError
 from bench.recognizers.mobilefacenet import MobileFaceNet
 
 SQUARE = Alignment("margin", (20, 20))

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from bench.contracts import Alignment, DataError
+from bench.contracts import Alignment
 from bench.datasets.insightface import InsightfaceBin, people_of, read_bin
+from bench.errors import DataError
 
 
 def _jpeg(colour: int) -> bytes:

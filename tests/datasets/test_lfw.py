@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from bench.contracts import Alignment, DataError
+from bench.contracts import Alignment
 from bench.datasets.lfw import Lfw, image_name, parse_pairs
+from bench.errors import DataError
 
 name = st.text(string.ascii_letters + "_-'", min_size=1, max_size=8)
 number = st.integers(1, 9999)

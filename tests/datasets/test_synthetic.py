@@ -155,7 +155,7 @@ def test_a_detector_of_real_faces_finds_them() -> None:
 
 def test_a_recogniser_of_real_faces_tells_them_apart(data: Path, tmp_path: Path) -> None:
     from bench.recognizers.mobilefacenet import MobileFaceNet
-    from bench.train import verification
+    from bench.train_recognizer import verification
 
     judge = MobileFaceNet(weights=str(data / "weights/mobilefacenet_casia_112x96.safetensors"))
     evaluation = Synthetic(folds=4, pairs_per_fold=10, public=0).load(judge.alignment, tmp_path)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from skimage.metrics import peak_signal_noise_ratio
 
-from bench.contracts import DataError
+from bench.errors import DataError
 from bench.metrics import verification
 from bench.metrics.bootstrap import interval
 from bench.metrics.image import image_scores

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from bench.contracts import DataError
+from bench.errors import DataError
 from bench.metrics.bootstrap import interval, measure, paired_difference
 from bench.metrics.image import image_scores
 from bench.metrics.perceptual import Lpips, Unavailable

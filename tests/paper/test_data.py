@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from support import Cli
 
-from bench.contracts import DataError
-from bench.sources import SOURCES, Remote, Source, fetch
+from bench.datasets.downloads import SOURCES, Remote, Source, fetch
+from bench.errors import DataError
 
 WEIGHTS = "20180402-114759-vggface2.pt"
 CONTENT = bytes(range(256)) * 4000  # a megabyte: several chunks

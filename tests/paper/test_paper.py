@@ -12,11 +12,11 @@ from PIL import Image
 from pylatexenc.latexwalker import LatexEnvironmentNode, LatexWalker
 from support import ENVIRONMENT, ROOT, Cli
 
-from bench.config import load
-from bench.contracts import DataError
+from bench.errors import DataError
 from bench.paper.layouts import BOUNDS, NAMES
 from bench.paper.published import folder, published
 from bench.paper.status import judge
+from bench.settings.resolve import load
 
 # Two protocols, so that the third column must say what is missing; little of everything.
 SMALL = """

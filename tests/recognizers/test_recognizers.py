@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from bench.contracts import DataError, Recognizer
+from bench.contracts import Recognizer
 from bench.datasets.align import ImageSource, align, read_image
 from bench.datasets.lfw import image_name, parse_pairs
+from bench.errors import DataError
 from bench.recognizers.facenet import FaceNet
 from bench.recognizers.mobilefacenet import MobileFaceNet, _Whole
-from bench.recognizers.weights import read_weights
+from bench.storage.weights import read_weights
 
 
 @pytest.fixture(scope="module")

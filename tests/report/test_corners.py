@@ -6,11 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bench.records import Cell, Measure, Record, Run
+from bench.analysis.board import boards
+from bench.analysis.leaderboard import leaderboard
 from bench.report.grid import grid, write_grids
 from bench.report.heatmap import heatmap, save
-from bench.report.leaderboard import leaderboard, render
-from bench.report.summary import boards
+from bench.report.leaderboard import render
+from bench.storage.records import Cell, Measure, Record, Run
 
 LPIPS = Measure(None, note="unavailable: no backbone")
 

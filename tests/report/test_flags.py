@@ -6,11 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bench.judge import _attack_flags
-from bench.records import Cell, Measure, Record, Run
-from bench.report.flags import EXPLAINED
-from bench.report.leaderboard import leaderboard, render
-from bench.report.selftest import trials
+from bench.analysis.flags import EXPLAINED
+from bench.analysis.leaderboard import leaderboard
+from bench.analysis.selftest import trials
+from bench.report.leaderboard import render
+from bench.run.judging import _attack_flags
+from bench.storage.records import Cell, Measure, Record, Run
 
 PEOPLE = [f"p{i}" for i in range(24)]
 

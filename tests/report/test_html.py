@@ -13,10 +13,10 @@ import pandas as pd
 import pytest
 from support import Cli
 
-from bench.contracts import DataError
-from bench.records import Cell, Measure, Record, Run
-from bench.report.flags import meaning
-from bench.report.html import write_page
+from bench.analysis.flags import meaning
+from bench.errors import DataError
+from bench.report.page import write_page
+from bench.storage.records import Cell, Measure, Record, Run
 
 PEOPLE = [f"p{i}" for i in range(4)]
 HOSTILE = '<img src=x onerror="alert(1)">'

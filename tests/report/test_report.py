@@ -11,13 +11,14 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from bench.contracts import DataError, UserError
-from bench.records import Cell, Measure, Record, Run
+from bench.analysis.leaderboard import leaderboard
+from bench.errors import DataError, UserError
 from bench.report.grid import write_grids
 from bench.report.heatmap import heatmap, save
-from bench.report.leaderboard import leaderboard, render
+from bench.report.leaderboard import render
 from bench.report.text import escape_tex
 from bench.report.write import write_reports
+from bench.storage.records import Cell, Measure, Record, Run
 
 PEOPLE = [f"p{i}" for i in range(10)]
 

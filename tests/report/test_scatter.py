@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from support import CONFIG, Cli
 
-from bench.records import Run
 from bench.report.scatter import _front, scatter
+from bench.storage.records import Run
 
 
 def test_the_front_is_of_those_that_none_beats_in_both() -> None:

@@ -1,0 +1,1 @@
+"""What results say: leaderboard, flags, comparison. No torch, no drawing."""

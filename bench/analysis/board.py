@@ -1,0 +1,153 @@
+"""A run's records, averaged over seeds: what every table and picture starts from."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from bench.labels import Knowledge
+from bench.metrics.bootstrap import measure
+from bench.seeds import derive_seed
+from bench.storage.records import Cell, Measure, Record, Run
+
+LEVELS = {str(level): level for level in Knowledge}
+UNKNOWN = Measure(None)
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """One defence under one attack (or alone), over all seeds.
+
+    `failed` says why there is no figure; a cell that failed under any seed has failed.
+    """
+
+    cell: Cell  #: of the first seed
+    records: tuple[Record, ...]
+    metrics: dict[str, Measure]
+    failed: str = ""
+    scores: pd.DataFrame | None = field(default=None, repr=False)  #: per image, averaged over seeds
+    spread: Mapping[str, float] = field(default_factory=dict)  #: standard deviation between seeds, where there are some
+
+    @property
+    def skipped(self) -> bool:
+        """Whether the attack had nothing to try here, which is no failure."""
+        return all(record.status == "skipped" for record in self.records)
+
+    @property
+    def why(self) -> str:
+        """In words, why there is no figure."""
+        return self.failed if self.skipped else f"failed: {self.failed}"
+
+    def metric(self, name: str) -> Measure:
+        """A figure; without a value where there is none."""
+        return self.metrics.get(name, UNKNOWN)
+
+
+@dataclass(frozen=True, eq=False)
+class Board:
+    """All entries of one dataset and recogniser."""
+
+    dataset: str
+    recognizer: str
+    entries: tuple[Entry, ...]
+
+    @property
+    def defenses(self) -> list[str]:
+        """Labels, from the one that gives away most under any attack to the one that gives away least; no probes."""
+
+        def leaked(defense: str) -> float:
+            return max((e.metric("ssim").value or 0.0 for e in self.under(defense, "reconstruction")), default=0.0)
+
+        real = {e.cell.defense for e in self.entries if not e.cell.probe}
+        return sorted(real, key=lambda d: (-leaked(d), d))
+
+    @property
+    def attacks(self) -> list[str]:
+        """Reconstruction attacks on templates, from the least knowing to the most."""
+        cells = [e.cell for e in self.entries if e.cell.kind == "reconstruction" and e.cell.leaks == "template"]
+        return sorted(
+            {c.attack for c in cells}, key=lambda a: min((LEVELS[c.level], a) for c in cells if c.attack == a)
+        )
+
+    def find(self, kind: str, defense: str, attack: str = "") -> Entry | None:
+        """The entry of that kind, if there is one."""
+        for entry in self.entries:
+            if (entry.cell.kind, entry.cell.defense, entry.cell.attack) == (kind, defense, attack):
+                return entry
+        return None
+
+    def under(self, defense: str, kind: str) -> list[Entry]:
+        """All entries of a kind for one defence."""
+        return [e for e in self.entries if e.cell.defense == defense and e.cell.kind == kind]
+
+
+def boards(run: Run) -> list[Board]:
+    """A board a dataset and recogniser.
+
+    Raises:
+        DataError: there are no records, or damaged ones.
+    """
+    places: dict[tuple[str, str], dict[tuple[str, str, str], list[Record]]] = {}
+    for record in run.records():
+        cell = record.cell
+        entries = places.setdefault((cell.dataset, cell.recognizer), {})
+        entries.setdefault((cell.kind, cell.defense, cell.attack), []).append(record)
+    return [
+        Board(dataset, recognizer, tuple(_entry(run, records) for records in entries.values()))
+        for (dataset, recognizer), entries in sorted(places.items())
+    ]
+
+
+def _entry(run: Run, records: list[Record]) -> Entry:
+    records = sorted(records, key=lambda r: r.cell.seed)
+    first = records[0]
+    bad = [record for record in records if record.status != "ok"]
+    if bad:
+        return Entry(first.cell, tuple(records), {}, f"{bad[0].status}: {bad[0].reason}")
+    scores = run.scores(first.cell) if first.cell.kind == "reconstruction" else None
+    if len(records) == 1:
+        return Entry(first.cell, (first,), dict(first.metrics), scores=scores)
+    if scores is None:
+        means = [r.metrics for r in records]
+        return Entry(first.cell, tuple(records), _means(means), spread=_spread(means))
+    # Seeds first, then images: seeds are not people, and must not make an interval narrower than people allow.
+    names = [column for column in scores.columns if column not in ("name", "subject")]
+    every = [scores, *(run.scores(record.cell) for record in records[1:])]
+    scores = scores.copy()
+    scores[names] = sum(frame[names].to_numpy() for frame in every) / len(every)
+    owners = scores["subject"].to_numpy(dtype=object)
+    seed = derive_seed("bootstrap", first.cell.dataset)
+    metrics = {name: measure(scores[name].to_numpy(), owners, seed=seed) for name in names}
+    spread = _spread([r.metrics for r in records])
+    return Entry(first.cell, tuple(records), {**first.metrics, **metrics}, scores=scores, spread=spread)
+
+
+def _spread(metrics: Sequence[Mapping[str, Measure]]) -> dict[str, float]:
+    """Standard deviation (n - 1) between seeds of each figure that all of them have."""
+    found = {}
+    for name in metrics[0]:
+        values = [m[name].value for m in metrics if name in m and m[name].value is not None]
+        if len(values) == len(metrics) > 1:
+            found[name] = statistics.stdev(v for v in values if v is not None)
+    return found
+
+
+def _means(metrics: Iterable[Mapping[str, Measure]]) -> dict[str, Measure]:
+    """Means over seeds of figures and of their interval's ends."""
+    every = list(metrics)
+    found: dict[str, Measure] = {}
+    for name, first in every[0].items():
+        same = [m[name] for m in every if name in m]
+        if any(m.value is None for m in same):
+            found[name] = first
+            continue
+
+        def mean(part: str, same: list[Measure] = same) -> float | None:
+            values = [getattr(m, part) for m in same]
+            return None if any(v is None for v in values) else sum(values) / len(values)
+
+        found[name] = Measure(mean("value"), mean("low"), mean("high"), first.n, first.note)
+    return found

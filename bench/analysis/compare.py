@@ -1,0 +1,180 @@
+"""Two runs, cell by cell: what got better, what got worse, what nobody can say."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from bench.errors import DataError
+from bench.metrics.bootstrap import paired_difference
+from bench.seeds import derive_seed
+from bench.settings.model import CompareSettings
+from bench.storage.records import Cell, Measure, Record, Run
+
+Verdict = Literal["better", "worse", "within noise", "new failure", "mended", "missing", "new", "not comparable"]
+
+BAD: tuple[Verdict, ...] = ("worse", "new failure", "missing", "not comparable")
+
+#: +1: more is better, for whoever is protected; by the beginning of the metric's name.
+_BETTER = {
+    "acc": 1, "eer": -1, "tar_at_far": 1, "ssim": -1, "psnr_db": -1, "cosine": -1, "mse": 1, "lpips": 1, "srra": -1,
+    "rank1": -1,
+}  # fmt: skip
+_COLUMNS = {"acc": "correct", "acc_raw_probe": "correct_raw_probe"}
+_SKIPPED = ("ssim_other", "rank1_login")  # the first tests attacks, the second restates accuracy
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One metric of one cell in both runs; or a whole cell, where `metric` is empty."""
+
+    cell: str
+    metric: str
+    verdict: Verdict
+    base: float | None = None
+    new: float | None = None
+    low: float | None = None  #: 95 % interval of new - base, where both have scores of the same images or pairs
+    high: float | None = None
+    note: str = ""
+
+
+def compare(base: Run, new: Run, tolerances: CompareSettings) -> list[Finding]:
+    """Findings of every cell that either run has, the bad ones first.
+
+    Cells match by what they are called (dataset, recogniser, defence, attack, level, seed). Where the protocol, the
+    data, the recogniser or a plugin's parameters differ they are not comparable; a plugin's code may differ, since
+    changed code is what a gate looks at. Better and worse are the user's view of a defence: a reconstruction that gains
+    is worse. Where nothing is protected, and on canaries, it is the view of the benchmark: an attack that lost its
+    strength makes every defence look good, so there a reconstruction that loses is worse.
+
+    A difference counts when it exceeds the tolerance, and 0 lies outside of its paired interval where there is one.
+
+    Raises:
+        DataError: a run has no records, or damaged ones.
+    """
+    old, young = ({r.cell.name: r for r in run.records()} for run in (base, new))
+    found: list[Finding] = []
+    for name in sorted({*old, *young}):
+        if name not in young:
+            found.append(Finding(name, "", "missing", note="the new run has no such cell"))
+        elif name not in old:
+            found.append(Finding(name, "", "new"))
+        else:
+            found += _cell(base, new, old[name], young[name], tolerances)
+    return sorted(found, key=lambda f: (f.verdict not in BAD, f.cell, f.metric))
+
+
+def _cell(base: Run, new: Run, old: Record, young: Record, tolerances: CompareSettings) -> list[Finding]:
+    name = old.cell.name
+    if "error" in (old.status, young.status) and old.status != young.status:
+        if young.status == "error":
+            return [Finding(name, "", "new failure", note=young.reason)]
+        return [Finding(name, "", "mended", note=f"failed before: {old.reason}")]
+    changed = _changed(old, young)
+    if changed:
+        return [Finding(name, "", "not comparable", note=changed)]
+    if young.status != "ok" or old.status != "ok":
+        same = young.status == old.status
+        return [] if same else [Finding(name, "", "not comparable", note=f"{old.status} before, {young.status} now")]
+    tables = (_scores(base, old.cell), _scores(new, young.cell))
+    found = []
+    for metric, before in old.metrics.items():
+        after = young.metrics.get(metric)
+        if metric in _SKIPPED or after is None:
+            continue
+        if before.value is None or after.value is None:
+            if (before.value is None) != (after.value is None):
+                why = after.note or before.note or "one run lacks it"
+                found.append(Finding(name, metric, "not comparable", before.value, after.value, note=why))
+            continue
+        found.append(_metric(old, metric, before, after, tables, tolerances, _remark(old, young)))
+    return found
+
+
+def _changed(old: Record, young: Record) -> str:
+    """Why two cells of one name are not the same thing, if they are not."""
+    if old.provenance.get("protocol") != young.provenance.get("protocol"):
+        return f"protocol {old.provenance.get('protocol')} before, {young.provenance.get('protocol')} now"
+    for part in ("data", "recognizer"):
+        if old.origin.get(part) != young.origin.get(part):
+            return f"other {part}: {old.origin.get(part, '?')[:12]} before, {young.origin.get(part, '?')[:12]} now"
+    before, after = (json.loads(json.dumps(r.parameters, sort_keys=True)) for r in (old, young))
+    for who in ("defense", "attack"):
+        one, other = before.get(who) or {}, after.get(who) or {}
+        for key in sorted({*one, *other}):
+            if one.get(key) != other.get(key):
+                return f"{who}'s {key}: {one.get(key)!r} before, {other.get(key)!r} now"
+    return ""
+
+
+def _remark(old: Record, young: Record) -> str:
+    return "" if old.origin.get("code") == young.origin.get("code") else "code changed"
+
+
+def _scores(run: Run, cell: Cell) -> pd.DataFrame | None:
+    try:
+        return run.scores(cell)
+    except DataError:
+        return None
+
+
+def _metric(
+    record: Record,
+    metric: str,
+    before: Measure,
+    after: Measure,
+    tables: tuple[pd.DataFrame | None, pd.DataFrame | None],
+    tolerances: CompareSettings,
+    remark: str,
+) -> Finding:
+    assert before.value is not None and after.value is not None
+    low, high = _interval(record, metric, tables)
+    difference = after.value - before.value
+    kind = next((k for k in _BETTER if metric.startswith(k)), "")
+    sign = _BETTER.get(kind, 0) * (-1 if _tests_attacks(record) and kind not in ("acc", "eer", "tar_at_far") else 1)
+    if record.cell.defense.endswith("~closed"):
+        sign = 0  # whatever is rebuilt of nothing is judged by the run's own test
+    verdict: Verdict = "within noise"
+    certain = low is None or high is None or not low <= 0 <= high
+    if sign and certain and abs(difference) > tolerances.of(kind):
+        verdict = "better" if difference * sign > 0 else "worse"
+    return Finding(record.cell.name, metric, verdict, before.value, after.value, low, high, remark)
+
+
+def _tests_attacks(record: Record) -> bool:
+    return bool(record.info.get("stores_features")) or record.cell.defense.startswith("canary~")
+
+
+def _interval(
+    record: Record, metric: str, tables: tuple[pd.DataFrame | None, pd.DataFrame | None]
+) -> tuple[float | None, float | None]:
+    """Of the difference, where both runs scored the same things; none otherwise."""
+    one, other = tables
+    column = _COLUMNS.get(metric, metric)
+    if one is None or other is None or column not in one or column not in other or len(one) != len(other):
+        return None, None
+    keys = [key for key in ("name", "left", "right", "other") if key in one and key in other]
+    if not keys or not one[keys].equals(other[keys]):
+        return None, None
+    owners = one["subject"] if "subject" in one else one["left"].map(_person)
+    seed = derive_seed("bootstrap", record.cell.dataset)
+    values = [np.asarray(table[column], dtype=np.float64) for table in (other, one)]
+    _, low, high = paired_difference(values[0], values[1], owners.to_numpy(dtype=object), seed=seed)
+    return low, high
+
+
+def _person(name: str) -> str:
+    """Whom an image shows, by its name `PERSON/IMAGE`; images without a slash stand for themselves."""
+    return str(name).rpartition("/")[0] or str(name)
+
+
+# ------------------------------------------------------------------------------------------------------ rendering
+
+
+def passed(findings: list[Finding]) -> bool:
+    """Whether a gate should let it through."""
+    return not any(f.verdict in BAD for f in findings)

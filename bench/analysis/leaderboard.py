@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bench.analysis.best_known import best_known
+from bench.analysis.board import LEVELS, UNKNOWN, Board, Entry, boards
+from bench.analysis.flags import defense_flags
+from bench.analysis.selftest import void_attacks
+from bench.analysis.submission import unpacked
+from bench.labels import Knowledge
+from bench.metrics.bootstrap import measure
+from bench.seeds import derive_seed
+from bench.storage.records import Measure, Run
+
+# Column of the frame, heading, decimals. The frame also has NAME_low and NAME_high for those with an interval.
+COLUMNS = (
+    ("acc", "ACC ↑", 3),
+    ("acc_raw_probe", "ACC, raw probe ↑", 3),
+    ("worst_ssim", "worst SSIM (7x7) ↓", 3),
+    ("worst_psnr_db", "PSNR dB ↓", 1),
+    ("worst_cosine", "cosine ↓", 3),
+    ("worst_lpips", "LPIPS (alex) ↑", 3),
+    ("encoder_ssim", "up to encoder: SSIM ↓", 3),
+    ("algorithm_ssim", "up to algorithm ↓", 3),
+    ("enrolment_ssim", "up to enrolment ↓", 3),
+    ("whitebox_ssim", "up to whitebox ↓", 3),
+    ("bound_ssim", "oracle bound SSIM ↓", 3),
+    ("best_known_ssim", "best known elsewhere: SSIM", 3),
+    ("blind_ssim", "blind floor SSIM", 3),
+    ("srra1", "SRRA I ↓", 3),
+    ("srra2", "SRRA II ↓", 3),
+    ("noise_rms", "noise rms", 3),
+    ("snr_db", "SNR dB", 1),
+    ("template_bytes", "bytes a template", 0),
+)
+
+
+def leaderboard(run: Run) -> pd.DataFrame:
+    """One row a dataset, recogniser and defence; figures with their 95 % intervals as NAME, NAME_low, NAME_high.
+
+    `worst_*`: the single attack that rebuilds most, by SSIM, at any level. `encoder_*` (the paper's attacker),
+    `algorithm_*`, `enrolment_*`, `whitebox_*`: the same among those who know at most so much; empty where nobody at
+    that very level attacked. Attacks that failed the run's test of itself don't count. `best_known_*`: published
+    elsewhere, on other data, and never part of a ranking. `bound_ssim`: per image the best of all attacks, averaged (an
+    upper bound that no single attacker reaches); absent, with `bound_note`, where an attack that others faced is
+    missing: `worst_*` then is what is known, and a lower bound. `blind_*`: the best guess of an attacker who never
+    looked. `failed`: cells without a figure.
+
+    Raises:
+        DataError: there are no records, or damaged ones.
+    """
+    rows = [_row(board, defense) for board in boards(run) for defense in board.defenses]
+    frame = pd.DataFrame(rows)
+    for name in (column + part for column, _, _ in COLUMNS for part in ("", "_low", "_high")):
+        if name in frame:  # a column of None alone would hold objects, which don't sort
+            frame[name] = pd.to_numeric(frame[name])
+    return _ranked(frame)
+
+
+def merged(places: Sequence[Path]) -> pd.DataFrame:
+    """The leaderboards of several runs or archives as one; a defence carries where it came from: `advface (mine.zip)`.
+
+    Raises:
+        DataError: one of them cannot be read.
+    """
+    frames = []
+    for place in places:
+        with unpacked(place) as run:
+            frame = leaderboard(run)
+        frames.append(frame.assign(defense=[f"{name} ({place.name})" for name in frame["defense"]]))
+    return _ranked(pd.concat(frames, ignore_index=True))
+
+
+def _ranked(frame: pd.DataFrame) -> pd.DataFrame:
+    order = frame.assign(incomplete=frame["bound_note"] != "").sort_values(
+        ["dataset", "recognizer", "incomplete", "worst_ssim"], na_position="last"
+    )
+    return frame.loc[order.index].reset_index(drop=True)
+
+
+def _row(board: Board, defense: str) -> dict[str, Any]:
+    row: dict[str, Any] = {"dataset": board.dataset, "recognizer": board.recognizer, "defense": defense}
+    utility = board.find("utility", defense)
+    attacks = [e for e in board.under(defense, "reconstruction") if e.cell.leaks == "template"]
+    good = [e for e in attacks if not e.failed]
+    void = void_attacks(board)
+    real = [e for e in good if LEVELS[e.cell.level] > Knowledge.BLIND and e.cell.attack not in void]
+    worst = _strongest(real)
+    blind = _strongest([e for e in good if LEVELS[e.cell.level] == Knowledge.BLIND])
+
+    def put(name: str, figure: Measure) -> None:
+        row[name], row[f"{name}_low"], row[f"{name}_high"] = figure.value, figure.low, figure.high
+
+    for name in ("acc", "acc_raw_probe"):
+        put(name, utility.metric(name) if utility else UNKNOWN)
+    row["worst_attack"] = worst.cell.attack if worst else ""
+    row["worst_level"] = worst.cell.level if worst else ""
+    for name in ("ssim", "psnr_db", "cosine", "lpips"):
+        put(f"worst_{name}", worst.metric(name) if worst else UNKNOWN)
+    for level in Knowledge:
+        if level > Knowledge.BLIND:
+            below = [e for e in real if LEVELS[e.cell.level] <= level]
+            best = _strongest(below) if any(LEVELS[e.cell.level] == level for e in below) else None
+            row[f"{level}_attack"] = best.cell.attack if best else ""
+            for name in ("ssim", "psnr_db"):
+                put(f"{level}_{name}", best.metric(name) if best else UNKNOWN)
+    known = best_known(defense)
+    row["best_known_ssim"], row["best_known_source"] = (known.ssim, known.source) if known else (None, "")
+    for name in ("ssim", "psnr_db"):
+        put(f"blind_{name}", blind.metric(name) if blind else UNKNOWN)
+    bound, note = _bound(board, [e for e in attacks if e.skipped], [e for e in good if e.cell.attack not in void])
+    put("bound_ssim", bound)
+    row["bound_note"] = note
+    replays = [
+        e
+        for e in board.under(defense, "replay")
+        if not e.failed and _presents_template_images(board, e) and e.metric("srra1").value is not None
+    ]
+    strongest = max(replays, key=lambda e: e.metric("srra1").value or 0.0, default=None)
+    for name in ("srra1", "srra2"):
+        put(name, strongest.metric(name) if strongest else UNKNOWN)
+    record = utility.records[0] if utility and not utility.failed else None
+    row["noise_rms"] = record.noise.get("rms") if record else None
+    row["snr_db"] = record.noise.get("snr_db") if record else None
+    row["template_bytes"] = record.info.get("template_bytes") if record else None
+    row["images_without_a_face"] = record.info.get("images_without_a_face", 0) if record else 0
+    row["protect_ms_per_image"] = record.info.get("protect_ms_per_image") if record else None
+    flags = defense_flags(board, defense, worst)
+    faced = sorted(void & {e.cell.attack for e in good})
+    if faced:
+        flags.add(f"attack void: {', '.join(faced)}")
+    row["flags"] = "; ".join(sorted(flags))
+    everything = [e for e in board.entries if e.cell.defense == defense]
+    failed = [e for e in everything if e.failed and not e.skipped]
+    row["failed"] = "; ".join(sorted(e.cell.attack or e.cell.kind for e in failed))
+    return row
+
+
+def _strongest(some: Sequence[Entry]) -> Entry | None:
+    return max(some, key=lambda e: e.metric("ssim").value or -math.inf, default=None)
+
+
+def _presents_template_images(board: Board, replay: Entry) -> bool:
+    """Whether a replay presents images that were rebuilt from templates; embeddings have a table of their own."""
+    info = replay.records[0].info
+    wrapped = board.find("reconstruction", replay.cell.defense, str(info.get("wraps")))
+    return info.get("presents") == "image" and (wrapped is None or wrapped.cell.leaks == "template")
+
+
+def _bound(board: Board, skipped: list[Entry], good: list[Entry]) -> tuple[Measure, str]:
+    """Per image the most that any attack rebuilt (design: oracle upper bound)."""
+    missing = sorted(set(board.attacks) - void_attacks(board) - {e.cell.attack for e in [*good, *skipped]})
+    if missing or not good:
+        return UNKNOWN, f"incomplete: {', '.join(missing) or 'no attack'}"
+    tables = [e.scores.set_index("name") for e in good if e.scores is not None]
+    names = sorted(set.intersection(*(set(t.index) for t in tables))) if tables else []
+    if not names:
+        return UNKNOWN, "incomplete: no image that all attacks rebuilt"
+    best = pd.concat([t.loc[names, "ssim"] for t in tables], axis=1).max(axis=1)
+    owners = tables[0].loc[names, "subject"].to_numpy(dtype=object)
+    return measure(best.to_numpy(), owners, seed=derive_seed("bootstrap", board.dataset)), ""

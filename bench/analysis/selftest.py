@@ -1,0 +1,82 @@
+"""The run's test of itself: attacks against systems known to be broken, and known to be safe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from bench.analysis.board import LEVELS, Board, Entry, boards
+from bench.labels import Knowledge
+from bench.metrics.bootstrap import interval
+from bench.seeds import derive_seed
+from bench.storage.records import Run
+
+_SHARE = 0.5  #: of the gap between the blind floor and a perfect image, that an attack closes on a broken system
+_ERROR = 0.05  #: chance that a sound attack fails on the safe system, over all attacks of a board together
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One attack on one canary."""
+
+    dataset: str
+    recognizer: str
+    attack: str
+    canary: str  #: open, fixed, secret, affine (known broken) or closed (known safe)
+    passed: bool
+    said: str  #: the figures behind it
+
+
+def trials(run: Run) -> list[Trial]:
+    """Every attack's trials; empty where the run had no canaries."""
+    return [trial for board in boards(run) for trial in board_trials(board)]
+
+
+def board_trials(board: Board) -> list[Trial]:
+    """As `trials`, of one dataset and recogniser.
+
+    Known broken: the attack's mean SSIM has to close half of the gap between the blind floor and 1. Known safe: the
+    template has nothing to do with the image, so reconstructions may be no more like their own image than like another
+    person's: the difference must have 0 inside its interval, at a level that holds for all attacks together.
+    """
+    tested = [e for e in board.entries if e.cell.defense.startswith("canary~") and e.cell.kind == "reconstruction"]
+    floor = blind_floor(board)
+    attacks = {e.cell.attack for e in tested}
+    found = []
+    for entry in tested:
+        kind = entry.cell.defense.partition("~")[2]
+        if entry.skipped:
+            continue
+        if entry.failed:
+            passed, said = False, entry.failed
+        elif kind == "closed":
+            passed, said = _ignorant(board, entry, len(attacks))
+        else:
+            reached, wanted = entry.metric("ssim").value or 0.0, floor + _SHARE * (1 - floor)
+            passed, said = reached >= wanted, f"SSIM {reached:.3f}, at least {wanted:.3f} wanted"
+        found.append(Trial(board.dataset, board.recognizer, entry.cell.attack, kind, passed, said))
+    return found
+
+
+def _ignorant(board: Board, entry: Entry, attacks: int) -> tuple[bool, str]:
+    scores = entry.scores
+    if scores is None or "ssim_other" not in scores:
+        return False, "no scores against other people's images"
+    difference = (scores["ssim"] - scores["ssim_other"]).to_numpy(dtype=np.float64)
+    level = 1 - _ERROR / attacks
+    owners = scores["subject"].to_numpy(dtype=object)
+    seed = derive_seed("bootstrap", board.dataset)
+    mean, low, high = interval(difference, owners, seed=seed, resamples=4000, level=level)
+    return low <= 0 <= high, f"own minus other image: {mean:+.4f} [{low:+.4f}, {high:+.4f}]"
+
+
+def blind_floor(board: Board) -> float:
+    """The best SSIM of any attack that never looks; 0 where none was tried."""
+    blind = [e for e in board.entries if e.cell.kind == "reconstruction" and LEVELS[e.cell.level] == Knowledge.BLIND]
+    return max((e.metric("ssim").value or 0.0 for e in blind), default=0.0)
+
+
+def void_attacks(board: Board) -> set[str]:
+    """Attacks whose figures are not to be believed, for or against any defence."""
+    return {trial.attack for trial in board_trials(board) if not trial.passed}

@@ -1,0 +1,52 @@
+"""Commands that fetch public data sets and say which are there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+
+@click.group()
+def data() -> None:
+    """Says what data the paper's protocol takes, and fetches what may be fetched."""
+
+
+@data.command(name="status")
+@click.option("--into", type=click.Path(path_type=Path), help="The data folder; default: VEILBENCH_DATA.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def data_status(into: Path | None, as_json: bool) -> None:
+    """Says of each set what it is, where it was looked for, its hash if found, how to get it, and its licence."""
+    from bench.datasets.downloads import data_folder, status
+
+    found = status(data_folder(into))
+    if as_json:
+        click.echo(json.dumps(found, indent=1))
+        return
+    for entry in found:
+        click.echo(f"{entry['name']}: {'here' if entry['found'] else 'missing'}. {entry['what']}")
+        for place in entry["places"]:
+            rest = {key: value for key, value in place.items() if key not in ("path", "found")}
+            said = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in rest.items())
+            click.echo(f"  {place['path']}: {said or 'nothing there'}")
+        if not entry["found"]:
+            click.echo(f"  to get it: {entry['how']}")
+        click.echo(f"  licence: {entry['licence']}")
+
+
+@data.command(name="fetch")
+@click.argument("name")
+@click.option("--into", type=click.Path(path_type=Path), help="The data folder; default: VEILBENCH_DATA.")
+@click.option("--mirror", default="", metavar="URL", help="Where the files lie by their own names, instead.")
+@click.option("--sha256", default="", metavar="HASH", help="Of the download, where it must be another than known.")
+@click.option("--quiet", "-q", is_flag=True, help="No progress bars.")
+def data_fetch(name: str, into: Path | None, mirror: str, sha256: str, quiet: bool) -> None:
+    """Downloads NAME (lfw, facenet or lpips), checks its hash, and goes on where a broken transfer stopped."""
+    from bench.datasets.downloads import data_folder, fetch, find
+    from bench.toolkit.progress import progress_shown
+
+    with progress_shown(Console(stderr=True, quiet=quiet)):
+        written = fetch(find(name), data_folder(into), mirror=mirror, sha256=sha256)
+    click.echo("\n".join(map(str, written)))

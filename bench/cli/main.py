@@ -1,0 +1,70 @@
+"""The command line: reads options, calls the library, prints. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Any
+
+import click
+from rich.logging import RichHandler
+
+from bench import __version__
+from bench.cli.data import data
+from bench.cli.options import err
+from bench.cli.paper import paper
+from bench.cli.plugins import check, list_, new
+from bench.cli.results import compare, curve, export, grid, heatmap, leaderboard, paired, report, scatter, verify
+from bench.cli.run import clean, config, plan, run
+from bench.cli.train import train_recognizer
+from bench.errors import UserError, near_miss
+
+
+class _Group(click.Group):
+    """Turns a user's mistake into one clear line and exit status 2, an interrupt into 130."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().main(*args, **{**kwargs, "standalone_mode": False}) or sys.exit(0)
+        except UserError as error:
+            err.print(f"veilbench: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+            sys.exit(2)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read us has had enough
+            sys.exit(1)
+        except OSError as error:
+            place = f"{error.filename}: " if error.filename else ""
+            message = f"veilbench: {place}{error.strerror or error}"
+            err.print(message, style="red", markup=False, highlight=False, soft_wrap=True)
+            sys.exit(2)
+        except (KeyboardInterrupt, click.Abort):
+            err.print("Interrupted. Finished cells are kept; the same command goes on from here.")
+            sys.exit(130)
+        except click.ClickException as error:
+            error.show()
+            sys.exit(error.exit_code)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError:
+            raise click.UsageError(f"unknown command {args[0]!r}.{near_miss(args[0], self.commands)}", ctx) from None
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="veilbench")
+def main() -> None:
+    """Benchmarks what stored face features give away: defences crossed with attacks."""
+    # Plain lines, not boxes, where output goes to a file.
+    logging.basicConfig(
+        level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=err, show_path=False)]
+    )
+
+
+_COMMANDS = (
+    run, plan, config, list_, clean, train_recognizer, paper, data, new, check, leaderboard, export, verify, compare,
+    paired, scatter, curve, heatmap, grid, report,
+)  # fmt: skip
+for _command in _COMMANDS:
+    main.add_command(_command)

@@ -1,0 +1,205 @@
+"""Commands about runs that are there: tables, pictures, pages, comparisons, archives."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bench.cli.options import with_config
+
+
+def _run_argument(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))(command)
+
+
+@click.command()
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--format", "fmt", type=click.Choice(["md", "csv", "tex", "json"]), default="md", show_default=True)
+@click.option("--embeddings", is_flag=True, help="Of the attacks on embeddings, which have a table of their own.")
+def leaderboard(runs: tuple[Path, ...], fmt: Any, embeddings: bool) -> None:
+    """Prints the leaderboard of a run, or one of several runs and archives (see `export`) together."""
+    from bench.analysis.embeddings import embedding_attacks
+    from bench.analysis.leaderboard import leaderboard as make
+    from bench.analysis.leaderboard import merged
+    from bench.analysis.submission import unpacked
+    from bench.errors import UserError
+    from bench.report.embeddings import render_embedding_attacks
+    from bench.report.leaderboard import render
+
+    if len(runs) > 1:
+        if embeddings:
+            raise UserError("--embeddings: of one run at a time")
+        click.echo(render(merged(runs), fmt))
+        return
+    with unpacked(runs[0]) as run:
+        click.echo(render_embedding_attacks(embedding_attacks(run), fmt) if embeddings else render(make(run), fmt))
+
+
+@click.command()
+@_run_argument
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="Default: RUN.zip.")
+def export(folder: Path, output: Path | None) -> None:
+    """Packs a run for a public leaderboard: records and per-image scores with their hashes, no images of faces."""
+    from bench.analysis.submission import export as make
+    from bench.storage.records import Run
+
+    path = make(Run(folder), output or folder.with_name(f"{folder.name}.zip"))
+    click.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
+
+
+@click.command()
+@click.argument("archive", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def verify(archive: Path, as_json: bool) -> None:
+    """Checks what `export` made: hashes, schema, and figures against the scores that they were made from.
+
+    Exit status: 0 sound; 1 figures that its scores do not bear out; 2 not an archive, or changed after it was made.
+    """
+    from bench.analysis.submission import unpacked
+    from bench.analysis.submission import verify as check
+
+    problems = check(archive)
+    with unpacked(archive) as run:
+        records = run.records()
+    flags = sorted({flag for record in records for flag in record.flags})
+    if as_json:
+        click.echo(json.dumps({"sound": not problems, "problems": problems, "cells": len(records), "flags": flags}))
+    else:
+        click.echo(
+            "\n".join(
+                [*problems, f"{len(records)} cells, {len(problems)} problems; flags: {'; '.join(flags) or 'none'}"]
+            )
+        )
+    sys.exit(1 if problems else 0)
+
+
+@click.command()
+@with_config
+@click.argument("base", type=click.Path(path_type=Path))
+@click.argument("new", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Every finding as JSON.")
+@click.option("--junit", type=click.Path(path_type=Path), help="Also write a JUnit XML file.")
+@click.option("--markdown", type=click.Path(path_type=Path), help="Also write the Markdown, say for a pull request.")
+def compare(
+    config: Path | None,
+    profile: str | None,
+    overrides: tuple[str, ...],
+    base: Path,
+    new: Path,
+    as_json: bool,
+    junit: Path | None,
+    markdown: Path | None,
+) -> None:
+    """Compares run NEW with run BASE, cell by cell; tolerances stand in [compare] of the config.
+
+    Exit status: 0 nothing worse, missing, failed or not comparable; 1 something is; 2 no such run.
+    """
+    from bench.analysis.compare import compare as make
+    from bench.analysis.compare import passed
+    from bench.report.compare import junit as as_junit
+    from bench.report.compare import render
+    from bench.settings.toml import tolerances
+    from bench.storage.files import replacing
+    from bench.storage.records import Run
+
+    findings = make(Run(base), Run(new), tolerances(config, profile, overrides))
+    for path, text in ((junit, as_junit(findings)), (markdown, render(findings, "md"))):
+        if path is not None:
+            with replacing(path) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+    click.echo(render(findings, "json" if as_json else "md"))
+    sys.exit(0 if passed(findings) else 1)
+
+
+@click.command()
+@_run_argument
+@click.argument("one", metavar="DEFENCE")
+@click.argument("other", metavar="OTHER")
+@click.option("--format", "fmt", type=click.Choice(["md", "csv", "json"]), default="md", show_default=True)
+def paired(folder: Path, one: str, other: str, fmt: Any) -> None:
+    """Compares two defences of a run on the same images, attack by attack, with the intervals of the differences."""
+    from bench.analysis.paired import paired as make
+    from bench.report.paired import render_paired
+    from bench.storage.records import Run
+
+    click.echo(render_paired(make(Run(folder), one, other), fmt))
+
+
+@click.command()
+@_run_argument
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="Base name; default RUN/scatter.")
+def scatter(folder: Path, output: Path | None) -> None:
+    """Draws accuracy against what the worst attack rebuilds, as PNG and SVG."""
+    from bench.errors import UserError
+    from bench.report.heatmap import save
+    from bench.report.scatter import scatter as draw
+    from bench.storage.records import Run
+
+    figure = draw(Run(folder))
+    if figure is None:
+        raise UserError(f"{folder}: fewer than two defences have both figures; nothing to compare")
+    for path in save(figure, output or folder / "scatter"):
+        click.echo(path)
+
+
+@click.command()
+@_run_argument
+@click.option("--metric", default="ssim", show_default=True, help="ssim, psnr_db, mse, lpips or cosine.")
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="Base name; default RUN/curve_METRIC.")
+def curve(folder: Path, metric: str, output: Path | None) -> None:
+    """Draws what an attack gains along a sweep of one of its parameters, as PNG and SVG."""
+    from bench.errors import UserError, near_miss
+    from bench.report.curve import curve as draw
+    from bench.report.heatmap import METRICS, save
+    from bench.storage.records import Run
+
+    if metric not in METRICS:
+        raise UserError(f"no curve of {metric!r}.{near_miss(metric, METRICS)}")
+    figure = draw(Run(folder), metric)
+    if figure is None:
+        raise UserError(f"{folder}: no attack was swept; say [attacks.NAME] sweep.PARAMETER = [1, 2, 3]")
+    for path in save(figure, output or folder / f"curve_{metric.removesuffix('_db')}"):
+        click.echo(path)
+
+
+@click.command()
+@_run_argument
+@click.option("--metric", default="ssim", show_default=True, help="ssim, psnr_db, mse, lpips or cosine.")
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="Base name; default RUN/heatmap_METRIC.")
+def heatmap(folder: Path, metric: str, output: Path | None) -> None:
+    """Draws defences against attacks, as PNG and SVG."""
+    from bench.report.heatmap import heatmap as draw
+    from bench.report.heatmap import save
+    from bench.storage.records import Run
+
+    run = Run(folder)
+    for path in save(draw(run, metric), output or folder / f"heatmap_{metric.removesuffix('_db')}"):
+        click.echo(path)
+
+
+@click.command()
+@_run_argument
+@click.option("--defense", "-d", help="Only this one.")
+def grid(folder: Path, defense: str | None) -> None:
+    """Draws originals beside their reconstructions, a picture a defence."""
+    from bench.report.grid import write_grids
+    from bench.storage.records import Run
+
+    for path in write_grids(Run(folder), defense):
+        click.echo(path)
+
+
+@click.command()
+@_run_argument
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="The folder to write; default RUN/report.")
+def report(folder: Path, output: Path | None) -> None:
+    """Writes a folder with one page, index.html, that shows everything and needs no network."""
+    from bench.report.page import write_page
+    from bench.storage.records import Run
+
+    click.echo(write_page(Run(folder), output or folder / "report"))

@@ -1,0 +1,175 @@
+"""Commands that plan, run and clean up."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+from rich.console import Console
+
+from bench.cli.options import err, with_config, with_workers
+
+
+@click.command()
+@with_config
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="Where records and reports go (run.output).")
+@click.option("--dry-run", is_flag=True, help="Say what would be made and judged, with disk and time; make nothing.")
+@click.option("--strict", is_flag=True, help="Exit 1 where an attack fails the run's test of itself (run.canaries).")
+@with_workers
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
+@click.option("--quiet", "-q", is_flag=True, help="No progress bars.")
+def run(
+    config: Path | None,
+    profile: str | None,
+    overrides: tuple[str, ...],
+    output: Path | None,
+    dry_run: bool,
+    strict: bool,
+    workers: Literal["auto"] | int,
+    scheduler: str,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Runs the matrix: whatever has no finished record yet.
+
+    Exit status: 0 all cells judged; 1 some failed, or with --strict an attack failed the run's test of itself; 2 wrong
+    settings, data or disk; 130 interrupted.
+    """
+    from bench.settings.resolve import load
+
+    settings = load(config, profile, overrides)
+    if output is not None:
+        settings = settings.moved(output)
+    from bench.plan import plan
+    from bench.run.cluster.submit import Cluster, carry_out
+    from bench.storage.records import Run
+    from bench.storage.store import Store
+    from bench.toolkit.progress import progress_shown
+
+    where = Cluster.of(workers, scheduler, settings)
+    if dry_run:
+        from bench.forecast.costs import estimate
+
+        outlook = estimate(settings, plan(settings), Run(Path(settings.run.output)))
+        click.echo(json.dumps(outlook.as_dict(), indent=1) if as_json else outlook.text())
+        return
+    folder = Run(Path(settings.run.output))
+    folder.prepare()
+    store = Store(Path(settings.run.store), settings.run.mirror)
+    shown = Console(stderr=True, quiet=quiet)
+    with store.in_use(), progress_shown(shown) as progress:
+        overall = progress.add_task("planning", total=None)
+
+        def report(what: str, ended: int, total: int) -> None:
+            progress.update(overall, description=what, completed=ended, total=total)
+
+        outcome = carry_out(where, settings, plan(settings), store, folder, report)
+    from bench.report.write import write_reports
+
+    if outcome.done or outcome.failed or not (folder.folder / "leaderboard.md").exists():
+        write_reports(folder)
+    if as_json:
+        click.echo(json.dumps({"folder": str(folder.folder), **outcome.__dict__}))
+    else:
+        _summary(folder, outcome)
+    if strict:
+        from bench.analysis.selftest import trials
+
+        void = sorted({f"{trial.attack} on canary~{trial.canary}" for trial in trials(folder) if not trial.passed})
+        if void:
+            err.print(f"veilbench: attacks failed the self-test: {'; '.join(void)}", style="red", markup=False)
+            sys.exit(1)
+    sys.exit(1 if outcome.failed else 0)
+
+
+@click.command()
+@with_config
+@click.option("--estimate", is_flag=True, help="Also how long it would take on 1, 8 and 64 workers like this machine.")
+@click.option("--defenses", type=click.IntRange(1), metavar="N", help="As if there were so many, like those there are.")
+@click.option("--attacks", type=click.IntRange(1), metavar="N", help="The same for attacks.")
+@click.option("--datasets", type=click.IntRange(1), metavar="N", help="The same for datasets.")
+@click.option("--seeds", type=click.IntRange(1), metavar="N", help="The same for seeds.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def plan(
+    config: Path | None,
+    profile: str | None,
+    overrides: tuple[str, ...],
+    estimate: bool,
+    as_json: bool,
+    **size: int | None,
+) -> None:
+    """Says what the whole matrix comes to, of this size or another, as if nothing were made yet; makes nothing."""
+    from dataclasses import asdict
+
+    from bench.forecast.schedule import Size, forecast
+    from bench.plan import plan as make
+    from bench.settings.resolve import load
+
+    settings = load(config, profile, overrides)
+    found = forecast(settings, make(settings), Size(**size), measured=estimate)
+    click.echo(json.dumps(asdict(found), indent=1) if as_json else found.text())
+
+
+def _summary(folder: Any, outcome: Any) -> None:
+    from bench.analysis.leaderboard import leaderboard
+    from bench.report.leaderboard import render
+
+    click.echo(render(leaderboard(folder), "md"))
+    click.echo(f"\n{outcome.done} cells judged, {outcome.kept} stood already, {len(outcome.failed)} failed.")
+    for name in outcome.failed:
+        record = folder.read(name)
+        click.echo(f"  failed: {name}: {record.reason if record else ''}")
+    click.echo(f"Reports and records: {folder.folder}{os.sep}")
+
+
+@click.command()
+@with_config
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def config(config: Path | None, profile: str | None, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Prints the settings as resolved: profile, overrides, sweeps and defaults included."""
+    from bench.settings.resolve import load
+
+    settings = load(config, profile, overrides)
+    if as_json:
+        click.echo(json.dumps(settings.as_dict(), indent=1))
+        return
+    click.echo(f"# {settings.path}" + (f", profile {profile}" if profile else ""))
+    for section, entries in settings.as_dict().items():
+        if section in ("run", "metrics", "compare"):
+            click.echo(f"\n[{section}]")
+            for key, value in entries.items():
+                click.echo(f"{key} = {json.dumps(value)}")
+            continue
+        for label, parameters in entries.items():
+            click.echo(f"\n[{section}.{json.dumps(label) if not label.isidentifier() else label}]")
+            for key, value in parameters.items():
+                click.echo(f"{key} = {json.dumps(value)}")
+
+
+@click.command()
+@with_config
+@click.option("--dry-run", is_flag=True, help="Only say how much would be freed.")
+@click.option("--run", "runs", multiple=True, type=click.Path(path_type=Path, exists=True), help="Another run to keep.")
+def clean(
+    config: Path | None, profile: str | None, overrides: tuple[str, ...], dry_run: bool, runs: tuple[Path, ...]
+) -> None:
+    """Frees the store of what no record needs any more: artefacts of other settings, sources or killed runs.
+
+    The artefacts behind the records of every run folder beside run.output are kept, and those of --run.
+    What an interrupted run had made for cells that it did not reach is freed too: finish it first.
+    """
+    from bench.settings.resolve import load
+    from bench.storage.records import Run
+    from bench.storage.store import Store
+
+    settings = load(config, profile, overrides)
+    output = Path(settings.run.output)
+    folders = {*(p for p in output.parent.glob("*") if (p / "records").is_dir()), *runs}
+    keep = {key for folder in folders for name in Run(folder).names() for key in Run(folder).artefacts(name)}
+    store = Path(settings.run.store)
+    count, size = Store(store).clean(keep, dry_run) if store.exists() else (0, 0)
+    click.echo(f"{'would free' if dry_run else 'freed'} {size / 1e9:.2f} GB in {count} artefacts of {store}")

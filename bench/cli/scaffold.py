@@ -1,0 +1,254 @@
+"""What `veilbench new` writes: one file with one class that runs at once, its contract in its docstring."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from pathlib import Path
+from string import Template
+
+from bench.errors import UserError
+from bench.labels import PluginKind, word
+from bench.storage.files import replacing
+
+_DEFENSE = '''"""$Class: say in a sentence what it stores instead of features, and cite where it comes from."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from bench.contracts import Defense, ImageRng, System, Oracle
+
+
+@dataclass(frozen=True, kw_only=True)
+class $Class(Defense):
+    """Adds Gaussian noise to every feature.
+
+    The fields are the parameters, the schema of the section in bench.toml, and part of the key of every result.
+    Steps that are left out are those of an undefended system:
+
+    - `fit(recognizer, public, rng)`: learns from the defender's public faces and returns a State, which the harness
+      stores and hands back as `system.state`. Nothing learned is kept on the plugin.
+    - `encode(system, images)`: on the client; images (B, 3, H, W) in [0, 1] to features (B, C, h, w).
+    - `protect(system, features, rng)`: on the server; features to the templates that it stores, and that leak.
+    - `embed(system, templates)`: templates to unit embeddings (B, D).
+
+    Values are float32. Work on copies, never on what is passed in. If a template depends on who else is in its batch,
+    say so by the property `protect_batch`.
+    """
+
+    randomized: ClassVar[bool] = True  #: the same image protected twice gives two templates
+
+    sigma: float = 0.1  #: standard deviation of the noise
+
+    def __post_init__(self) -> None:
+        if self.sigma < 0:
+            raise ValueError("sigma must be at least 0")
+
+    def protect(self, system: System, features: Tensor, rng: ImageRng) -> Tensor:
+        """features + noise; randomness comes from `rng` alone, which has a generator for each image."""
+        return features + self.sigma * rng.normal(features)
+'''
+
+_ATTACK = '''"""$Class: say in a sentence how it rebuilds a face, and cite where it comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.contracts import FaceSet, ImageRng, Knowledge, Leak, ReconstructionAttack, Rng, State
+
+
+@dataclass(frozen=True, kw_only=True)
+class $Class(ReconstructionAttack):
+    """Mixes public faces as their features would have to be mixed to give what was stolen: kernel ridge regression.
+
+    The fields are the parameters, the schema of the section in bench.toml, and part of the key of every result.
+
+    - `level`: what the attacker knows. The oracle refuses what lies above it, and counts the queries.
+    - `fit(oracle, public, rng)`: learns from the attacker's own public faces and returns a State.
+    - `reconstruct(oracle, state, leak, rng)`: `leak.values` are stolen templates (B, C, h, w); returns images
+      (B, 3, H, W) in [0, 1]. It never sees the victim's image.
+    """
+
+    faces: int = 500  #: public faces that are mixed, at most
+    ridge: float = 0.01  #: how much a simple mixture is preferred, as a share of the features' mean power
+
+    def __post_init__(self) -> None:
+        if self.faces < 2 or self.ridge <= 0:
+            raise ValueError("faces must be at least 2, and ridge above 0")
+
+    @property
+    def level(self) -> Knowledge:
+        """It asks the client's encoder for features of own faces."""
+        return Knowledge.ENCODER
+
+    def fit(self, oracle: Oracle, public: FaceSet, rng: Rng) -> State:
+        """Features and images of public faces, in half precision."""
+        features, images = [], []
+        for start in range(0, min(len(public), self.faces), 50):
+            batch = public.batch(slice(start, min(start + 50, self.faces)))
+            features.append(oracle.encode(batch).half().cpu())
+            images.append(batch.half())
+        return State({"features": torch.cat(features), "images": torch.cat(images)}, {"faces": sum(map(len, images))})
+
+    def reconstruct(self, oracle: Oracle, state: Any, leak: Leak, rng: ImageRng) -> Tensor:
+        """The mean face, and what the regression adds to it."""
+        faces = state.tensors["images"].float().to(leak.values)
+        known = state.tensors["features"].float().to(leak.values).flatten(1)
+        middle = known.mean(0)
+        known = known - middle
+        alike = known @ known.T
+        alike.diagonal().add_(self.ridge * alike.diagonal().mean())
+        shares = torch.linalg.solve(alike, known @ (leak.values.flatten(1) - middle).T).T
+        return faces.mean(0) + torch.einsum("bn,nchw->bchw", shares, faces - faces.mean(0))
+'''
+
+_DATASET = '''"""$Class: say in a sentence whose faces these are, under which licence, and how to get them."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bench.contracts import Alignment, Dataset, Evaluation, FaceSet, Pairs
+
+
+@dataclass(frozen=True, kw_only=True)
+class $Class(Dataset):
+    """Coloured patterns in place of faces: replace `_image` by your own photographs.
+
+    `revision` hashes all that `load` reads. `load` returns faces to judge, their genuine and impostor pairs in folds
+    that share nobody, and the faces of everybody else, which defender and attacker may learn from. See
+    bench/datasets/folder.py for finding and aligning faces.
+    """
+
+    people: int = 40  #: half of them are judged, the others public
+    version: int = 1  #: raise it whenever the same name would give another image
+
+    def __post_init__(self) -> None:
+        if self.people < 8:
+            raise ValueError("people must be at least 8")
+
+    def revision(self) -> str:
+        """Of the parameters: there are no files yet."""
+        return hashlib.sha256(f"$name {self.people} {self.version}".encode()).hexdigest()
+
+    def size(self) -> tuple[int, int]:
+        """(images to judge, public images): two of each person."""
+        judged = 2 * (self.people // 2)
+        return judged, 2 * self.people - judged
+
+    def load(self, alignment: Alignment, cache: Path) -> Evaluation:
+        """Two images of each person; each first image is paired with the own second one and with the next person's."""
+        owners = [person for person in range(self.people) for _ in range(2)]
+        pixels = np.stack([_image(person, index % 2, alignment.size) for index, person in enumerate(owners)])
+        names = tuple(f"{person:04}/{index % 2}" for index, person in enumerate(owners))
+        subjects = tuple(f"{person:04}" for person in owners)
+        every = FaceSet(pixels, np.arange(len(owners)), names, subjects, np.ones(len(owners), dtype=bool))
+        judged = self.size()[0]
+        first = np.arange(0, judged, 2)
+        half = len(first) // 2
+        following = np.concatenate([np.roll(part, -1) for part in (first[:half], first[half:])])
+        fold = (np.arange(len(first)) >= half).astype(np.int64)
+        pairs = Pairs(
+            left=np.concatenate([first, first]),
+            right=np.concatenate([first + 1, following + 1]),
+            genuine=np.repeat([True, False], len(first)),
+            fold=np.concatenate([fold, fold]),
+        )
+        return Evaluation(every.subset(range(judged)), pairs, every.subset(range(judged, len(owners))))
+
+
+def _image(person: int, number: int, size: tuple[int, int]) -> np.ndarray:
+    """(H, W, 3) uint8: waves that a person is known by, and noise."""
+    rows, columns = np.mgrid[: size[0], : size[1]]
+    rng = np.random.default_rng([person, 0])
+    waves = [np.sin(rng.uniform(0.05, 0.3) * rows + rng.uniform(0.05, 0.3) * columns + p) for p in rng.uniform(0, 6, 3)]
+    noise = np.random.default_rng([person, 1 + number]).normal(0, 0.05, (*size, 3))
+    return np.rint((0.5 + 0.35 * np.stack(waves, -1) + noise).clip(0, 1) * 255).astype(np.uint8)
+'''
+
+_RECOGNIZER = '''"""$Class: say in a sentence what it was trained on, and where its weights come from."""
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from bench.contracts import Alignment, Conv, Recognizer, SplitNetwork
+
+
+@dataclass(frozen=True, kw_only=True)
+class $Class(Recognizer):
+    """An untrained network, cut in two: `client` makes the features that are stored, `server` the embedding.
+
+    `build` makes it without weights, for `veilbench train-recognizer`; `load` fills it. Replace the random weights by
+    a file: see `fill`, `find_weights` and `read_weights` in bench/storage/weights.py.
+    """
+
+    seed: int = 0  #: of its random weights
+
+    @property
+    def alignment(self) -> Alignment:
+        """How faces are cut out for it: the detector's box, 64 x 64 pixels."""
+        return Alignment("margin", (64, 64))
+
+    def weights_hash(self) -> str:
+        """Of the seed: there is no file yet."""
+        return hashlib.sha256(f"$name {self.seed}".encode()).hexdigest()
+
+    def build(self) -> SplitNetwork:
+        """The network, drawing its weights from torch's global generator."""
+        client = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 3, 1, 1), nn.ReLU())
+        server = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(512, 64))
+        layout = (Conv(3, 16, 3, 2, 1), Conv(16, 32, 3, 1, 1))  # the client's, for decoders that mirror it
+        return SplitNetwork(client, server, image_size=(64, 64), layout=layout)
+
+    def load(self) -> SplitNetwork:
+        """The network with its weights, in eval mode."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return self.build().eval()
+'''
+
+_TEXTS: dict[PluginKind, str] = {"defense": _DEFENSE, "attack": _ATTACK, "dataset": _DATASET, "recognizer": _RECOGNIZER}
+_SECTIONS: dict[PluginKind, str] = {
+    "defense": "defenses", "attack": "attacks", "dataset": "datasets", "recognizer": "recognizers"
+}  # fmt: skip
+
+
+def scaffold(kind: PluginKind, name: str, folder: Path) -> Path:
+    """Writes `folder/NAME.py`.
+
+    Raises:
+        UserError: the name is no Python identifier, or the file is there already.
+    """
+    if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_"):
+        raise UserError(f"{name!r} cannot name a {word(kind)}: use letters, digits and _, such as my_{kind}")
+    path = folder / f"{name}.py"
+    if path.exists():
+        raise UserError(f"{path}: there is a file already; choose another name, or remove it first")
+    title = "".join(part[:1].upper() + part[1:] for part in name.split("_") if part)
+    if re.search(rf"import .*\b{title}\b", _TEXTS[kind]):
+        raise UserError(f"{name!r}: {title} is a name of the contract; choose another, such as my_{name}")
+    with replacing(path) as temporary:
+        temporary.write_text(Template(_TEXTS[kind]).substitute(Class=title, name=name), encoding="utf-8")
+    return path
+
+
+def advice(kind: PluginKind, name: str, path: Path) -> str:
+    """What to do with it next."""
+    section = _SECTIONS[kind]
+    return (
+        f"Wrote {path}. It runs as it is. Next:\n\n"
+        f"  veilbench check {path}\n\n"
+        f'and in bench.toml, with {name!r} in run.{section}:\n\n  [{section}.{name}]\n  plugin = "{path}"'
+    )

@@ -1,0 +1,47 @@
+"""The command that trains a recogniser."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from bench.cli.options import with_config
+
+
+@click.command()
+@with_config
+@click.option("--recognizer", "-r", required=True, metavar="LABEL", help="What to train: compact, facenet, ...")
+@click.option("--dataset", metavar="LABEL", default="", help="A dataset of the config: its public faces teach.")
+@click.option("--folder", type=click.Path(path_type=Path), help="Or a folder of PERSON/IMAGE.jpg, say CASIA-WebFace.")
+@click.option("--aligned", is_flag=True, help="The folder's images are cut out already.")
+@click.option(
+    "--init", default="", metavar="FILE|own", help="Start from these weights: the classifier first, then all."
+)
+@click.option("--teacher", default="", metavar="LABEL", help="Learn this recogniser's embeddings; needs no identities.")
+@click.option("--defense", default="", metavar="LABEL", help="Train the server of this defence instead.")
+@click.option("--evaluate", "-e", multiple=True, metavar="LABEL", help="Verify on this dataset's pairs; repeatable.")
+@click.option("--recipe", multiple=True, metavar="KEY=VALUE", help="epochs, learning_rate, loss, ...; repeatable.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--full-precision", is_flag=True, help="Write single precision; default is half.")
+@click.option("--output", "-o", required=True, type=click.Path(path_type=Path), help="Weights, card, checkpoints.")
+@click.option("--json", "as_json", is_flag=True, help="Print the model card as JSON.")
+@click.option("--quiet", "-q", is_flag=True, help="No progress bars.")
+def train_recognizer(
+    config: Path | None, profile: str | None, overrides: tuple[str, ...], as_json: bool, quiet: bool, **options: Any
+) -> None:
+    """Trains a recogniser, by the AdvFace paper's recipe; goes on from its last checkpoint.
+
+    Exit status: 0 trained; 2 wrong settings, data or disk; 130 interrupted.
+    """
+    from bench.settings.toml import parse_values
+    from bench.toolkit.progress import progress_shown
+    from bench.train_recognizer import Order, train
+
+    order = Order(**{**options, "recipe": parse_values(options["recipe"], "--recipe")})
+    with progress_shown(Console(stderr=True, quiet=quiet)):
+        card = train(order, config, profile, overrides)
+    click.echo(json.dumps(card, indent=1) if as_json else (order.output / "model_card.md").read_text(encoding="utf-8"))

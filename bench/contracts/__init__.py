@@ -1,0 +1,28 @@
+"""What a plugin must be: the package that the author of a defence, attack, recogniser or dataset reads.
+
+Plugins are frozen, keyword-only dataclasses. Their fields are at once the parameters, the schema of their section in
+`bench.toml`, the repr, and part of the key under which their results are stored. They hold no learned state: `fit`
+returns it, the store keeps it, the harness passes it back.
+
+Images are float32 RGB in [0, 1], shaped (B, 3, H, W), at every contract; a recogniser owns its pixel normalisation.
+The system under attack is the split one of the AdvFace paper (section 3.1):
+
+    images --encode--> features --protect--> template (stored, LEAKS) --embed--> embedding --cosine--> same person?
+"""
+
+from __future__ import annotations
+
+from bench.contracts.attack import Attack, Leak, LinkageAttack, ReconstructionAttack, ReplayAttack
+from bench.contracts.defense import Defense, State, System
+from bench.contracts.faces import Alignment, Dataset, Evaluation, FaceSet, Pairs
+from bench.contracts.oracle import Oracle
+from bench.contracts.recognizer import Conv, Recognizer, SplitNetwork
+from bench.contracts.rng import ImageRng, Rng
+from bench.errors import DataError, KnowledgeError, NotApplicable, UserError
+from bench.labels import Knowledge
+
+__all__ = [
+    "Alignment", "Attack", "Conv", "DataError", "Dataset", "Defense", "Evaluation", "FaceSet", "ImageRng", "Knowledge",
+    "KnowledgeError", "Leak", "LinkageAttack", "NotApplicable", "Oracle", "Pairs", "Recognizer", "ReconstructionAttack",
+    "ReplayAttack", "Rng", "SplitNetwork", "State", "System", "UserError",
+]  # fmt: skip

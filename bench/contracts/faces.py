@@ -1,0 +1,117 @@
+"""Faces and datasets: what a plugin that loads photographs must be."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+# --------------------------------------------------------------------------------------------------------- faces
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """How a recogniser wants faces cut out of photographs.
+
+    `margin`: facenet-pytorch's square-ish crop of the detector's box, `margin` pixels wider at output scale.
+    `five-point`: similarity transform (Umeyama) of the eyes, nose and mouth corners onto `points`, (x, y) pixels.
+    """
+
+    method: Literal["margin", "five-point"]
+    size: tuple[int, int]  #: (height, width) in pixels
+    margin: int = 0
+    points: tuple[tuple[float, float], ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class FaceSet:
+    """Aligned faces. `pixels` may be memory-mapped and larger than the set: `rows` says which of it belong here."""
+
+    pixels: NDArray[np.uint8] = field(repr=False)  #: (M, H, W, 3) uint8 RGB
+    rows: NDArray[np.int64] = field(repr=False)  #: (N,) rows of `pixels`
+    names: tuple[str, ...] = field(repr=False)  #: (N,) unique and stable: a seed is derived from each
+    subjects: tuple[str, ...] | None = field(repr=False)  #: (N,) the person; None where identities are unknown
+    found: NDArray[np.bool_] = field(repr=False)  #: (N,) False where no face was detected
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return int(self.pixels.shape[1]), int(self.pixels.shape[2])
+
+    def batch(self, indices: Sequence[int] | NDArray[np.int64] | slice, device: torch.device | None = None) -> Tensor:
+        """Images (B, 3, H, W), float32 in [0, 1], of the given positions in the set."""
+        chosen = np.ascontiguousarray(self.pixels[self.rows[indices]])
+        return torch.from_numpy(chosen).permute(0, 3, 1, 2).to(device).float().div_(255.0)
+
+    def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> FaceSet:
+        """The set of the given positions, in that order; shares the pixels."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        subjects = None if self.subjects is None else tuple(self.subjects[i] for i in chosen)
+        return replace(
+            self,
+            rows=self.rows[chosen],
+            names=tuple(self.names[i] for i in chosen),
+            subjects=subjects,
+            found=self.found[chosen],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Verification pairs in identity-disjoint folds; indices point into the test `FaceSet`."""
+
+    left: NDArray[np.int64]  #: (P,) the enrolled image
+    right: NDArray[np.int64]  #: (P,) the probe
+    genuine: NDArray[np.bool_]  #: (P,) True where both show the same person
+    fold: NDArray[np.int64]  #: (P,) 0, 1, ...
+
+    def __len__(self) -> int:
+        return len(self.left)
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What a dataset gives: faces to judge with their pairs, and the faces of everybody else, usable as public ones."""
+
+    test: FaceSet
+    pairs: Pairs
+    public: FaceSet | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset(ABC):
+    """A set of photographs. Loading aligns them once, into the cache folder."""
+
+    @abstractmethod
+    def revision(self) -> str:
+        """Hash of everything that `load` reads and of every parameter that changes what it returns; never of a place.
+
+        Raises:
+            DataError: something is missing; says what, where it was looked for, and how to get it.
+        """
+
+    @abstractmethod
+    def size(self) -> tuple[int, int]:
+        """How many (test, public) images `load` would give, without aligning any; for estimates.
+
+        Raises:
+            DataError: as `revision`.
+        """
+
+    @abstractmethod
+    def load(self, alignment: Alignment, cache: Path) -> Evaluation:
+        """Aligned faces and pairs. A set without pairs (public faces only) has `pairs` of length 0.
+
+        Raises:
+            DataError: a file is missing, damaged or refused.
+        """

@@ -1,0 +1,142 @@
+"""What an attack may ask at its declared level of knowledge, counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.contracts.defense import Defense, State, System
+from bench.contracts.recognizer import Conv, SplitNetwork
+from bench.contracts.rng import Rng
+from bench.errors import KnowledgeError
+from bench.labels import Knowledge
+
+
+class _Withheld(nn.Module):
+    """Stands where the server's network would be, in what an attacker below `whitebox` is given."""
+
+    def forward(self, *_: Any) -> Tensor:
+        raise KnowledgeError("the server's network is not known below level 'whitebox'")
+
+
+def client_alone(network: SplitNetwork) -> SplitNetwork:
+    """The network as a client device holds it."""
+    return SplitNetwork(
+        network.client,
+        _Withheld(),
+        image_size=network.image_size,
+        layout=network.layout,
+        mean=network.mean,
+        scale=network.scale,
+    )
+
+
+class Oracle:
+    """The attacker's only way to the system. Levels nest; a call above the declared one raises `KnowledgeError`.
+
+    Architecture (`layout`, `feature_shape`, `image_size`) and the device to compute on are known to everybody.
+
+    Attributes:
+        queries: how often each method was called, and `METHOD_images`, for how many images.
+    """
+
+    def __init__(
+        self,
+        level: Knowledge,
+        system: System,
+        rng: Rng,
+        stored: Tensor | None = None,
+        surrogate: State | None = None,
+    ) -> None:
+        """An oracle for one attack on one system.
+
+        Args:
+            stored: embeddings (N, D) of the victims' templates, which `similarity` compares with.
+            surrogate: what the defence's `fit` learned from the attacker's own faces.
+        """
+        self.level = level
+        self.queries: Counter[str] = Counter()
+        self._reported: dict[str, list[float]] = {}
+        self.device = system.device
+        self.image_size = system.recognizer.image_size
+        self._system, self._rng, self._stored, self._surrogate = system, rng, stored, surrogate
+        with torch.no_grad():
+            probe = system.encode(torch.zeros(1, 3, *self.image_size, device=self.device))
+        self.feature_shape: tuple[int, ...] = tuple(probe.shape[1:])
+        self.layout: tuple[Conv, ...] = system.defense.layout(system.recognizer)
+
+    def _ask(self, method: str, level: Knowledge, images: int = 0) -> None:
+        if self.level < level:
+            raise KnowledgeError(f"{method}() needs level '{level}', and this attack declared '{self.level}'")
+        self.queries[method] += 1
+        self.queries[f"{method}_images"] += images
+
+    def report(self, **figures: Tensor) -> None:
+        """For the record: figures of an attack's progress, one an image. `converged` (0 or 1) is looked at."""
+        for name, values in figures.items():
+            self._reported.setdefault(name, []).extend(values.double().tolist())
+
+    @property
+    def reported(self) -> dict[str, float]:
+        """Means over the images of all that was reported."""
+        return {name: round(sum(values) / len(values), 6) for name, values in self._reported.items()}
+
+    def encode(self, images: Tensor) -> Tensor:
+        """`encoder`: the client's features of own images; values without gradients."""
+        self._ask("encode", Knowledge.ENCODER, len(images))
+        with torch.no_grad():
+            return self._system.encode(images.to(self.device))
+
+    @property
+    def defense(self) -> Defense:
+        """`algorithm`: the defence with its settings, nothing that it learned."""
+        self._ask("defense", Knowledge.ALGORITHM)
+        return self._system.defense
+
+    @property
+    def surrogate(self) -> System:
+        """`algorithm`: an own copy of the defence over the client's extractor alone, fitted on the attacker's faces."""
+        self._ask("surrogate", Knowledge.ALGORITHM)
+        client, copy = client_alone(self._system.recognizer), self._system.defense
+        return System(client, copy, copy.prepare(client, self._surrogate), self.device, templates_only=True)
+
+    def enrol(self, images: Tensor, names: Sequence[str]) -> Tensor:
+        """`enrolment`: templates that the server stores for own images; every call draws fresh randomness."""
+        self._ask("enrol", Knowledge.ENROLMENT, len(images))
+        call = self._rng.child("enrol", self.queries["enrol"])
+        with torch.no_grad():
+            return self._system.protect(self._system.encode(images.to(self.device)), call.images(names)).detach()
+
+    def similarity(self, images: Tensor, targets: Sequence[int]) -> Tensor:
+        """`enrolment`: what a login with each image against each target's stored template would score, (B,)."""
+        self._ask("similarity", Knowledge.ENROLMENT, len(images))
+        if self._stored is None:
+            raise KnowledgeError("no stored templates to compare with while fitting")
+        with torch.no_grad():
+            probes = self._system.embed(self._system.encode(images.to(self.device)))
+            return (probes * self._stored[list(targets)].to(probes)).sum(1)
+
+    def similarities(self, images: Tensor, targets: Sequence[int]) -> Tensor:
+        """`enrolment`: every image (B) against every target (T): (B, T), counted as B x T logins."""
+        self._ask("similarity", Knowledge.ENROLMENT, len(images) * len(targets))
+        if self._stored is None:
+            raise KnowledgeError("no stored templates to compare with while fitting")
+        with torch.no_grad():
+            probes = self._system.embed(self._system.encode(images.to(self.device)))
+            return probes @ self._stored[list(targets)].to(probes).T
+
+    def embed(self, images: Tensor) -> Tensor:
+        """`enrolment`: embeddings (B, D) of own images, unprotected."""
+        self._ask("embed", Knowledge.ENROLMENT, len(images))
+        with torch.no_grad():
+            return self._system.embed(self._system.encode(images.to(self.device)))
+
+    @property
+    def system(self) -> System:
+        """`whitebox`: everything with gradients, the fitted state included; not the server's randomness."""
+        self._ask("system", Knowledge.WHITEBOX)
+        return self._system

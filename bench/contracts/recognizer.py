@@ -1,0 +1,98 @@
+"""Recognisers: a network cut in two, the client's part and the server's."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from bench.contracts.faces import Alignment
+
+# ---------------------------------------------------------------------------------------------------- recognisers
+
+
+@dataclass(frozen=True)
+class Conv:
+    """One convolution of the client's extractor, as an architecture diagram would give it."""
+
+    inputs: int
+    outputs: int
+    kernel: int
+    stride: int = 1
+    padding: int = 0
+    groups: int = 1
+
+
+class SplitNetwork(nn.Module):
+    """A recognition network cut in two: `client` (E, images to features) and `server` (Psi, features to embedding).
+
+    Args:
+        client: E, applied to normalised pixels.
+        server: Psi; its output is normalised to unit length here.
+        image_size: (height, width).
+        layout: the client's convolutions in order (public knowledge: an architecture, no weights).
+        mean, scale: the pixel normalisation on [0, 1] images, (x - mean) / scale.
+    """
+
+    def __init__(
+        self,
+        client: nn.Module,
+        server: nn.Module,
+        *,
+        image_size: tuple[int, int],
+        layout: tuple[Conv, ...],
+        mean: float = 0.5,
+        scale: float = 128 / 255,
+    ) -> None:
+        super().__init__()
+        self.client, self.server = client, server
+        self.image_size, self.layout = image_size, layout
+        self.mean, self.scale = mean, scale
+
+    def extract(self, images: Tensor) -> Tensor:
+        """E: images (B, 3, H, W) in [0, 1] to features (B, C, h, w)."""
+        features: Tensor = self.client((images - self.mean) / self.scale)
+        return features
+
+    def embed(self, features: Tensor) -> Tensor:
+        """Psi: features (B, C, h, w) to unit embeddings (B, D)."""
+        return nn.functional.normalize(self.server(features))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recognizer(ABC):
+    """A face recogniser: which faces it wants and where its weights are."""
+
+    @property
+    @abstractmethod
+    def alignment(self) -> Alignment:
+        """How faces are cut out for it."""
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self.alignment.size
+
+    @abstractmethod
+    def weights_hash(self) -> str:
+        """sha256 of the weights, without loading them into a network.
+
+        Raises:
+            DataError: no weights; says where they were looked for and how to get them.
+        """
+
+    def build(self) -> SplitNetwork:
+        """The network untrained, drawing its weights from torch's global generator; for `veilbench train-recognizer`.
+
+        `load` must accept the state dict of what this gives (`bench.storage.weights.fill` does).
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot be trained: it has no build()")
+
+    @abstractmethod
+    def load(self) -> SplitNetwork:
+        """The network with its weights, on the CPU, in eval mode.
+
+        Raises:
+            DataError: the file is missing, damaged, or holds another architecture.
+        """

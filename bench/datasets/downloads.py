@@ -1,0 +1,285 @@
+"""Where the paper's data and weights come from, what of it is here, and how to fetch what may be fetched."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.errors import DataError, UserError, near_miss
+from bench.storage.files import file_hash
+from bench.toolkit.progress import track
+
+_CHUNK = 1 << 18  #: bytes
+
+
+@dataclass(frozen=True)
+class Remote:
+    """One file that may be downloaded."""
+
+    url: str
+    target: str  #: below the data folder; a folder's name where `unpack`
+    sha256: str  #: of the download; empty where nobody vouches for one, and the user must
+    unpack: bool = False  #: a tar archive with one folder in it, whose content becomes `target`
+
+    @property
+    def name(self) -> str:
+        """The file's own name."""
+        return f"{Path(self.target).parent.name}.tgz" if self.unpack else Path(self.target).name
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set or weights that the paper's protocol takes."""
+
+    name: str
+    what: str
+    places: tuple[str, ...]  #: below the data folder
+    how: str
+    licence: str
+    remotes: tuple[Remote, ...] = ()  #: empty: only its owners may hand it out
+
+
+# The hashes: LFW's are scikit-learn's (sklearn.datasets._lfw), which downloads the same files; AlexNet's begins with
+# what torchvision put into its name; FaceNet's stands in the manifests of several independent projects.
+SOURCES = {
+    source.name: source
+    for source in (
+        Source(
+            "lfw",
+            "LFW (Huang et al. 2007): 13,233 photographs of 5,749 people, and View 2's 6,000 pairs",
+            ("lfw/images", "lfw/pairs.txt"),
+            "veilbench data fetch lfw",
+            "for research; cite Huang et al. 2007",
+            (
+                Remote(
+                    "https://ndownloader.figshare.com/files/5976018",
+                    "lfw/images",
+                    "055f7d9c632d7370e6fb4afc7468d40f970c34a80d4c6f50ffec63f5a8d536c0",
+                    unpack=True,
+                ),
+                Remote(
+                    "https://ndownloader.figshare.com/files/5976006",
+                    "lfw/pairs.txt",
+                    "ea42330c62c92989f9d7c03237ed5d591365e89b3e649747777b70e692dc1592",
+                ),
+            ),
+        ),
+        Source(
+            "cfp_fp",
+            "CFP-FP (Sengupta et al. 2016): 7,000 frontal-profile pairs, as insightface packs them",
+            ("cfp_fp.bin",),
+            "ask its authors (cfpw.io), or take cfp_fp.bin from insightface's dataset zoo; put it there",
+            "for research, by its authors' terms",
+        ),
+        Source(
+            "agedb_30",
+            "AgeDB-30 (Moschoglou et al. 2017): 6,000 pairs 30 years apart, as insightface packs them",
+            ("agedb_30.bin",),
+            "ask its authors (ibug.doc.ic.ac.uk), or take agedb_30.bin from insightface's dataset zoo; put it there",
+            "for research, by its authors' terms",
+        ),
+        Source(
+            "celeba",
+            "CelebA (Liu et al. 2015): 202,599 photographs, on which the paper's attackers learn",
+            ("celeba",),
+            "mmlab.ie.cuhk.edu.hk/projects/CelebA.html: img_celeba in a folder of that name",
+            "non-commercial research, by its authors' agreement",
+        ),
+        Source(
+            "casia_webface",
+            "CASIA-WebFace (Yi et al. 2014): 494,414 photographs of 10,575 people, on which the shadows learn",
+            ("casia_webface",),
+            "apply to CASIA; a folder of PERSON/IMAGE.jpg",
+            "non-commercial research, by application",
+        ),
+        Source(
+            "facenet",
+            "FaceNet: Inception-ResNet-v1 of facenet-pytorch, trained on VGGFace2",
+            ("weights/20180402-114759-vggface2.pt",),
+            "veilbench data fetch facenet",
+            "MIT (facenet-pytorch)",
+            (
+                Remote(
+                    "https://github.com/timesler/facenet-pytorch/releases/download/v2.2.9/20180402-114759-vggface2.pt",
+                    "weights/20180402-114759-vggface2.pt",
+                    "281cebca8662831adb987a874bdcb36e73f5b1c6dc5ee5878f305e985625d99b",
+                ),
+            ),
+        ),
+        Source(
+            "lpips",
+            "AlexNet's features, the backbone of LPIPS",
+            ("weights/alexnet-owt-7be5be79.pth",),
+            "veilbench data fetch lpips, then set metrics.lpips_backbone to it",
+            "BSD-3 (torchvision)",
+            (
+                Remote(
+                    "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
+                    "weights/alexnet-owt-7be5be79.pth",
+                    "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
+                ),
+            ),
+        ),
+    )
+}
+
+
+def data_folder(given: Path | None = None) -> Path:
+    """The data folder: as given, or VEILBENCH_DATA.
+
+    Raises:
+        UserError: neither is there.
+    """
+    named = given or (Path(os.environ["VEILBENCH_DATA"]) if os.environ.get("VEILBENCH_DATA") else None)
+    if named is None:
+        raise UserError("no data folder: set the environment variable VEILBENCH_DATA, or give --into FOLDER")
+    return named.expanduser()
+
+
+def status(folder: Path) -> list[dict[str, Any]]:
+    """What is here of every source: JSON-able, a dict a source."""
+    return [
+        {
+            "name": source.name,
+            "what": source.what,
+            "found": all((folder / place).exists() for place in source.places),
+            "places": [_place(folder / place, source) for place in source.places],
+            "how": source.how,
+            "may_fetch": bool(source.remotes),
+            "licence": source.licence,
+        }
+        for source in SOURCES.values()
+    ]
+
+
+def _place(path: Path, source: Source) -> dict[str, Any]:
+    """One path. A folder's hash is over its files' names and sizes: half a million photographs take long to read."""
+    found: dict[str, Any] = {"path": str(path), "found": path.exists()}
+    if path.is_file():
+        found["sha256"] = file_hash(path)
+        known = next((r.sha256 for r in source.remotes if path.match(r.target) and not r.unpack), "")
+        if known:
+            found["as_published"] = found["sha256"] == known
+    elif path.is_dir():
+        total, count = hashlib.sha256(), 0
+        for file in sorted(p for p in path.rglob("*") if p.is_file()):
+            total.update(f"{file.relative_to(path).as_posix()}\0{file.stat().st_size}\n".encode())
+            count += 1
+        found |= {"files": count, "sha256_of_names_and_sizes": total.hexdigest()}
+    return found
+
+
+def find(name: str) -> Source:
+    """The source of that name.
+
+    Raises:
+        UserError: there is none; names the near miss.
+    """
+    if name not in SOURCES:
+        raise UserError(f"unknown data {name!r}.{near_miss(name, SOURCES)}")
+    return SOURCES[name]
+
+
+def fetch(source: Source, folder: Path, *, mirror: str = "", sha256: str = "") -> list[Path]:
+    """Downloads what is not there yet; an interrupted download goes on where it stopped.
+
+    Args:
+        mirror: a URL under which the files lie by their own names, instead of where they come from.
+        sha256: of the download, where none is known or the mirror's file is another; for sources of one file.
+
+    Raises:
+        UserError: it may not be fetched, or nobody gave a hash for it.
+        DataError: no network, a broken transfer, a wrong hash, or something else lies in its place.
+    """
+    if not source.remotes:
+        raise UserError(f"{source.name} may not be downloaded by this program: {source.how}; licence: {source.licence}")
+    if sha256 and len(source.remotes) > 1:
+        raise UserError(f"{source.name} is {len(source.remotes)} files, for which one --sha256 cannot stand")
+    written = []
+    for remote in source.remotes:
+        known = (sha256 or remote.sha256).lower()
+        if not known:
+            raise UserError(f"no hash is known for {remote.url}: give the one that you trust, --sha256 HASH")
+        target = folder / remote.target
+        if target.exists() and not remote.unpack and file_hash(target) != known:
+            raise DataError(f"{target}: is there already, with another sha256 than {known}; move it away to fetch it")
+        if not target.exists():
+            url = f"{mirror.rstrip('/')}/{remote.name}" if mirror else remote.url
+            _retrieve(url, known, remote, target)
+        written.append(target)
+    return written
+
+
+def _retrieve(url: str, sha256: str, remote: Remote, target: Path) -> None:
+    import pooch
+    import requests
+
+    pooch.get_logger().setLevel("ERROR")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f"{remote.name}.part")
+    try:
+        got = Path(
+            pooch.retrieve(url, f"sha256:{sha256}", fname=remote.name, path=target.parent, downloader=_resuming(part))
+        )
+    except requests.HTTPError as error:
+        raise DataError(f"the server refuses: {error}") from error
+    except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+        if part.exists():
+            raise DataError(
+                f"{url}: the transfer broke off after {part.stat().st_size} bytes; the same command goes on from there"
+            ) from error
+        raise DataError(f"{url}: cannot be reached; without a network, fetch it elsewhere to {target}") from error
+    except ValueError as error:  # pooch's word for another hash; it has thrown the file away
+        raise DataError(f"{url}: what came has another sha256 than {sha256}; not kept ({error})") from error
+    if remote.unpack:
+        _unpack(got, target)
+        got.unlink()
+
+
+def _resuming(part: Path) -> Callable[[str, str, Any], None]:
+    """A downloader for pooch that keeps what came before a transfer broke off, and asks for the rest alone."""
+
+    def download(url: str, output_file: str, _pooch: Any) -> None:
+        import requests
+
+        have = part.stat().st_size if part.exists() else 0
+        headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={have}-"} if have else {})}
+        with requests.get(url, stream=True, timeout=30, headers=headers) as response:
+            if response.status_code == requests.codes.requested_range_not_satisfiable:
+                part.unlink()  # what is there is no beginning of this file
+                raise requests.ConnectionError("the kept part does not fit")
+            response.raise_for_status()
+            if response.status_code != requests.codes.partial_content:
+                have = 0  # a server that cannot go on begins anew
+            length = response.headers.get("Content-Length")
+            whole = have + int(length) if length else None
+            steps = -(-int(length) // _CHUNK) if length else 1
+            with part.open("ab" if have else "wb") as file:
+                for chunk in track(response.iter_content(_CHUNK), f"fetching {part.stem}", steps):
+                    file.write(chunk)
+        if whole is not None and part.stat().st_size != whole:
+            raise requests.ConnectionError(f"{part.stat().st_size} of {whole} bytes came")
+        shutil.move(part, output_file)
+
+    return download
+
+
+def _unpack(archive: Path, target: Path) -> None:
+    """The content of the archive's one folder as `target`, which is there whole or not at all."""
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".unpack-") as temporary:
+        try:
+            with tarfile.open(archive) as tar:
+                tar.extractall(temporary, filter="data")  # refuses what would land elsewhere
+        except (tarfile.TarError, OSError, EOFError) as error:
+            raise DataError(f"{archive}: not a readable archive ({error})") from error
+        inside = list(Path(temporary).iterdir())
+        if len(inside) != 1 or not inside[0].is_dir():
+            raise DataError(f"{archive}: expected one folder in it, found {len(inside)} things")
+        inside[0].rename(target)

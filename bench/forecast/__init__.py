@@ -1,0 +1,1 @@
+"""What a run would take: measured costs and simulated schedules."""

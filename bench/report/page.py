@@ -1,0 +1,152 @@
+"""The report: a folder with one page that shows everything about a run, and needs nothing from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from bench import __version__
+from bench.analysis.board import LEVELS, Board, boards
+from bench.analysis.embeddings import embedding_attacks
+from bench.analysis.leaderboard import leaderboard
+from bench.report.heatmap import METRICS, heatmap, save
+from bench.report.page_tables import cells_table, embedding_tables, keys_table, leaderboard_tables, side_table
+from bench.report.provenance import duration, flags, origins, parameters, settings
+from bench.report.scatter import scatter
+from bench.report.side_tables import side_tables
+from bench.report.strips import Gallery, galleries
+from bench.storage.files import replacing
+from bench.storage.records import Run
+
+#: Ground and ink of the page, light and dark, as in `report.css`. A picture is drawn once, in a pair that nothing else
+#: in it has (a heatmap's figures are plain black and white), and then recoloured.
+_LIGHT = ("#fefefe", "#1b1e23")
+_DARK = ("#15181d", "#e6e8eb")
+_STYLE: dict[Any, str] = {
+    **dict.fromkeys(("figure.facecolor", "axes.facecolor"), _LIGHT[0]),
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), _LIGHT[1]),
+}
+
+#: What each level of knowledge lets an attacker do, from the least on.
+_KNOWLEDGE = dict(
+    zip(
+        LEVELS,
+        (
+            "public faces only; never looks at the template",
+            "also asks the client's encoder for features: the AdvFace paper's attacker",
+            "also knows the defence and its settings, and runs a copy of its own",
+            "also enrols own images and reads the stored templates back",
+            "the whole system with gradients, but not the victims' randomness",
+        ),
+        strict=True,
+    )
+)
+
+
+def write_page(run: Run, folder: Path) -> Path:
+    """FOLDER/index.html, and beside it its pictures: `*.svg` and `strip-N.webp`. Nothing else in FOLDER is touched.
+
+    Names and messages are untrusted text: they are escaped, files are numbered, and the page's policy lets no script
+    run but its own.
+
+    Raises:
+        DataError: there are no records, or damaged ones.
+    """
+    some, frame = boards(run), leaderboard(run)
+    records = [record for board in some for entry in board.entries for record in entry.records]
+    folder.mkdir(parents=True, exist_ok=True)
+    shown: list[tuple[Board, list[Gallery]]] = []
+    strips = 0
+    for board in some:
+        found = galleries(run, board, folder, strips)
+        strips += sum(len(gallery.strips) for gallery in found)
+        shown.append((board, found))
+    for stale in folder.glob("strip-*.webp"):
+        if stale.stem.partition("-")[2].isdecimal() and int(stale.stem.partition("-")[2]) >= strips:
+            stale.unlink()  # of an earlier run with more to show
+    every_strip = [strip for _, found in shown for gallery in found for strip in gallery.strips]
+    environment = Environment(
+        loader=PackageLoader("bench.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    script = environment.get_template("report.js").render()
+    page = environment.get_template("index.html").render(
+        title=" · ".join(dict.fromkeys(f"{board.dataset}, {board.recognizer}" for board in some)),
+        version=__version__,
+        style=environment.get_template("report.css").render(),
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        leaderboards=leaderboard_tables(frame),
+        embeddings=embedding_tables(embedding_attacks(run).to_dict("records")),
+        scatter=_drawn(folder, "scatter", partial(scatter, run)),
+        heatmaps=_heatmaps(run, some, folder),
+        galleries=shown,
+        cells=[cells_table(board) for board in some],
+        sides=[side_table(board, side) for board in some for side in side_tables(board)],
+        failures=[r for r in records if r.status == "error"],
+        attacks=sorted({strip.attack.partition("@")[0] for strip in every_strip if strip.attack}),
+        defenses=list(dict.fromkeys(gallery.defense for _, found in shown for gallery in found)),
+        levels=[level for level in LEVELS if any(strip.level == level for strip in every_strip)],
+        knowledge=_KNOWLEDGE,
+        flags=flags(records, {d: f.split("; ") for d, f in zip(frame["defense"], frame["flags"], strict=True) if f}),
+        made=origins(records),
+        settings=settings(records),
+        parameters=parameters(records),
+        keys=keys_table(records),
+        counted=len(records),
+        time=duration(sum(record.time_s for record in records)),
+    )
+    path = folder / "index.html"
+    with replacing(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return path
+
+
+# ------------------------------------------------------------------------------------------------------- pictures
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An SVG in two colourings."""
+
+    light: str
+    dark: str
+    heading: str
+
+
+def _drawn(folder: Path, name: str, draw: Callable[[], Figure | None], heading: str = "") -> Picture | None:
+    """Writes NAME.svg and NAME-dark.svg; None where there is nothing to draw, and neither is left from before."""
+    light, dark = folder / f"{name}.svg", folder / f"{name}-dark.svg"
+    with rc_context(_STYLE):
+        figure = draw()
+        if figure is None:
+            light.unlink(missing_ok=True)
+            dark.unlink(missing_ok=True)
+            return None
+        save(figure, folder / name, ("svg",))
+    text = light.read_text(encoding="utf-8")
+    for day, night in zip(_LIGHT, _DARK, strict=True):
+        text = text.replace(day, night)
+    with replacing(dark) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return Picture(light.name, dark.name, heading)
+
+
+def _heatmaps(run: Run, some: Sequence[Board], folder: Path) -> list[Picture]:
+    entries = [entry for board in some for entry in board.entries]
+    found = []
+    if any(board.attacks for board in some):
+        for metric, (heading, _, _) in METRICS.items():
+            if metric != "mse" and any(e.metric(metric).value is not None for e in entries):  # psnr_db says the same
+                picture = _drawn(folder, f"heatmap_{metric}", partial(heatmap, run, metric), heading)
+                found += [picture] if picture else []
+    return found

@@ -1,0 +1,108 @@
+"""Tables beside the leaderboard: the run's test of itself, controls of noise, and names instead of pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bench.analysis.board import UNKNOWN, Board, Entry
+from bench.analysis.selftest import board_trials
+from bench.report.text import figure_text, markdown
+from bench.storage.records import Measure
+
+
+@dataclass(frozen=True)
+class Side:
+    """A table of texts, its head first, with what must be known to read it."""
+
+    title: str
+    rows: list[list[str]]
+    note: str
+
+
+def side_tables(board: Board) -> list[Side]:
+    """Those that this board has something for."""
+    return [side for side in (_selftest(board), _controls(board), _linkage(board)) if len(side.rows) > 1]
+
+
+def sections(board: Board) -> list[str]:
+    """The same as Markdown."""
+    place = f"{board.dataset}, {board.recognizer}"
+    return [f"### {side.title}: {place}\n\n{markdown(side.rows)}\n\n{side.note}" for side in side_tables(board)]
+
+
+def _selftest(board: Board) -> Side:
+    rows = [["attack", "canary", "verdict", "figures"]]
+    for trial in sorted(board_trials(board), key=lambda t: (t.passed, t.attack, t.canary)):
+        rows.append([trial.attack, trial.canary, "passed" if trial.passed else "FAILED: void", trial.said])
+    return Side("Self-test", rows, _SELFTEST)
+
+
+_SELFTEST = (
+    "*open*, *fixed*, *secret*, *affine*: systems known to be broken for whoever knows as much as the attack does; it "
+    "has to close half of the gap between the blind floor and a perfect image. *closed*: what is stored has nothing to "
+    "do with the image; reconstructions may be no more like it than like another person's. An attack that fails "
+    "either is void."
+)
+
+
+def _best_at_encoder(board: Board, defense: str) -> Entry | None:
+    good = [e for e in board.under(defense, "reconstruction") if not e.failed and e.cell.level == "encoder"]
+    return max(good, key=lambda e: e.metric("ssim").value or 0.0, default=None)
+
+
+def _controls(board: Board) -> Side:
+    rows = [["defence", "noise", "ACC ↑", "noise rms", "best attack at encoder", "SSIM (7x7) ↓", "PSNR dB ↓"]]
+    for defense in board.defenses:
+        variants = {"its own": defense, "random": f"{defense}~random", "another image's": f"{defense}~swapped"}
+        if not any(e.cell.defense == variants["random"] for e in board.entries):
+            continue
+        for noise, label in variants.items():
+            utility, best = board.find("utility", label), _best_at_encoder(board, label)
+            acc: Measure = utility.metric("acc") if utility else UNKNOWN
+            rms = utility.records[0].noise.get("rms") if utility and not utility.failed else None
+            figures = [best.metric(name) if best else UNKNOWN for name in ("ssim", "psnr_db")]
+            rows.append(
+                [
+                    defense,
+                    noise,
+                    figure_text(acc.value, acc.low, acc.high, 3),
+                    figure_text(rms, None, None, 3),
+                    best.cell.attack if best else "–",
+                    *(figure_text(m.value, m.low, m.high, d) for m, d in zip(figures, (3, 1), strict=True)),
+                ]
+            )
+    return Side("Controls", rows, _CONTROLS)
+
+
+_CONTROLS = (
+    "The same strength of noise, image by image, in a random direction, and the noise made for another image. Where "
+    "these hide as much, the defence's direction does nothing."
+)
+
+
+def _linkage(board: Board) -> Side:
+    rows = [["defence", "attack (level)", "rank 1 ↓", "by a login alone", "ACC, raw probe", "gallery"]]
+    for defense in board.defenses:
+        for entry in board.under(defense, "linkage"):
+            who = f"{entry.cell.attack} ({entry.cell.level})"
+            if entry.failed:
+                rows.append([defense, who, entry.why, "", "", ""])
+                continue
+            utility = board.find("utility", defense)
+            figures = [entry.metric("rank1"), entry.metric("rank1_login")]
+            figures.append(utility.metric("acc_raw_probe") if utility else UNKNOWN)
+            rows.append(
+                [
+                    defense,
+                    who,
+                    *(figure_text(m.value, m.low, m.high, 3) for m in figures),
+                    str(entry.records[0].info.get("gallery", "–")),
+                ]
+            )
+    return Side("Names without pictures", rows, _LINKAGE)
+
+
+_LINKAGE = (
+    "Whose template is it, given a photograph of everybody? *By a login alone* restates what recognition is for, as "
+    "does the accuracy with raw probes; only what exceeds them leaks through the template itself."
+)

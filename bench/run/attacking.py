@@ -1,0 +1,220 @@
+"""Makes what an attacker's side of a plan consists of: what it learns, what it rebuilds, and what it presents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bench.contracts import (
+    Attack,
+    FaceSet,
+    Knowledge,
+    Leak,
+    LinkageAttack,
+    Oracle,
+    Pairs,
+    ReconstructionAttack,
+    Rng,
+    State,
+    System,
+)
+from bench.plan import Task
+from bench.run.batches import attacked_first, halving, plain_batches
+from bench.run.context import Workbench
+from bench.run.defending import protect
+from bench.storage.arrays import Rows, read_array, read_state, write_arrays, write_state
+from bench.toolkit.progress import track
+
+
+def _attack(bench: Workbench, task: Task) -> ReconstructionAttack | LinkageAttack:
+    attack = bench.settings.attacks[task.attack]
+    for _ in range(task.bases):
+        attack = attack.base  # type: ignore[attr-defined]
+    assert isinstance(attack, ReconstructionAttack | LinkageAttack)
+    return attack
+
+
+def _oracle(
+    bench: Workbench, task: Task, attack: Attack, system: System, rng: Rng, stored: Tensor | None = None
+) -> Oracle:
+    copy = task.need("surrogate_state")
+    return Oracle(attack.level, system, rng.child("oracle"), stored, read_state(bench.ready(copy)) if copy else None)
+
+
+def make_attack_state(bench: Workbench, task: Task, folder: Path) -> None:
+    """What an attack learns from the attacker's faces."""
+    stage = bench.stage(task.scene)
+    attack = _attack(bench, task)
+    # Without the defence's state among its needs the attack cannot ask for it: any defence that shares E serves.
+    system = bench.system(task, attack.depends_on_server)
+    rng = bench.rng(task.seed, "attack", type(attack).__name__)
+    oracle = _oracle(bench, task, attack, system, rng)
+    base = task.need("attack_state")
+    if isinstance(attack, ReconstructionAttack) and base is not None:
+        state = attack.adapt(oracle, stage.attacker, rng.child("adapt"), read_state(bench.ready(base)))
+    else:
+        state = attack.fit(oracle, stage.attacker, rng.child("fit"))
+    if state is not None:
+        state = State(state.tensors, {**state.info, "queries": dict(oracle.queries)})
+    write_state(folder, state)
+
+
+def make_reconstruction(bench: Workbench, task: Task, folder: Path) -> None:
+    """The images that an attack makes of what was stolen, clamped, and which of the test images they are of."""
+    stage = bench.stage(task.scene)
+    attack = _attack(bench, task)
+    fitted, leaked = task.need("attack_state"), task.needs[0]
+    assert isinstance(attack, ReconstructionAttack) and fitted is not None
+    values = Rows(bench.ready(leaked) / ("templates.npy" if leaked.kind == "templates" else "stored.npy"))
+    system = bench.system(task, attack.depends_on_server)
+    rng = bench.rng(task.seed, "attack", type(attack).__name__, type(system.defense).__name__)
+    stored = None
+    if attack.level >= Knowledge.ENROLMENT and leaked.kind == "embeddings":
+        stored = torch.from_numpy(values[:])
+    oracle = _oracle(bench, task, attack, system, rng, stored)
+    prepared = attack.prepare(oracle, read_state(bench.ready(fitted)))
+    test = stage.test
+    rows = np.sort(attacked_first(stage.pairs, len(test))[: attack.subset(system.defense)])
+    np.save(folder / "rows.npy", rows)
+    # Half precision keeps 80 dB, and the judge sees exactly what is stored.
+    images = Rows.create(folder / "images.npy", np.dtype(np.float16), (len(rows), 3, *test.image_size))
+    batches = plain_batches(len(rows))
+    clamped = 0
+
+    def rebuild(place: NDArray[np.int64]) -> Tensor:
+        batch = rows[place]
+        names = [test.names[i] for i in batch]
+        subjects = () if test.subjects is None else tuple(test.subjects[i] for i in batch)
+        stolen = torch.from_numpy(values[batch]).to(bench.device, torch.float32)
+        copies = attack.copies if system.defense.randomized else 1
+        others = _others(system, test, batch, names, rng.child("copies"), copies)
+        leak = Leak(stolen, subjects, tuple(batch.tolist()), others)
+        made = attack.reconstruct(oracle, prepared, leak, rng.images(names))
+        wanted = (len(batch), 3, *test.image_size)
+        if tuple(made.shape) != wanted:
+            raise ValueError(f"{task.attack} returned images of shape {tuple(made.shape)}, not {wanted}")
+        if not torch.isfinite(made).all():
+            raise ValueError(f"{task.attack} returned values that are not finite")
+        return made.detach().cpu()
+
+    for whole in track(batches, f"attacking: {task.defense} x {task.attack}", len(batches)):
+        for place, made in halving(rebuild, whole, splits=not attack.coupled):
+            clamped += int(((made < 0) | (made > 1)).sum())
+            images[place] = made.clamp(0, 1).numpy()
+    info = {"images": len(rows), "clamped_values": clamped, "queries": dict(oracle.queries), **oracle.reported}
+    write_state(folder, State(info=info))
+
+
+def _others(
+    system: System, test: FaceSet, batch: NDArray[Any], names: Sequence[str], rng: Rng, copies: int
+) -> Iterator[Tensor]:
+    """Further templates of the same images, each with randomness of its own; made as they are asked for."""
+    if copies < 2:
+        return
+    with torch.no_grad():
+        features = system.encode(test.batch(batch, system.device))
+        for number in range(1, copies):
+            yield system.protect(features, rng.child(number).images(names))
+
+
+def make_linkage(bench: Workbench, task: Task, folder: Path) -> None:
+    """Likeness (B, N) of each enrolled template to each probe of a gallery that holds everybody once.
+
+    The stolen templates are the left images of genuine pairs, one a person; the gallery their right images, which the
+    attacker found with a name on them. `targets` and `gallery` say which of the test images these are, row by row.
+    """
+    stage = bench.stage(task.scene)
+    attack = bench.settings.attacks[task.attack]
+    assert isinstance(attack, LinkageAttack)
+    targets, gallery = gallery_of(stage.pairs, stage.test)
+    fitted, leaked, embedded = task.need("attack_state"), task.need("templates"), task.need("embeddings")
+    assert fitted is not None and leaked is not None and embedded is not None
+    values = Rows(bench.ready(leaked) / "templates.npy")
+    stored = torch.from_numpy(np.array(read_array(bench.ready(embedded), "stored")))
+    rng = bench.rng(task.seed, "attack", type(attack).__name__, task.defense)
+    oracle = Oracle(attack.level, bench.system(task, recognises=True), rng.child("oracle"), stored)
+    state = read_state(bench.ready(fitted))
+    faces = stage.test.subset(gallery)
+    parts = []
+    batches = plain_batches(len(targets))
+    for place in track(batches, f"linking: {task.defense} x {task.attack}", len(batches)):
+        batch = targets[place]
+        stolen = torch.from_numpy(values[batch]).to(bench.device, torch.float32)
+        leak = Leak(stolen, rows=tuple(batch.tolist()))
+        made = attack.score(oracle, state, leak, faces, rng.images([stage.test.names[i] for i in batch]))
+        if tuple(made.shape) != (len(batch), len(gallery)) or not torch.isfinite(made).all():
+            raise ValueError(f"{task.attack} returned scores of shape {tuple(made.shape)}, or some that are not finite")
+        parts.append(made.detach().float().cpu().numpy())
+    write_arrays(folder, {"scores": np.concatenate(parts), "targets": targets, "gallery": gallery})
+    write_state(folder, State(info={"queries": dict(oracle.queries)}))
+
+
+def gallery_of(pairs: Pairs, test: FaceSet) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(targets, gallery): the two images of one genuine pair of each person, in the order of the pairs."""
+    genuine = np.flatnonzero(pairs.genuine & (pairs.left != pairs.right))
+    if not len(genuine):
+        raise ValueError("the protocol has no genuine pairs to link")
+    people = np.array(test.subjects or test.names, dtype=object)[pairs.left[genuine]]
+    _, first = np.unique(people, return_index=True)
+    chosen = genuine[np.sort(first)]
+    return pairs.left[chosen], pairs.right[chosen]
+
+
+def make_presentation(bench: Workbench, task: Task, folder: Path) -> None:
+    """Templates (M, C, h, w) of reconstructions, protected as at a login; `rows` says which test images they are of."""
+    rows, made = _presented(bench, task, bench.system(task))
+    templates: Rows | None = None
+    for batch, shown in made:
+        if templates is None:
+            templates = Rows.create(folder / "templates.npy", np.dtype(np.float32), (len(rows), *shown.shape[1:]))
+        templates[batch] = shown.float().cpu().numpy()
+    write_arrays(folder, {"rows": rows})
+
+
+def make_login(bench: Workbench, task: Task, folder: Path) -> None:
+    """Embeddings (N, D) of reconstructions that passed the whole defended pipeline, as a login would.
+
+    Only the left images of genuine pairs are ever presented; the other rows stay zero. `rows` says which were.
+    """
+    system = bench.system(task, recognises=True)
+    shown = task.need("presentation")
+    if shown is None:
+        rows, made = _presented(bench, task, system)
+    else:
+        rows = np.array(read_array(bench.ready(shown), "rows"))
+        stored = Rows(bench.ready(shown) / "templates.npy")
+        made = ((batch, torch.from_numpy(stored[batch]).to(bench.device)) for batch in plain_batches(len(rows)))
+    found: NDArray[np.float32] | None = None
+    for batch, templates in made:
+        with torch.no_grad():
+            embeddings = system.embed(templates).cpu().numpy()
+        if found is None:
+            found = np.zeros((len(bench.stage(task.scene).test), embeddings.shape[1]), dtype=np.float32)
+        found[rows[batch]] = embeddings
+    assert found is not None
+    write_arrays(folder, {"embeddings": found, "rows": rows})
+
+
+def _presented(
+    bench: Workbench, task: Task, system: System
+) -> tuple[NDArray[np.int64], Iterator[tuple[NDArray[np.int64], Tensor]]]:
+    """(rows, (places in rows, templates) batch by batch) of the rebuilt left images of genuine pairs."""
+    stage = bench.stage(task.scene)
+    made = task.need("reconstruction")
+    assert made is not None
+    images = Rows(bench.ready(made) / "images.npy")
+    rebuilt = read_array(bench.ready(made), "rows")
+    rows = np.intersect1d(stage.pairs.left[stage.pairs.genuine], rebuilt)
+    if not len(rows):
+        raise ValueError("no reconstruction is of a genuine pair's left image: there is nothing to replay")
+    place = {int(row): index for index, row in enumerate(rebuilt)}
+    faces = [torch.from_numpy(images[place[int(i)]]).float() for i in rows]
+    names = [stage.test.names[i] for i in rows]
+    rng = bench.rng(task.seed, "replay", type(system.defense).__name__)
+    return rows, ((batch, shown) for batch, _, shown in protect(system, faces, names, rng, None))

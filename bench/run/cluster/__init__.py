@@ -1,0 +1,1 @@
+"""The same plan on many processes or machines, by Dask."""

@@ -1,0 +1,125 @@
+"""The process in which a Dask worker makes artefacts and judges cells; it is stopped without harm to the worker."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import torch
+
+from bench import __version__
+from bench.errors import UserError
+from bench.plan import PROTOCOL, Job, Task
+from bench.run.messages import BEGAN, Failure, Order
+from bench.run.serial import Hands
+from bench.settings import registry
+from bench.settings.model import Settings
+from bench.storage.files import ROOT
+from bench.storage.keys import source_hash
+from bench.storage.store import Store
+from bench.toolkit.precision import pick_device, precision_name
+
+_IDLE = 600  #: seconds without work after which the run is taken for gone
+
+
+def fingerprint(settings: Settings) -> dict[str, str]:
+    """What keys of artefacts say of a machine and of the plugins' code, by what to call it."""
+    device = pick_device(settings.run.device)
+    found = {
+        "veilbench": __version__,
+        "protocol": str(PROTOCOL),
+        "torch": torch.__version__,
+        "device": device.type,
+        "precision": precision_name(device),
+    }
+    for section in ("datasets", "recognizers", "defenses", "attacks", "public"):
+        for label, plugin in getattr(settings, section).items():
+            found[f"the code of {section}.{label}"] = source_hash(type(plugin))  # type: ignore[arg-type]
+    return found
+
+
+class _Announcing(Store):
+    """Says when making begins: waiting for another run to make the same is over."""
+
+    def __init__(self, settings: Settings, began: Callable[[], None]) -> None:
+        super().__init__(Path(settings.run.store), settings.run.mirror)
+        self._began = began
+
+    def make(self, kind: str, key: str, write: Callable[[Path], None]) -> Path:
+        def announced(folder: Path) -> None:
+            self._began()
+            write(folder)
+
+        return super().make(kind, key, announced)
+
+
+def _prepared(order: Order, began: Callable[[], None]) -> Hands:
+    """Settings as they were resolved where the run began, on this machine."""
+    for name, place in order.plugins.items():
+        sys.modules[name] = registry.load_file(ROOT / place)
+    settings: Settings = pickle.loads(order.settings)
+    for what, value in fingerprint(settings).items():
+        if order.fingerprint.get(what) != value:
+            wanted = order.fingerprint.get(what)
+            raise UserError(f"{what} is not what the run began with ({value[:12]}, not {wanted and wanted[:12]})")
+    if order.threads is not None:
+        torch.set_num_threads(order.threads)
+    return Hands(settings, _Announcing(settings, began))
+
+
+def _done(hands: Hands, item: Task | Job, began: Callable[[], None]) -> Failure | bytes | None:
+    if isinstance(item, Task):
+        return hands.make(item)
+    began()
+    return pickle.dumps(hands.judge(item))
+
+
+def main(descriptor: int) -> None:
+    """Serves until the worker is gone."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    worker: Connection[Any, Any] = Connection(descriptor)
+    items: SimpleQueue[bytes] = SimpleQueue()
+    order: Order = worker.recv()
+
+    def listen() -> None:
+        while True:
+            try:
+                items.put(worker.recv_bytes())
+            except (EOFError, OSError):
+                os.killpg(os.getpgrp(), signal.SIGKILL)  # nobody waits for this any more
+
+    def began() -> None:
+        worker.send(BEGAN)
+
+    threading.Thread(target=listen, daemon=True).start()
+    hands: Hands | None = None
+    while True:
+        try:
+            item = items.get(timeout=_IDLE)
+        except Empty:
+            return
+        said: Failure | bytes | None
+        try:
+            hands = hands or _prepared(order, began)
+            said = _done(hands, pickle.loads(item), began)
+        except UserError as error:
+            said = Failure(str(error), fatal=True)
+        except OSError as error:
+            place = f"{error.filename}: " if error.filename else ""
+            said = Failure(f"{place}{error.strerror or error}", fatal=True)
+        except Exception as error:
+            said = Failure(f"{type(error).__name__}: {error}", fatal=True)
+        worker.send(said)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

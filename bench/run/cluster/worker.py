@@ -1,0 +1,152 @@
+"""A Dask worker's side of a run: tasks go to a process of its own, which can be stopped. Loads no torch."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from multiprocessing.connection import Pipe
+from pathlib import Path
+
+from distributed import Worker, WorkerPlugin, get_worker
+
+from bench.run.messages import DEATHS, Failure, Order
+from bench.storage.files import ROOT
+
+_STEP = 0.5  #: seconds between looks at whether a silent process still lives
+
+
+class _Hand:
+    """A process that makes and judges. Dies with the worker: its end of the connection closes."""
+
+    def __init__(self, order: Order) -> None:
+        self._connection, theirs = Pipe()
+        threads = {} if order.threads is None else {"OMP_NUM_THREADS": str(order.threads)}
+        # Nothing of what stands in the folder may shadow a module: -P, and the package from where this one came.
+        paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "bench.run.cluster.process", str(theirs.fileno())],
+                cwd=order.folder,
+                env={**os.environ, **threads, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=2,  # what a plugin prints is no part of the output
+                start_new_session=True,  # an interrupt is the run's affair; and its own children end with it
+            )
+        self._connection.send(order)
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def stop(self) -> None:
+        """At once, with whatever it started."""
+        if self.alive:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    def work(self, label: str, item: bytes, limit: float | None) -> Failure | bytes | None:
+        """What the process has to say of an item."""
+        deadline: float | None = None
+        try:
+            self._connection.send_bytes(item)
+            while True:
+                if self._connection.poll(_STEP):
+                    said: Failure | bytes | str | None = self._connection.recv()
+                    if not isinstance(said, str):
+                        return said
+                    deadline = None if limit is None else time.monotonic() + limit
+                elif deadline is not None and time.monotonic() > deadline:
+                    self.stop()
+                    return Failure(f"{label}: stopped after {limit:g} s (run.time_limit)")
+                elif not self.alive:
+                    break
+        except (EOFError, OSError):
+            pass
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_STEP)
+        status = self._process.poll()
+        self.stop()
+        return Failure(f"{label}: its process died {_cause(status)}")
+
+
+def _cause(status: int | None) -> str:
+    if status is None or status >= 0:
+        return f"with exit status {status}" if status is not None else "without a word"
+    number = -status
+    hint = ": out of memory, or killed by a plugin" if number == signal.SIGKILL else ""
+    return f"of signal {number} ({signal.Signals(number).name}){hint}"
+
+
+class Crew(WorkerPlugin):
+    """The processes of one run on one worker: started when wanted, kept for the next task."""
+
+    def __init__(self, order: Order) -> None:
+        self.order = order
+        self.name = f"veilbench-{order.run}"
+
+    def setup(self, worker: Worker) -> None:
+        """Called by Dask on the worker."""
+        self._idle: list[_Hand] = []
+        self._all: set[_Hand] = set()
+        self._lock = threading.Lock()
+        if self.order.local and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started the workers ends them
+
+    def teardown(self, worker: Worker) -> None:
+        """Called by Dask when the run or the worker ends."""
+        with self._lock:
+            hands, self._all = self._all, set()
+        for hand in hands:
+            hand.stop()
+
+    def work(self, mark: str, label: str, item: bytes) -> Failure | bytes | None:
+        """Has an item made or judged; a process that dies or takes too long is a failure."""
+        noted = Path(self.order.folder, self.order.marks, mark)
+        try:
+            with noted.open("ab") as file:
+                if (deaths := file.tell()) >= DEATHS:
+                    return given_up(label, deaths)
+                file.write(b".")
+            hand = self._take()
+        except OSError as error:
+            place = f"{error.filename}: {error.strerror} on {get_worker().address}"
+            return Failure(f"{place}; workers need the folder that the run was started in", fatal=True)
+        try:
+            result = hand.work(label, item, self.order.time_limit)
+            noted.unlink(missing_ok=True)
+            return result
+        finally:
+            with self._lock:
+                (self._idle.append if hand.alive else self._all.discard)(hand)
+
+    def _take(self) -> _Hand:
+        with self._lock:
+            while self._idle:
+                if (hand := self._idle.pop()).alive:
+                    return hand
+                self._all.discard(hand)
+            hand = _Hand(self.order)
+            self._all.add(hand)
+            return hand
+
+
+def given_up(label: str, deaths: int) -> Failure:
+    """A task that no worker survives."""
+    return Failure(f"{label}: given up: {deaths} workers died while they were at it")
+
+
+def work(crew: str, mark: str, label: str, item: bytes, *needs: Failure | None) -> Failure | bytes | None:
+    """A task of Dask's: None when an artefact is there, bytes of a cell's entry, or why there is neither."""
+    failure = next((need for need in needs if need is not None), None)
+    if failure is not None:
+        return failure
+    plugin = get_worker().plugins[crew]
+    assert isinstance(plugin, Crew)
+    return plugin.work(mark, label, item)

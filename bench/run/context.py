@@ -1,0 +1,163 @@
+"""What making and judging share: loaded faces and networks, defended systems, and the way to the store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bench.contracts import Defense, Evaluation, FaceSet, Pairs, Rng, SplitNetwork, System
+from bench.datasets.public_faces import refuse_overlap, split_public
+from bench.errors import UserError
+from bench.plan import Scene, Task
+from bench.seeds import derive_seed
+from bench.settings.model import Settings
+from bench.storage.arrays import read_state
+from bench.storage.store import Store
+from bench.toolkit.precision import pick_device
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """A scene, loaded: whom to judge, whose faces are public, and the network."""
+
+    test: FaceSet
+    pairs: Pairs
+    defender: FaceSet
+    attacker: FaceSet
+    network: SplitNetwork
+
+
+class Workbench:
+    """What making and judging share: the store, and everything that is loaded once."""
+
+    def __init__(self, settings: Settings, store: Store) -> None:
+        self.settings, self.store = settings, store
+        self._stages: dict[Scene, Stage] = {}
+        self._systems: dict[tuple[str, ...], System] = {}
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where everything is computed."""
+        return pick_device(self.settings.run.device)
+
+    # ------------------------------------------------------------------------------------------------- loading
+
+    def stage(self, scene: Scene) -> Stage:
+        """The scene's faces and network, loaded on first use.
+
+        Raises:
+            UserError: data or weights are missing or damaged, or sets that must be disjoint share a person.
+        """
+        if scene not in self._stages:
+            self._stages[scene] = self._load(scene)
+        return self._stages[scene]
+
+    def _load(self, scene: Scene) -> Stage:
+        run = self.settings.run
+        recognizer = self.settings.recognizers[scene.recognizer]
+        cache = Path(run.cache)
+        evaluation = self.settings.datasets[scene.dataset].load(recognizer.alignment, cache)
+        test, pairs = _fewer_images(evaluation, run.images)
+        if not len(test):
+            raise UserError(f"dataset {scene.dataset!r} has no verification pairs: it can only lend public faces")
+
+        def public(lender: str) -> FaceSet:
+            if lender == "rest":
+                found = evaluation.public
+            else:
+                found = self.settings.public[lender].load(recognizer.alignment, cache).public
+            if found is None or not len(found):
+                setting = "run.public_defender and run.public_attacker"
+                raise UserError(f"dataset {scene.dataset!r} leaves no public faces (asked {lender!r}): set {setting}")
+            return found
+
+        if run.public_defender == run.public_attacker:
+            defender, attacker = split_public(public(run.public_defender), Rng(derive_seed("public faces")))
+        else:
+            defender, attacker = public(run.public_defender), public(run.public_attacker)
+        refuse_overlap(test=test, defender=defender, attacker=attacker)
+        if run.public_limit is not None:
+            defender, attacker = (s.subset(range(min(len(s), run.public_limit))) for s in (defender, attacker))
+        network = recognizer.load().to(self.device).eval().requires_grad_(False)
+        return Stage(test, pairs, defender, attacker, network)
+
+    def system(self, task: Task, recognises: bool = False) -> System:
+        """The defended system as a task's needs have it; unfitted, it is enough for an attack that asks for no more.
+
+        Args:
+            recognises: the server embeds too, with what it trained for itself; otherwise settings that only matter
+                there stand at their defaults, and two defences that store the same templates are one.
+        """
+        plugin = self.settings.defenses[task.defense]
+        state, server = task.need("defense_state"), task.need("server_state")
+        if not recognises:
+            plugin = plugin.at("protect")
+        keys = (task.scene.recognizer_key, *(need.key if need else "" for need in (state, server)))
+        key = (*keys, task.defense if recognises else f"{type(plugin).__module__} {plugin!r}")
+        if key not in self._systems:
+            network = self.stage(task.scene).network
+            learns = type(plugin).fit_server is not Defense.fit_server or "protect" in plugin.ignored
+            self._systems[key] = System(
+                recognizer=network,
+                defense=plugin,
+                state=plugin.prepare(network, read_state(self.ready(state))) if state else None,
+                device=self.device,
+                server=plugin.prepare_server(network, read_state(self.ready(server))) if server else None,
+                templates_only=not recognises and learns,
+            )
+        return self._systems[key]
+
+    def rng(self, seed: int, *names: object) -> Rng:
+        """The source of randomness for a role, named."""
+        return Rng(derive_seed(seed, *names))
+
+    def ready(self, task: Task) -> Path:
+        """The artefact's folder, whole.
+
+        Raises:
+            RuntimeError: it is not there: the executor makes needs first.
+        """
+        folder = self.store.get(task.kind, task.key)
+        if folder is None:
+            raise RuntimeError(f"{task.label}: wanted before it was made")
+        return folder
+
+
+def _fewer_images(evaluation: Evaluation, limit: int | None) -> tuple[FaceSet, Pairs]:
+    """As many pairs as `limit` images make, from every fold as many genuine as impostor ones, and those images.
+
+    Folds list their genuine pairs first: the first images alone would be of genuine pairs alone, and accuracy a
+    matter of saying yes.
+    """
+    test, pairs = evaluation.test, evaluation.pairs
+    if limit is None or limit >= len(test):
+        return test, pairs
+    place = np.zeros(len(pairs), dtype=np.int64)  # within its fold, among its kind
+    for fold in np.unique(pairs.fold):
+        for kind in (True, False):
+            some = np.flatnonzero((pairs.fold == fold) & (pairs.genuine == kind))
+            place[some] = np.arange(len(some))
+    chosen: list[int] = []
+    images: set[int] = set()
+    for turn, fold in sorted({(int(t), int(f)) for t, f in zip(place, pairs.fold, strict=True)}):
+        couple = np.flatnonzero((place == turn) & (pairs.fold == fold))
+        if len(couple) < 2:
+            continue  # this fold has no more of the other kind
+        wanted = images.union(pairs.left[couple].tolist(), pairs.right[couple].tolist())
+        if len(wanted) > limit:
+            break
+        images = wanted
+        chosen += couple.tolist()
+    if not chosen:
+        raise UserError(f"run.images = {limit} leaves no genuine and no impostor pair; ask for more images")
+    kept, rows = np.array(sorted(images)), np.array(sorted(chosen))
+    return test.subset(kept), Pairs(
+        left=np.searchsorted(kept, pairs.left[rows]),
+        right=np.searchsorted(kept, pairs.right[rows]),
+        genuine=pairs.genuine[rows],
+        fold=pairs.fold[rows],
+    )

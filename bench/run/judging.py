@@ -1,0 +1,374 @@
+"""Judges one cell: utility of a defence, quality of a reconstruction, success of a replay; scores with intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from bench.contracts import Defense, ReplayAttack
+from bench.metrics.bootstrap import measure
+from bench.metrics.catalogue import PSNR_CAP_DB
+from bench.metrics.image import IMAGE_SETTINGS, image_scores
+from bench.metrics.perceptual import Lpips, Unavailable
+from bench.metrics.verification import (
+    FoldAccuracy,
+    accepted,
+    all_impostors,
+    equal_error_rate,
+    fold_accuracy,
+    tar_at_far,
+)
+from bench.plan import Job
+from bench.run.batches import attacked_first
+from bench.run.context import Stage, Workbench
+from bench.seeds import derive_seed
+from bench.storage.arrays import Rows, read_array, read_state
+from bench.storage.records import Measure
+from bench.toolkit.progress import track
+
+_BATCH = 50
+_CONVERGED = 0.9  #: share of the images whose optimisation settled, below which the record says that it did not
+_VANISHED = 1e-10  #: a gradient's norm that moves nothing; its inverse moves too much
+_FARS = (1e-1, 1e-2, 1e-3, 1e-4)
+
+
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """What judging a cell gives: the measures, and the scores that they were made from."""
+
+    metrics: Mapping[str, Measure]
+    scores: pd.DataFrame
+    samples: Mapping[str, NDArray[Any]] | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    noise: Mapping[str, float] = field(default_factory=dict)
+    flags: tuple[str, ...] = ()
+    info: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Judge:
+    """Judges the cells of a plan from artefacts on the workbench."""
+
+    def __init__(self, bench: Workbench) -> None:
+        self.bench = bench
+
+    def judge(self, job: Job) -> Verdict:
+        """The verdict on one cell; its artefacts are there."""
+        by_kind = {
+            "utility": self._utility,
+            "reconstruction": self._reconstruction,
+            "replay": self._replay,
+            "linkage": self._linkage,
+        }
+        return by_kind[job.cell.kind](job)
+
+    @cached_property
+    def _lpips(self) -> Lpips | Unavailable:
+        metrics = self.bench.settings.metrics
+        if not metrics.lpips:
+            return Unavailable("switched off: metrics.lpips")
+        backbone = Path(metrics.lpips_backbone) if metrics.lpips_backbone else None
+        return Lpips.load(backbone, device=self.bench.device, download=metrics.lpips_download)
+
+    def _owners(self, stage: Stage) -> NDArray[np.object_]:
+        """Whom each test image shows; an unknown person is taken for one of their own."""
+        return np.array(stage.test.subjects or stage.test.names, dtype=object)
+
+    def _measure(self, job: Job, values: NDArray[Any], owners: NDArray[np.object_]) -> Measure:
+        seed = derive_seed("bootstrap", job.cell.dataset)  # the same resamples for every cell: differences are paired
+        resamples = self.bench.settings.metrics.bootstrap
+        return measure(np.asarray(values, dtype=np.float64), owners, seed=seed, resamples=resamples)
+
+    # --------------------------------------------------------------------------------------------------- utility
+
+    def _embeddings(self, job: Job) -> tuple[NDArray[Any], NDArray[Any]]:
+        task = job.need("embeddings")
+        assert task is not None
+        folder = self.bench.ready(task)
+        return np.array(read_array(folder, "stored")), np.array(read_array(folder, "probes"))
+
+    def _decisions(
+        self, stage: Stage, enrolled: NDArray[Any], probes: NDArray[Any]
+    ) -> tuple[NDArray[Any], FoldAccuracy]:
+        pairs = stage.pairs
+        similarity = (enrolled[pairs.left] * probes[pairs.right]).sum(1)
+        valid = stage.test.found[pairs.left] & stage.test.found[pairs.right]
+        return similarity, fold_accuracy(similarity, pairs.genuine, pairs.fold, valid)
+
+    def _utility(self, job: Job) -> Verdict:
+        stage = self.bench.stage(job.scene)
+        stored, probes = self._embeddings(job)
+        pairs, owners = stage.pairs, self._owners(stage)
+        similarity, decisions = self._decisions(stage, stored, stored)
+        raw_similarity, raw_decisions = self._decisions(stage, stored, probes)
+        pair_owners = np.stack([owners[pairs.left], owners[pairs.right]], 1)
+        found = stage.test.found
+        impostors = all_impostors(stored[found], owners[found])
+        genuine = similarity[pairs.genuine & found[pairs.left] & found[pairs.right]]
+        metrics = {
+            "acc": replace(self._measure(job, decisions.correct, pair_owners), value=decisions.accuracy),
+            "acc_raw_probe": replace(
+                self._measure(job, raw_decisions.correct, pair_owners), value=raw_decisions.accuracy
+            ),
+            "eer": Measure(equal_error_rate(genuine, impostors), n=len(genuine)),
+        }
+        for far in _FARS:
+            value = tar_at_far(genuine, impostors, far)
+            note = "" if value is not None else f"too few impostor pairs ({len(impostors)}) for this rate"
+            metrics[f"tar_at_far_{far:g}"] = Measure(value, n=len(genuine), note=note)
+        scores = pd.DataFrame(
+            {
+                "left": [stage.test.names[i] for i in pairs.left],
+                "right": [stage.test.names[i] for i in pairs.right],
+                "genuine": pairs.genuine,
+                "fold": pairs.fold,
+                "similarity": similarity,
+                "correct": decisions.correct,
+                "similarity_raw_probe": raw_similarity,
+                "correct_raw_probe": raw_decisions.correct,
+            }
+        )
+        templates = job.need("templates")
+        assert templates is not None
+        made = read_state(self.bench.ready(templates))
+        made_info = dict(made.info) if made else {}
+        noise = made_info.pop("noise", {})
+        info = {
+            **made_info,
+            **self._fit_info(job),
+            "thresholds": [round(t, 6) for t in decisions.thresholds],
+            "impostor_pairs": len(impostors),
+            "images": len(stage.test),
+            "images_without_a_face": int((~found).sum()),
+            "people": len(set(owners)),
+            "pairs": len(pairs),
+            "public_images": {"defender": len(stage.defender), "attacker": len(stage.attacker)},
+        }
+        flags = self._defense_flags(job)
+        if made_info.get("pairs_sharing_a_batch"):
+            flags = (*flags, "a pair's two images were protected in one batch")
+        settings = {
+            "acc": "10-fold protocol: the threshold is chosen on the other folds"
+            + (", or on the same one, there being only one" if decisions.in_sample else ""),
+            "interval": "95 %, vertex bootstrap over identities",
+            "eer, tar_at_far": "genuine pairs of the protocol against all cross-identity pairs",
+        }
+        return Verdict(metrics, scores, None, self._parameters(job), noise, flags, info, settings)
+
+    def _parameters(self, job: Job) -> dict[str, Any]:
+        settings = self.bench.settings
+        found: dict[str, Any] = {"defense": asdict(settings.defenses[job.cell.defense])}
+        claims = settings.defenses[job.cell.defense].claims()
+        if claims:
+            found["claims"] = claims
+        if job.cell.attack:
+            found["attack"] = asdict(settings.attacks[job.cell.attack])
+        return found
+
+    def _fit_info(self, job: Job) -> dict[str, Any]:
+        """How the fitted parts came about, and whether the server stores what the client sends, as it is."""
+        plugin = self.bench.settings.defenses[job.cell.defense]
+        open_ = type(plugin).protect is Defense.protect and not plugin.has_own_client
+        found: dict[str, Any] = {"stores_features": True} if open_ else {}
+        for kind in ("defense_state", "server_state", "attack_state"):
+            task = job.need(kind)
+            state = read_state(self.bench.ready(task)) if task else None
+            if state is not None and state.info:
+                found[kind] = dict(state.info)
+        return found
+
+    def _defense_flags(self, job: Job) -> tuple[str, ...]:
+        defense = self.bench.settings.defenses[job.cell.defense]
+        flags = []
+        if defense.randomized:
+            flags.append("randomised defence")
+        if defense.protect_batch is not None:
+            flags.append("batch-coupled defence")
+        flags += [
+            f"{kind.split('_')[0]} not converged"
+            for kind, account in self._fit_info(job).items()
+            if isinstance(account, Mapping) and account.get("converged") is False
+        ]
+        return tuple(flags)
+
+    # -------------------------------------------------------------------------------------------- reconstruction
+
+    def _reconstruction(self, job: Job) -> Verdict:
+        stage = self.bench.stage(job.scene)
+        made, identity = job.need("reconstruction"), job.need("identity")
+        assert made is not None and identity is not None
+        folder = self.bench.ready(made)
+        images, rows = Rows(folder / "images.npy"), read_array(folder, "rows")
+        clean = read_array(self.bench.ready(identity), "embeddings")[rows]
+        test = stage.test.subset(rows)
+        owners = self._owners(stage)[rows]
+        strangers = test.subset(_somebody_else(owners))
+        columns: dict[str, list[NDArray[Any]]] = {}
+        steps = range(0, len(test), _BATCH)
+        for start in track(steps, f"judging: {job.cell.defense} x {job.cell.attack}", len(steps)):
+            some = slice(start, start + _BATCH)
+            original = test.batch(some)
+            rebuilt = torch.from_numpy(images[some]).float()
+            scores = dict(image_scores(original, rebuilt))
+            if not isinstance(self._lpips, Unavailable):
+                scores["lpips"] = self._lpips(original, rebuilt)
+            with torch.no_grad():
+                again = stage.network.embed(stage.network.extract(rebuilt.to(self.bench.device))).cpu().numpy()
+            scores["cosine"] = (again * clean[some]).sum(1).astype(np.float64)
+            scores["ssim_other"] = image_scores(strangers.batch(some), rebuilt)["ssim"]
+            for name, values in scores.items():
+                columns.setdefault(name, []).append(values)
+        table = pd.DataFrame({name: np.concatenate(parts) for name, parts in columns.items()})
+        metrics = {name: self._measure(job, table[name].to_numpy(), owners) for name in columns}
+        lpips: dict[str, Any] = {}
+        if isinstance(self._lpips, Unavailable):
+            metrics["lpips"] = Measure(None, note=f"unavailable: {self._lpips.reason}")
+        else:
+            lpips = {"lpips": self._lpips.settings}
+        table.insert(0, "name", list(test.names))
+        table.insert(1, "subject", owners)
+        settings = {
+            **IMAGE_SETTINGS,
+            **lpips,
+            "cosine": "embedding of the reconstruction against the original's, both through the unprotected system",
+            "ssim_other": "of the reconstruction with another person's image; a face like any other scores no less",
+            "interval": "95 %, bootstrap over identities",
+        }
+        attacked = read_state(self.bench.ready(made))
+        info = {**self._fit_info(job), "reconstruction": dict(attacked.info) if attacked else {}}
+        samples = self._samples(stage, images, rows)
+        flags = self._defense_flags(job)
+        flags += _attack_flags(attacked.info if attacked else {}, metrics)
+        return Verdict(metrics, table, samples, self._parameters(job), {}, flags, info, settings)
+
+    def _samples(self, stage: Stage, images: Rows, rows: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """A few reconstructions beside their originals, of different people, the same ones in every cell."""
+        owners = self._owners(stage)
+        order = attacked_first(stage.pairs, len(stage.test))
+        _, first = np.unique(owners[order], return_index=True)
+        chosen = order[np.sort(first)][: self.bench.settings.run.samples]
+        chosen = chosen[np.isin(chosen, rows)]
+
+        def to_bytes(batch: NDArray[Any]) -> NDArray[np.uint8]:
+            return np.asarray(np.rint(batch.astype(np.float32) * 255), dtype=np.uint8).transpose(0, 2, 3, 1)
+
+        return {
+            "original": to_bytes(stage.test.batch(chosen).numpy()),
+            "reconstruction": to_bytes(images[np.searchsorted(rows, chosen)]),
+            "name": np.array([stage.test.names[i] for i in chosen]),
+        }
+
+    # --------------------------------------------------------------------------------------------------- linkage
+
+    def _linkage(self, job: Job) -> Verdict:
+        """Closed-set identification of stolen templates (rank 1), and TAR at FAR of all template-photograph pairs."""
+        stage, task, embedded = self.bench.stage(job.scene), job.need("linkage"), job.need("embeddings")
+        assert task is not None and embedded is not None
+        scores, targets, gallery = (read_array(self.bench.ready(task), n) for n in ("scores", "targets", "gallery"))
+        owners = self._owners(stage)[targets]
+        own = np.diagonal(scores)
+        # A tie is no hit: a constant score would name everybody right.
+        rank = 1 + (scores >= own[:, None]).sum(1) - 1
+        usable = stage.test.found[targets] & stage.test.found[gallery]
+        others = scores[~np.eye(len(scores), dtype=bool)]
+        table = pd.DataFrame(
+            {
+                "name": [stage.test.names[i] for i in targets],
+                "photograph": [stage.test.names[i] for i in gallery],
+                "subject": owners,
+                "score": own,
+                "rank": rank,
+                "rank1": (rank == 1) & usable,
+            }
+        )
+        metrics = {"rank1": self._measure(job, table["rank1"].to_numpy(), owners)}
+        for far in _FARS:
+            value = tar_at_far(own, others, far)
+            note = "" if value is not None else f"too few impostor pairs ({len(others)}) for this rate"
+            metrics[f"tar_at_far_{far:g}"] = Measure(value, n=len(own), note=note)
+        # What the server itself would say of the same pairs: linkage beyond recognition would show as a difference.
+        stored, probes = self._embeddings(job)
+        login = stored[targets] @ probes[gallery].T
+        metrics["rank1_login"] = self._measure(job, (login.argmax(1) == np.arange(len(login))) & usable, owners)
+        asked = read_state(self.bench.ready(task))
+        info = {**self._fit_info(job), "gallery": len(gallery), "linkage": dict(asked.info) if asked else {}}
+        settings = {
+            "rank1": "share of stolen templates whose person scores highest in a gallery of one photograph each",
+            "rank1_login": "the same by the system's own similarity to unprotected probes: what recognition is for",
+        }
+        return Verdict(metrics, table, None, self._parameters(job), {}, self._defense_flags(job), info, settings)
+
+    # ---------------------------------------------------------------------------------------------------- replay
+
+    def _replay(self, job: Job) -> Verdict:
+        """SRRA (paper 5.1.4): share of genuine pairs where the replay of the left image is accepted."""
+        stage = self.bench.stage(job.scene)
+        attack = self.bench.settings.attacks[job.cell.attack]
+        assert isinstance(attack, ReplayAttack)
+        stored, _ = self._embeddings(job)
+        pairs, owners = stage.pairs, self._owners(stage)
+        _, decisions = self._decisions(stage, stored, stored)
+        shown_task = job.need("login")
+        shown_rows = read_array(self.bench.ready(shown_task), "rows") if shown_task else pairs.left
+        genuine = np.flatnonzero(pairs.genuine & np.isin(pairs.left, shown_rows))
+        left, right, fold = pairs.left[genuine], pairs.right[genuine], pairs.fold[genuine]
+        presented = read_array(self.bench.ready(shown_task), "embeddings") if shown_task else stored
+        shown = (presented[left] * stored[left]).sum(1), (presented[left] * stored[right]).sum(1)
+        # A pair with an image where no face was found stays in the denominator, as not accepted.
+        usable = stage.test.found[left] & stage.test.found[right]
+        success = [accepted(s, fold, decisions.thresholds) & usable for s in shown]
+        table = pd.DataFrame(
+            {
+                "name": [stage.test.names[i] for i in left],
+                "other": [stage.test.names[i] for i in right],
+                "subject": owners[left],
+                "similarity1": shown[0],
+                "similarity2": shown[1],
+                "srra1": success[0],
+                "srra2": success[1],
+            }
+        )
+        metrics = {name: self._measure(job, table[name].to_numpy(), owners[left]) for name in ("srra1", "srra2")}
+        settings = {
+            "srra": "I: against the stored template of the same image; II: of the person's other image",
+            "thresholds": [round(t, 6) for t in decisions.thresholds],
+            "denominator": f"{len(genuine)} genuine pairs",
+        }
+        info = {"presents": attack.present, "wraps": attack.attack}
+        return Verdict(metrics, table, None, self._parameters(job), {}, self._defense_flags(job), info, settings)
+
+
+def _somebody_else(owners: NDArray[np.object_]) -> NDArray[np.int64]:
+    """For each image the place of one that shows another person, where there is any."""
+    count = len(owners)
+    places = np.arange(count)
+    chosen = np.roll(places, -(count // 2)) if count > 1 else places
+    for place in places:
+        others = np.flatnonzero(owners != owners[place])
+        if len(others) and owners[chosen[place]] == owners[place]:
+            chosen[place] = others[place % len(others)]
+    return chosen
+
+
+def _attack_flags(info: Mapping[str, Any], metrics: Mapping[str, Measure]) -> tuple[str, ...]:
+    """What the attack said of itself, and figures that cannot be true together."""
+    said = {
+        "attack not converged": info.get("converged", 1) < _CONVERGED,
+        "gradients masked": info.get("gradients_masked", 0) > 0,
+        "zero gradients": info.get("gradient_norm", 1) < _VANISHED,
+        "exploding gradients": not info.get("gradient_norm", 1) < 1 / _VANISHED,
+    }
+    mse, psnr = metrics["mse"].value, metrics["psnr_db"].value
+    if mse and psnr is not None:
+        # Jensen: the mean of decibels is at least the decibels of the mean error, but for the cap.
+        said["metric lint: PSNR below that of the mean error"] = psnr < min(-10 * math.log10(mse), PSNR_CAP_DB) - 1e-6
+    return tuple(flag for flag, true in said.items() if true)

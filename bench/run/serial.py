@@ -1,0 +1,227 @@
+"""Carries a plan out in this process: resumes, keeps what is finished, and lets one cell's failure stay one cell's."""
+
+from __future__ import annotations
+
+import platform
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from bench import __version__
+from bench.errors import DataError, NotApplicable, UserError
+from bench.plan import PROTOCOL, Job, Plan, Task, every_task
+from bench.run import attacking, defending
+from bench.run.context import Workbench
+from bench.run.judging import Judge
+from bench.run.messages import Failure
+from bench.settings.model import Settings
+from bench.storage.records import Record, Run
+from bench.storage.store import Store
+from bench.toolkit.precision import keep_freed_memory, precision_name
+
+_PACKAGES = ("facenet-pytorch", "lpips", "numpy", "pandas", "scikit-image", "torchvision")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: cells by what became of them in this call."""
+
+    done: int  #: judged now
+    kept: int  #: stood from before
+    failed: tuple[str, ...]  #: names of the cells that ended in an error
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """A cell's record, and what belongs beside it."""
+
+    record: Record
+    scores: pd.DataFrame | None = None
+    samples: Mapping[str, NDArray[Any]] | None = None
+
+
+def pending(plan: Plan, run: Run) -> list[Job]:
+    """The cells that have no finished record made from the same parts."""
+    waiting = []
+    for job in plan.jobs:
+        try:
+            record = run.read(job.cell.name)
+        except DataError:
+            record = None  # a damaged record is a cell to judge again
+        if record is None or record.key != job.key or record.status == "error":
+            waiting.append(job)
+    return waiting
+
+
+def missing_tasks(jobs: list[Job], store: Path) -> list[Task]:
+    """The artefacts that these cells still want made, needs first; nothing under one that is there already."""
+    roots = (need for job in jobs for need in job.needs)
+    return every_task(roots, leave_out=lambda task: (store / task.kind / task.key).exists())
+
+
+class Hands:
+    """Makes artefacts and judges cells, one at a time, in this process.
+
+    Args:
+        say: called with what is about to be done.
+    """
+
+    def __init__(self, settings: Settings, store: Store, say: Callable[[str], None] = lambda _: None) -> None:
+        keep_freed_memory()
+        if settings.run.threads is not None:
+            torch.set_num_threads(settings.run.threads)
+        self._bench = Workbench(settings, store)
+        self._judge = Judge(self._bench)
+        self._broken: dict[str, Failure] = {}
+        self._say = say
+        self.origin = provenance(self._bench)
+
+    def make(self, task: Task) -> Failure | None:
+        """Makes an artefact, and before it what it needs, where they are not there yet.
+
+        Raises:
+            UserError, OSError: something is wrong that other artefacts will need too.
+        """
+        if task.key in self._broken:
+            return self._broken[task.key]
+        if self._bench.store.get(task.kind, task.key) is not None:
+            return None
+        for need in task.needs:
+            if (failure := self.make(need)) is not None:
+                return failure
+        self._say(task.label)
+        try:
+            make(self._bench, task)
+        except (UserError, OSError):
+            raise
+        except Exception as error:
+            self._broken[task.key] = _failure(error, f"{task.label}: ")
+            return self._broken[task.key]
+        return None
+
+    def judge(self, job: Job) -> Entry:
+        """Judges a cell, and makes what it needs.
+
+        Raises:
+            UserError, OSError: as `make`.
+        """
+        started = time.perf_counter()
+        for need in job.needs:
+            if (failure := self.make(need)) is not None:
+                return Entry(failed(job, failure, self.origin, time.perf_counter() - started))
+        self._say(f"judging {job.cell.defense} {job.cell.attack}".rstrip())
+        try:
+            verdict = self._judge.judge(job)
+        except (UserError, OSError):
+            raise
+        except Exception as error:
+            return Entry(failed(job, _failure(error), self.origin, time.perf_counter() - started))
+        record = Record(
+            cell=job.cell,
+            key=job.key,
+            status="ok",
+            metrics=verdict.metrics,
+            parameters=verdict.parameters,
+            noise=verdict.noise,
+            flags=verdict.flags,
+            info=verdict.info,
+            settings=verdict.settings,
+            provenance=self.origin,
+            origin=job.origin,
+            artefacts=tuple(task.key for task in every_task(job.needs)),
+            time_s=round(time.perf_counter() - started, 2),
+        )
+        return Entry(record, verdict.scores, verdict.samples)
+
+
+def _failure(error: Exception, label: str = "") -> Failure:
+    """An exception that is being handled."""
+    if isinstance(error, NotApplicable):
+        return Failure(str(error), status="skipped")
+    return Failure(f"{label}{type(error).__name__}: {error}", traceback.format_exc())
+
+
+def failed(job: Job, failure: Failure, origin: Mapping[str, Any], seconds: float = 0.0) -> Record:
+    """The record of a cell that has no figures."""
+    return Record(
+        cell=job.cell,
+        key=job.key,
+        status=failure.status,
+        reason=failure.reason,
+        traceback=failure.traceback,
+        provenance=origin,
+        time_s=round(seconds, 2),
+    )
+
+
+def execute(
+    settings: Settings, plan: Plan, store: Store, run: Run, report: Callable[[str, int, int], None] = lambda *_: None
+) -> Outcome:
+    """Judges every cell that has no finished record.
+
+    Args:
+        report: called with (what is being done, cells ended, cells in all).
+
+    Raises:
+        UserError: something that all cells need is wrong (data, weights, disk). What was finished is kept.
+    """
+    if settings.run.time_limit is not None:
+        raise UserError("run.time_limit: only a worker can be stopped; add --workers 1, or more")
+    jobs = pending(plan, run)
+    ended = 0
+    hands = Hands(settings, store, lambda what: report(what, ended, len(jobs)))
+    broken = []
+    for ended, job in enumerate(jobs):
+        report(job.label, ended, len(jobs))
+        entry = hands.judge(job)
+        run.write(entry.record, entry.scores, entry.samples)
+        if entry.record.status == "error":
+            broken.append(job.cell.name)
+    return Outcome(len(jobs) - len(broken), len(plan.jobs) - len(jobs), tuple(broken))
+
+
+def provenance(bench: Workbench) -> dict[str, Any]:
+    """Versions and hardware that a figure may depend on."""
+    versions = {"veilbench": __version__, "python": platform.python_version(), "torch": torch.__version__}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed"
+    return {
+        "versions": versions,
+        "protocol": PROTOCOL,
+        "device": str(bench.device),
+        "precision": precision_name(bench.device),
+        "machine": f"{platform.machine()} {platform.system()}",
+        "threads": torch.get_num_threads(),
+        "config": Path(bench.settings.path).name,
+    }
+
+
+_MAKERS = {
+    "identity": defending.make_identity,
+    "defense_state": defending.make_defense_state,
+    "surrogate_state": defending.make_surrogate_state,
+    "templates": defending.make_templates,
+    "server_state": defending.make_server_state,
+    "embeddings": defending.make_embeddings,
+    "attack_state": attacking.make_attack_state,
+    "reconstruction": attacking.make_reconstruction,
+    "linkage": attacking.make_linkage,
+    "presentation": attacking.make_presentation,
+    "login": attacking.make_login,
+}
+
+
+def make(bench: Workbench, task: Task) -> Path:
+    """The artefact's folder in the store, whole."""
+    return bench.store.make(task.kind, task.key, lambda folder: _MAKERS[task.kind](bench, task, folder))

@@ -1,0 +1,1 @@
+"""`bench.toml` to plugin instances."""

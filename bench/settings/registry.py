@@ -1,0 +1,195 @@
+"""Name to plugin: built-in folders, files named in `bench.toml`, entry points. Nothing is imported unused."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import hashlib
+import importlib.util
+import inspect
+import json
+import sys
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from bench import contracts
+from bench.errors import UserError, near_miss
+from bench.labels import KINDS, PluginKind, word
+from bench.storage.files import ROOT
+
+_BASES: dict[PluginKind, type] = {
+    "defense": contracts.Defense,
+    "attack": contracts.Attack,
+    "dataset": contracts.Dataset,
+    "recognizer": contracts.Recognizer,
+}
+_FOLDERS: dict[PluginKind, Path] = {
+    "defense": ROOT / "defenses",
+    "attack": ROOT / "attacks",
+    "dataset": ROOT / "bench" / "datasets",
+    "recognizer": ROOT / "bench" / "recognizers",
+}
+
+
+def _defines_plugin(path: Path) -> bool:
+    """Whether a file has a keyword-only dataclass, which is what plugins are; read without running it."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            for decorator in node.decorator_list:
+                if isinstance(decorator, ast.Call) and any(word.arg == "kw_only" for word in decorator.keywords):
+                    return True
+    return False
+
+
+@cache
+def _files(kind: PluginKind) -> dict[str, Path]:
+    return {path.stem: path for path in sorted(_FOLDERS[kind].glob("*.py")) if _defines_plugin(path)}
+
+
+@cache
+def _entry_points(kind: PluginKind) -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=f"veilbench.{_FOLDERS[kind].name}")}
+
+
+def names(kind: PluginKind) -> list[str]:
+    """Every plugin of a kind that needs no path."""
+    return sorted({*_files(kind), *_entry_points(kind)})
+
+
+@cache
+def load_file(path: Path) -> ModuleType:
+    """A plugin's module, under a name of its own: a folder `attacks` where the user stands must not shadow ours."""
+    unique = f"veilbench_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(unique, path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{path}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[unique] = module  # dataclasses and pydantic look a class's module up by name
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[unique]
+        raise UserError(f"{path}: cannot be loaded: {type(error).__name__}: {error}") from error
+    return module
+
+
+def find(kind: PluginKind, name: str, where: str) -> type[Any]:
+    """The plugin class of that name, or in that file (`path/to/mine.py`).
+
+    Args:
+        where: what named it, for the error ("bench.toml: run.defenses").
+
+    Raises:
+        UserError: no such plugin; says the near miss.
+    """
+    if name.endswith(".py"):
+        path = Path(name).expanduser().resolve()
+        if not path.is_file():
+            raise UserError(f"{where}: there is no file {name!r}")
+        return _plugin_class(kind, load_file(path), str(path))
+    if name in _files(kind):
+        return _plugin_class(kind, load_file(_files(kind)[name]), name)
+    if name in _entry_points(kind):
+        found = _entry_points(kind)[name].load()
+        if not (inspect.isclass(found) and issubclass(found, _BASES[kind])):
+            raise UserError(
+                f"{where}: entry point {name!r} is not a subclass of bench.contracts.{_BASES[kind].__name__}"
+            )
+        return found
+    raise UserError(f"{where}: unknown {word(kind)} {name!r}.{near_miss(name, names(kind))}")
+
+
+def find_any(name: str, kind: PluginKind | None, where: str) -> type[Any]:
+    """As `find`, for a plugin of whatever kind has that name, or is in that file.
+
+    Raises:
+        UserError: no such plugin, or several kinds have one.
+    """
+    if kind is not None:
+        return find(kind, name, where)
+    if name.endswith(".py"):
+        path = Path(name).expanduser().resolve()
+        if not path.is_file():
+            raise UserError(f"{where}: there is no file {name!r}")
+        module = load_file(path)
+        kinds = [k for k in KINDS if _classes(k, module)]
+    else:
+        kinds = [k for k in KINDS if name in names(k)]
+    if len(kinds) > 1:
+        raise UserError(f"{where}: {name!r} could be {' or '.join(kinds)}: say which by --kind")
+    if not kinds and name.endswith(".py"):
+        raise UserError(f"{where}: {name} holds no frozen dataclass derived from a class of bench.contracts")
+    if not kinds:
+        raise UserError(f"{where}: unknown plugin {name!r}.{near_miss(name, [n for k in KINDS for n in names(k)])}")
+    return find(kinds[0], name, where)
+
+
+def _plugin_class(kind: PluginKind, module: ModuleType, where: str) -> type[Any]:
+    own = _classes(kind, module)
+    if len(own) != 1:
+        raise UserError(f"{where}: expected one {word(kind)} class, found {len(own)}")
+    return own[0]
+
+
+def _classes(kind: PluginKind, module: ModuleType) -> list[type[Any]]:
+    return [
+        value
+        for value in vars(module).values()
+        if inspect.isclass(value)
+        and issubclass(value, _BASES[kind])
+        and value.__module__ == module.__name__
+        and not inspect.isabstract(value)
+    ]
+
+
+def make(plugin: type[Any], parameters: Mapping[str, Any], where: str) -> Any:
+    """An instance with validated parameters.
+
+    Raises:
+        UserError: an unknown parameter (with its near miss), or a value of the wrong type or out of range.
+    """
+    _refuse_unknown(plugin, parameters, where)
+    try:
+        return TypeAdapter(plugin).validate_json(json.dumps(dict(parameters)), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"{where}{'.' + place if place else ''}: {first['msg']} (got {first['input']!r})") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """A plugin, for people."""
+
+    summary: str
+    parameters: Mapping[str, str]  #: name to default, as Python writes it
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {"summary": self.summary, "parameters": dict(self.parameters)}
+
+
+def describe(kind: PluginKind, name: str) -> Description:
+    """What a plugin is and takes."""
+    plugin = find(kind, name, "list")
+    parameters = {
+        f.name: "(required)" if f.default is dataclasses.MISSING else repr(f.default)
+        for f in dataclasses.fields(plugin)
+    }
+    return Description((inspect.getdoc(plugin) or "").partition("\n")[0], parameters)
+
+
+def _refuse_unknown(schema: type[Any], values: Mapping[str, Any], where: str) -> None:
+    hints = get_type_hints(schema)
+    known = {f.name for f in dataclasses.fields(schema)}
+    for name, value in values.items():
+        if name not in known:
+            raise UserError(f"{where}: unknown parameter {name!r}.{near_miss(name, known)}")
+        if isinstance(value, Mapping) and dataclasses.is_dataclass(hints[name]):
+            _refuse_unknown(hints[name], value, f"{where}.{name}")

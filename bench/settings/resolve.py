@@ -1,0 +1,137 @@
+"""Resolves validated settings: labels to plugin instances, sweeps, controls and canaries."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from bench.contracts import Knowledge, ReconstructionAttack, ReplayAttack
+from bench.errors import DataError, UserError, near_miss
+from bench.labels import PluginKind, word
+from bench.settings import controls, registry
+from bench.settings.model import File, MetricSettings, Settings
+from bench.settings.toml import default_path, overlay, read_file
+
+_KINDS: dict[str, PluginKind] = {
+    "datasets": "dataset",
+    "recognizers": "recognizer",
+    "defenses": "defense",
+    "attacks": "attack",
+}
+
+
+def load(path: Path | None = None, profile: str | None = None, overrides: Sequence[str] = ()) -> Settings:
+    """Reads, overlays the profile, applies `key.path=value` overrides, validates and resolves.
+
+    Raises:
+        UserError: one line that names the file, the place and the near miss.
+    """
+    path = path or default_path()
+    return _resolve(read_file(path, profile, overrides), path)
+
+
+_VARIABLE = re.compile(r"\$\{(\w+)\}")
+
+
+def _expand(value: Any, where: str) -> Any:
+    """`${NAME}` in strings, from the environment."""
+    if isinstance(value, Mapping):
+        return {key: _expand(inner, where) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_expand(inner, where) for inner in value]
+    if not isinstance(value, str):
+        return value
+    for name in _VARIABLE.findall(value):
+        if not os.environ.get(name):
+            raise DataError(f"{where}: the environment variable {name} is not set; {name}=FOLDER veilbench run ...")
+    return _VARIABLE.sub(lambda match: os.environ[match[1]], value)
+
+
+def _resolve(file: File, path: Path) -> Settings:
+    def plugins(section: str, wanted: Sequence[str]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for label in wanted:
+            found.update(_instances(file, section, label, path))
+        return found
+
+    attacks = plugins("attacks", file.run.attacks)
+    defenses = plugins("defenses", file.run.defenses)
+    if file.run.controls:
+        for label, defense in list(defenses.items()):
+            defenses.update(controls.controls(label, defense))
+    if file.run.canaries:
+        defenses.update(controls.canaries())
+    if file.run.replay:
+        replay = registry.find("attack", "replay", f"{path}: run.replay")
+        for label, attack in list(attacks.items()):
+            if isinstance(attack, ReconstructionAttack) and attack.level > Knowledge.BLIND:
+                attacks.setdefault(f"replay_{label}", registry.make(replay, {"attack": label}, f"{path}: run.replay"))
+    for label, attack in list(attacks.items()):
+        if isinstance(attack, ReplayAttack) and attack.attack not in attacks:
+            where = f"{path}: [attacks.{label}] attack = {attack.attack!r}"
+            raise UserError(f"{where} is not among run.attacks.{near_miss(attack.attack, attacks)}")
+        if isinstance(attack, ReplayAttack) and not isinstance(attacks[attack.attack], ReconstructionAttack):
+            raise UserError(f"{path}: [attacks.{label}] {attack.attack!r} makes no images to replay")
+    lenders = {file.run.public_defender, file.run.public_attacker} - {"rest"}
+    metrics = file.metrics.model_dump()
+    return Settings(
+        run=file.run.model_copy(
+            update={
+                name: _expand(getattr(file.run, name), f"{path}: run.{name}")
+                for name in ("output", "store", "mirror", "cache")
+            }
+        ),
+        metrics=MetricSettings(**_expand(metrics, f"{path}: [metrics]")) if file.metrics.lpips else file.metrics,
+        compare=file.compare,
+        datasets=plugins("datasets", file.run.datasets),
+        recognizers=plugins("recognizers", file.run.recognizers),
+        defenses=defenses,
+        attacks=attacks,
+        public=plugins("datasets", sorted(lenders)),
+        path=path,
+    )
+
+
+def _refuse_level(plugin: type[Any], level: str, where: str, label: str) -> None:
+    """`resrec@enrolment` asks for a level that the attack has."""
+    known = next((get_args(get_type_hints(plugin)[f.name]) for f in fields(plugin) if f.name == "knowledge"), ())
+    if not known:
+        raise UserError(f"{where}: {label!r}: this attack has one level of knowledge only; leave out '@{level}'")
+    if level not in known:
+        raise UserError(f"{where}: {label!r}: no level {level!r}.{near_miss(level, known)}")
+
+
+def _instances(file: File, section: str, label: str, path: Path) -> dict[str, Any]:
+    """The plugin of one label, or of each point of its sweep."""
+    kind = _KINDS[section]
+    entries: Mapping[str, dict[str, Any]] = getattr(file, section)
+    where = f"{path}: [{section}.{label}]" if label in entries else f"{path}: run.{section}"
+    if "~" in label:
+        raise UserError(f"{where}: {label!r}: labels with a ~ are the harness's own: run.controls, run.canaries")
+    own, _, level = label.partition("@") if section == "attacks" else (label, "", "")
+    parameters = dict(_expand(overlay(entries.get(own, {}), entries.get(label, {})), where))
+    name = parameters.pop("plugin", own)
+    sweep = parameters.pop("sweep", {})
+    if own not in entries and name not in registry.names(kind) and not str(name).endswith(".py"):
+        known = {*registry.names(kind), *entries}
+        raise UserError(f"{path}: unknown {word(kind)} {own!r}.{near_miss(own, known)}")
+    plugin = registry.find(kind, str(name), where)
+    if level:
+        _refuse_level(plugin, level, where, label)
+        parameters["knowledge"] = level
+    for trained in (f for f in fields(plugin) if f.name in ("training", "adaptation", "recipe")):
+        shared = file.training if trained.name == "training" else {}
+        parameters[trained.name] = {**vars(trained.default), **shared, **parameters.get(trained.name, {})}
+    if not isinstance(sweep, Mapping) or not all(isinstance(values, list) and values for values in sweep.values()):
+        raise UserError(f"{where}: a sweep is a list of values a parameter: sweep.epsilon = [0.1, 0.2]")
+    made: dict[str, Any] = {}
+    for point in itertools.product(*sweep.values()):
+        chosen = dict(zip(sweep, point, strict=True))
+        suffix = ",".join(f"{key}={value}" for key, value in chosen.items())
+        made[f"{label}[{suffix}]" if suffix else label] = registry.make(plugin, {**parameters, **chosen}, where)
+    return made

@@ -1,0 +1,121 @@
+"""`bench.toml` to frozen settings. An unknown key or name is an error that names the near miss."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from bench.errors import UserError, near_miss
+from bench.settings.model import CompareSettings, File, MetricSettings, RunSettings
+from bench.storage.files import shipped
+
+
+def default_path() -> Path:
+    """`./bench.toml`, or the one that came with the package."""
+    here = Path("bench.toml")
+    return here if here.is_file() else shipped("bench.toml", "bench.toml")
+
+
+def tolerances(path: Path | None = None, profile: str | None = None, overrides: Sequence[str] = ()) -> CompareSettings:
+    """`[compare]` alone: two finished runs are compared where neither their data nor their weights need be.
+
+    Raises:
+        UserError: as `load`.
+    """
+    return read_file(path or default_path(), profile, overrides).compare
+
+
+def read_file(path: Path, profile: str | None, overrides: Sequence[str]) -> File:
+    """The file with its profile and overrides laid over it; every section checked but the plugins' own.
+
+    Raises:
+        UserError: no such file or profile, not TOML, or an unknown key.
+    """
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); name another with --config") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid TOML: {error}") from error
+    profiles = raw.pop("profile", {})
+    if profile is not None:
+        raw = overlay(raw, _profile(profile, profiles, path))
+    for override in overrides:
+        raw = overlay(raw, _parse_override(override))
+    try:
+        return File.model_validate(raw)
+    except ValidationError as error:
+        raise UserError(explained(error, path)) from error
+
+
+def _profile(name: str, profiles: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """A profile with those that it extends laid under it."""
+    chain: list[dict[str, Any]] = []
+    seen: list[str] = []
+    following: Any = name
+    while following is not None:
+        if following in seen:
+            raise UserError(f"{path}: profiles extend each other in a circle: {' -> '.join([*seen, following])}")
+        if following not in profiles:
+            raise UserError(f"{path}: unknown profile {following!r}.{near_miss(str(following), profiles)}")
+        seen.append(following)
+        body = dict(profiles[following])
+        following = body.pop("extends", None)
+        chain.append(body)
+    merged: dict[str, Any] = {}
+    for body in reversed(chain):
+        merged = overlay(merged, body)
+    return merged
+
+
+def overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested tables, the second laid over the first; lists and values are replaced whole."""
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = overlay(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def parse_values(texts: Sequence[str], option: str) -> dict[str, Any]:
+    """KEY=VALUE of a repeatable option, as one nested table; values are TOML, or else plain strings."""
+    values: dict[str, Any] = {}
+    for text in texts:
+        values = overlay(values, _parse_override(text, option))
+    return values
+
+
+def _parse_override(text: str, option: str = "--set") -> dict[str, Any]:
+    """`defenses.advface.epsilon=0.1` as nested tables; the value is TOML, or else a plain string."""
+    key, separator, value = text.partition("=")
+    if not separator or not key.strip():
+        form = "section.name.parameter=value" if option == "--set" else "name=value"
+        raise UserError(f"{option} {text!r}: write it as {form}")
+    try:
+        parsed: Any = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value.strip()
+    for part in reversed(key.strip().split(".")):
+        parsed = {part: parsed}
+    nested: dict[str, Any] = parsed
+    return nested
+
+
+def explained(error: ValidationError, path: Path, section: str = "", model: type[BaseModel] = File) -> str:
+    """The first mistake in one line, with the near miss.
+
+    Args:
+        section: the section that was validated alone, by this model.
+    """
+    first = error.errors()[0]
+    place = [*([section] if section else []), *(str(part) for part in first["loc"])]
+    if first["type"] == "extra_forbidden":
+        models: dict[str, type[BaseModel]] = {"run": RunSettings, "metrics": MetricSettings, "compare": CompareSettings}
+        model = models.get(place[0], model)
+        where = f"[{place[0]}] " if len(place) > 1 else ""
+        return f"{path}: {where}unknown key {place[-1]!r}.{near_miss(place[-1], model.model_fields)}"
+    return f"{path}: {'.'.join(place)}: {first['msg'].lower()}"

@@ -1,0 +1,1 @@
+"""Records, artefacts, keys and files on disk."""

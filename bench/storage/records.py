@@ -1,0 +1,192 @@
+"""What a run leaves behind: one JSON record a cell, per-image scores in parquet and a few sample images beside it."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from bench.errors import DataError, UserError
+from bench.storage.files import replacing
+
+SCHEMA = 1  #: version of the record's layout
+
+Kind = Literal["utility", "reconstruction", "replay", "linkage"]
+Status = Literal["ok", "skipped", "error"]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A figure with its 95 % interval (bootstrap over identities) and the number of images or pairs behind it.
+
+    `value` is None where the figure could not be had; `note` then says why ("unavailable: no LPIPS backbone").
+    """
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a record is about, in words that mean the same on every machine."""
+
+    kind: Kind
+    dataset: str
+    recognizer: str
+    #: The label in bench.toml, with a sweep's parameters: advface[epsilon=0.1]. With a ~ it is the harness's own.
+    defense: str
+    attack: str = ""  #: empty for a utility cell
+    level: str = ""  #: the attack's knowledge
+    leaks: str = ""
+    seed: int = 0
+
+    @property
+    def probe(self) -> bool:
+        """Whether the defence is a control or a canary, and takes no part in any ranking."""
+        return "~" in self.defense
+
+    @property
+    def name(self) -> str:
+        """A file name: readable, and unique within a run."""
+        parts = [self.kind, self.dataset, self.recognizer, self.defense, self.attack, f"seed{self.seed}"]
+        text = "--".join(part for part in parts if part)
+        return "".join(c if c.isalnum() or c in "-_.=[],@~" else "_" for c in text)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One cell's outcome.
+
+    `metrics` by kind. utility: acc, acc_raw_probe, eer, tar_at_far_* ; reconstruction: ssim, psnr_db, mse, lpips,
+    cosine; replay: srra1, srra2; linkage: rank1, tar_at_far_*. `parameters` holds the defence's and the attack's,
+    `noise` what the harness measured (rms, l2, linf, snr_db ...), `info` the fitting's account, `settings` every
+    metric's variant.
+    """
+
+    cell: Cell
+    key: str
+    status: Status
+    reason: str = ""  #: why it was skipped, or the error's message
+    traceback: str = ""
+    metrics: Mapping[str, Measure] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    noise: Mapping[str, float] = field(default_factory=dict)
+    flags: tuple[str, ...] = ()
+    info: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    #: What it is about, the same on every machine: hashes of `data`, `recognizer` and the plugins' `code`.
+    origin: Mapping[str, str] = field(default_factory=dict)
+    artefacts: tuple[str, ...] = ()  #: keys of everything in the store that it was made from
+    time_s: float = 0.0
+    schema: int = SCHEMA
+
+
+class Run:
+    """A run's folder: `records/NAME.json`, `.parquet` and `.npz`, and beside them the reports made from these."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._records = folder / "records"
+
+    def prepare(self) -> None:
+        """Makes the folder and sees that it can be written to.
+
+        Raises:
+            UserError: it can't.
+        """
+        try:
+            self._records.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self._records):
+                pass
+        except OSError as error:
+            raise UserError(f"{self.folder}: cannot write here ({error.strerror}); choose another --output") from error
+
+    def artefacts(self, name: str) -> tuple[str, ...]:
+        """Keys of the artefacts behind a record; none if it is damaged."""
+        try:
+            record = self.read(name)
+        except DataError:
+            return ()
+        return record.artefacts if record else ()
+
+    def names(self) -> list[str]:
+        """Names of the cells that have a record, sorted."""
+        return sorted(path.stem for path in self._records.glob("*.json"))
+
+    def read(self, name: str) -> Record | None:
+        """The record of that name; None where there is none.
+
+        Raises:
+            DataError: the file is damaged or of another schema.
+        """
+        path = self._records / f"{name}.json"
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: not a readable record ({error}); delete it and run again") from error
+        if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
+            raise DataError(f"{path}: not a record of schema {SCHEMA}; delete it and run again")
+        try:
+            known = {f.name for f in fields(Record)}
+            raw = {k: v for k, v in raw.items() if k in known}
+            raw["cell"] = Cell(**raw["cell"])
+            raw["metrics"] = {k: Measure(**v) for k, v in raw["metrics"].items()}
+            raw["flags"] = tuple(raw["flags"])
+            raw["artefacts"] = tuple(raw["artefacts"])
+            return Record(**raw)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{path}: a damaged record ({error}); delete it and run again") from error
+
+    def records(self) -> list[Record]:
+        """Every record.
+
+        Raises:
+            DataError: the folder holds no records, or one is damaged.
+        """
+        found = [record for name in self.names() if (record := self.read(name)) is not None]
+        if not found:
+            raise DataError(f"{self.folder}: no records here; point at a finished run, or start one: veilbench run")
+        return found
+
+    def scores(self, cell: Cell) -> pd.DataFrame:
+        """Per-image (reconstruction: name, subject, ssim, psnr_db, mse, lpips, cosine) or per-pair scores of a cell."""
+        path = self._records / f"{cell.name}.parquet"
+        try:
+            return pd.read_parquet(path)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: no readable scores ({error}); delete the cell's record and run again") from error
+
+    def samples(self, cell: Cell) -> dict[str, NDArray[Any]]:
+        """`original` and `reconstruction` (K, H, W, 3) uint8 and their `name`s; empty where none were kept."""
+        path = self._records / f"{cell.name}.npz"
+        if not path.exists():
+            return {}
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+
+    def write(
+        self, record: Record, scores: pd.DataFrame | None = None, samples: Mapping[str, NDArray[Any]] | None = None
+    ) -> None:
+        """Writes what belongs to a cell, the record last: a record that stands has its scores."""
+        base = self._records / record.cell.name
+        if scores is not None:
+            with replacing(base.with_name(base.name + ".parquet")) as path:
+                scores.to_parquet(path, index=False)
+        if samples is not None:
+            with replacing(base.with_name(base.name + ".npz")) as path, path.open("wb") as file:
+                np.savez_compressed(file, allow_pickle=False, **samples)
+        with replacing(base.with_name(base.name + ".json")) as path:
+            path.write_text(json.dumps(asdict(record), indent=1, sort_keys=True, allow_nan=False), encoding="utf-8")

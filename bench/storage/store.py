@@ -1,0 +1,161 @@
+"""Artefacts on disk: content-addressed folders, written aside and renamed, verified when first read."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from bench.errors import UserError
+from bench.storage.files import file_hash
+from bench.storage.mirror import MANIFEST, Mirror
+
+log = logging.getLogger("veilbench")
+
+_LOCKS = "locks"
+
+
+class Store:
+    """A folder of artefacts, `KIND/KEY/`, each with a manifest of its files' hashes. Safe against two runs at once."""
+
+    def __init__(self, root: Path, mirror: str = "") -> None:
+        """Where artefacts lie.
+
+        Args:
+            mirror: an fsspec URL that they are copied to, and taken from where they are not here yet.
+
+        Raises:
+            UserError: the folder cannot be written to, or the URL is none.
+        """
+        self.root = root
+        self._mirror = Mirror(mirror) if mirror else None
+        self._verified: set[Path] = set()
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=root):
+                pass
+        except OSError as error:
+            raise UserError(f"{root}: cannot write here ({error.strerror}); choose another place: run.store") from error
+
+    def folder(self, kind: str, key: str) -> Path:
+        """Where an artefact lies, or would."""
+        return self.root / kind / key
+
+    def get(self, kind: str, key: str) -> Path | None:
+        """The artefact's folder if it is there and whole, or in the mirror; a damaged one is removed, with a word."""
+        ready = self._local(kind, key)
+        if ready is None and self._mirror is not None:
+            with self._locked(kind, key):
+                return self._local(kind, key) or self._mirrored(kind, key)
+        return ready
+
+    def _local(self, kind: str, key: str) -> Path | None:
+        folder = self.folder(kind, key)
+        if folder in self._verified:
+            return folder
+        try:
+            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+            files: dict[str, str] = manifest["files"]
+            if manifest["key"] != key:
+                raise ValueError("another artefact's manifest")
+            damaged = [name for name, digest in files.items() if file_hash(folder / name) != digest]
+        except FileNotFoundError:
+            if not folder.exists():
+                return None
+            damaged = ["a file is missing"]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            damaged = [str(error)]
+        if damaged:
+            log.warning("%s: damaged (%s); making it again", folder, ", ".join(damaged))
+            shutil.rmtree(folder, ignore_errors=True)
+            return None
+        self._verified.add(folder)
+        return folder
+
+    def make(self, kind: str, key: str, write: Callable[[Path], None]) -> Path:
+        """The artefact's folder; `write(folder)` fills a new one where it isn't there yet.
+
+        Another process making the same one is waited for, and what it made is used.
+        """
+        with self._locked(kind, key):
+            if (ready := self._local(kind, key) or self._mirrored(kind, key)) is not None:
+                return ready
+            folder = self.folder(kind, key)
+            aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".part-"))
+            try:
+                write(aside)
+                files = {str(p.relative_to(aside)): file_hash(p) for p in sorted(aside.rglob("*")) if p.is_file()}
+                (aside / MANIFEST).write_text(json.dumps({"kind": kind, "key": key, "files": files}, indent=1))
+                aside.chmod(0o755)
+                aside.rename(folder)
+            finally:
+                shutil.rmtree(aside, ignore_errors=True)
+            self._verified.add(folder)
+            if self._mirror is not None:
+                self._mirror.publish(kind, key, folder)
+            return folder
+
+    def _mirrored(self, kind: str, key: str) -> Path | None:
+        """The artefact's folder, copied from the mirror; None where it isn't there, or came damaged."""
+        if self._mirror is None or not self._mirror.has(kind, key):
+            return None
+        folder = self.folder(kind, key)
+        aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".part-"))
+        try:
+            self._mirror.fetch(kind, key, aside)
+            aside.chmod(0o755)
+            aside.rename(folder)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+        return self._local(kind, key)
+
+    @contextmanager
+    def _locked(self, kind: str, key: str) -> Iterator[None]:
+        locks = self.root / _LOCKS
+        for place in (locks, self.root / kind):
+            place.mkdir(parents=True, exist_ok=True)
+        with FileLock(locks / f"{key}.lock"):
+            yield
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """While the block runs, `clean` keeps its hands off: a run's records come after its artefacts."""
+        locks = self.root / _LOCKS
+        locks.mkdir(exist_ok=True)
+        path = locks / f"run-{uuid.uuid4().hex}.lock"
+        try:
+            with FileLock(path):
+                yield
+        finally:
+            path.unlink(missing_ok=True)
+
+    def clean(self, keep: set[str], dry_run: bool = False) -> tuple[int, int]:
+        """Removes artefacts whose key is not in `keep`, and what killed runs left. Returns (how many, bytes).
+
+        Raises:
+            UserError: a run is using the store.
+        """
+        for path in (self.root / _LOCKS).glob("run-*.lock"):
+            try:
+                with FileLock(path, timeout=0):
+                    pass
+            except Timeout as error:
+                raise UserError(f"{self.root}: a run is using this store; wait for it or stop it first") from error
+            path.unlink(missing_ok=True)
+        count = size = 0
+        for folder in sorted(self.root.glob("*/*")):
+            if not folder.is_dir() or folder.name in keep or folder.parent.name == _LOCKS:
+                continue
+            count += 1
+            size += sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+            if not dry_run:
+                shutil.rmtree(folder)
+                self._verified.discard(folder)
+        return count, size

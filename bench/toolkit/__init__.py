@@ -1,0 +1,1 @@
+"""What plugins build upon: decoders, training loops, block DCT, precision, progress."""

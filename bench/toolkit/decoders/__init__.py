@@ -1,0 +1,16 @@
+"""Networks that turn features back into images, and their training; shared by attacks and by AdvFace's shadow."""
+
+from bench.toolkit.decoders.attack import DecoderAttack, restore_decoder
+from bench.toolkit.decoders.networks import Decoder, DecoderSpec, build_decoder, set_batch_statistics
+from bench.toolkit.decoders.training import Training, train_decoder
+
+__all__ = [
+    "Decoder",
+    "DecoderAttack",
+    "DecoderSpec",
+    "Training",
+    "build_decoder",
+    "restore_decoder",
+    "set_batch_statistics",
+    "train_decoder",
+]

@@ -1,0 +1,195 @@
+"""What TransRec, ResRec and URec have in common: a decoder trained to turn what is stored back into faces."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from bench.contracts import Conv, Defense, FaceSet, ImageRng, Knowledge, Leak, Oracle, ReconstructionAttack, Rng, State
+from bench.toolkit.decoders.networks import Architecture, DecoderSpec, Norm, build_decoder, set_batch_statistics
+from bench.toolkit.decoders.training import Training, train_decoder
+from bench.toolkit.precision import as_decoder_input, autocast
+from bench.toolkit.template_cache import Archive
+
+_BATCH = 50  #: faces enrolled together, where the defence doesn't say
+_ENROLLED = 500
+_ADAPTATION = Training(epochs=10, learning_rate=1e-3, flip=False)
+
+
+def restore_decoder(
+    spec: DecoderSpec,
+    state: State,
+    feature_shape: Sequence[int],
+    layout: Sequence[Conv],
+    image_size: tuple[int, int],
+    device: torch.device,
+) -> nn.Module:
+    """The trained decoder, in eval mode, its weights frozen: only gradients towards its input are ever wanted."""
+    placed: nn.Module = _filled(spec, state, feature_shape, layout, image_size)
+    placed = placed.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return placed.eval().requires_grad_(False)
+
+
+def _filled(
+    spec: DecoderSpec, state: State, feature_shape: Sequence[int], layout: Sequence[Conv], image_size: tuple[int, int]
+) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        decoder = build_decoder(spec, feature_shape, layout, image_size)
+    decoder.load_state_dict(dict(state.tensors))
+    return decoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderAttack(ReconstructionAttack):
+    """A decoder as the attacker (AdvFace paper, Eq. 1). Subclasses name the architecture.
+
+    `batch_statistics` and `average` are tricks of the moment of attack: they share the training with those who do
+    without.
+
+    At level `encoder` it is trained on (image, clean feature) pairs, as in the paper. At the levels above it starts
+    from that decoder and goes on with (image, template) pairs: of a copy of the defence fitted on the attacker's faces
+    (`algorithm`), or of the attacker's faces enrolled in the real system (`enrolment`).
+    """
+
+    architecture: ClassVar[Architecture]
+
+    knowledge: Literal["encoder", "algorithm", "enrolment"] = "encoder"
+    norm: Norm = "batch"
+    batch_statistics: bool = False  #: normalise with the statistics of the stolen batch instead of the training's
+    average: int = 1  #: templates of each image that are averaged before decoding, where noise is drawn anew
+    augment: float = 0.0  #: largest noise added to features in training, in their standard deviations; 0: none
+    width: int = 64
+    training: Training = Training()
+    enrolled: int = _ENROLLED  #: own faces that it goes on with, above `encoder`
+    adaptation: Training = _ADAPTATION  #: above `encoder`; its epochs are of 500 faces, fewer take as many steps
+
+    def __post_init__(self) -> None:
+        if self.average < 1 or self.enrolled < 2 or self.augment < 0:
+            raise ValueError("average must be at least 1, enrolled at least 2, and augment at least 0")
+
+    @property
+    def level(self) -> Knowledge:
+        """By default the paper's attacker: a black-box client device."""
+        return Knowledge[self.knowledge.upper()]
+
+    @property
+    def base(self) -> ReconstructionAttack | None:
+        """The decoder of clean features, shared by all levels and by those who normalise otherwise when they attack."""
+        plain = replace(self, knowledge="encoder", batch_statistics=False, average=1)
+        base = replace(plain, enrolled=_ENROLLED, adaptation=_ADAPTATION)
+        return None if base == self else base
+
+    @property
+    def copies(self) -> int:
+        """As many as are averaged."""
+        return self.average
+
+    @property
+    def coupled(self) -> bool:
+        """By the statistics of the stolen batch, where those are used."""
+        return self.batch_statistics
+
+    @property
+    def asks_surrogate(self) -> bool:
+        """At level `algorithm` alone: who may enrol has the real thing."""
+        return self.level == Knowledge.ALGORITHM
+
+    @property
+    def _spec(self) -> DecoderSpec:
+        return DecoderSpec(self.architecture, self.norm, self.width)
+
+    def fit(self, oracle: Oracle, public: FaceSet, rng: Rng) -> State:
+        """Trains the decoder on the attacker's own public faces, seen through the client's extractor."""
+        return train_decoder(
+            lambda: build_decoder(self._spec, oracle.feature_shape, oracle.layout, oracle.image_size),
+            _noisy(oracle.encode, self.augment, rng.child("augment")) if self.augment else oracle.encode,
+            public,
+            self.training,
+            rng,
+            oracle.device,
+            f"training {type(self).__name__}",
+            fixed=not self.augment,
+        )
+
+    def adapt(self, oracle: Oracle, public: FaceSet, rng: Rng, start: State | None) -> State | None:
+        """Goes on with templates, where the server stores something else than the client's features."""
+        if start is None or self.level == Knowledge.ENCODER or type(oracle.defense).protect is Defense.protect:
+            return start
+        faces = public.subset(range(min(len(public), self.enrolled)))
+        epochs = math.ceil(self.adaptation.epochs * max(1.0, _ENROLLED / len(faces)))
+        enrol = self._enrolment(oracle, rng.child("protect"))
+        if oracle.defense.randomized and oracle.defense.protect_batch is None:
+            # Fresh randomness for every image, at every step.
+            encode: Callable[[Tensor], Tensor] = lambda images: enrol(images, [*map(str, range(len(images)))])  # noqa: E731
+        else:
+            encode = archive = Archive(enrol, oracle.device)
+            archive.fill(faces, oracle.defense.protect_batch or _BATCH, f"enrolling for {type(self).__name__}")
+        return train_decoder(
+            lambda: _filled(self._spec, start, oracle.feature_shape, oracle.layout, oracle.image_size),
+            encode,
+            faces,
+            replace(self.adaptation, epochs=epochs),
+            rng,
+            oracle.device,
+            f"adapting {type(self).__name__} to templates",
+        )
+
+    def _enrolment(self, oracle: Oracle, rng: Rng) -> Callable[[Tensor, Sequence[str]], Tensor]:
+        """Images and their names to templates, of the copy or of the real system."""
+        if self.level >= Knowledge.ENROLMENT:
+            return oracle.enrol
+        copy = oracle.surrogate
+        calls = iter(range(1 << 62))
+
+        def protect(images: Tensor, names: Sequence[str]) -> Tensor:
+            with torch.no_grad():
+                return copy.protect(
+                    copy.encode(images.to(oracle.device)), rng.child(next(calls)).images(names)
+                ).detach()
+
+        return protect
+
+    def prepare(self, oracle: Oracle, state: State | None) -> nn.Module:
+        """The trained decoder."""
+        if state is None:
+            raise ValueError(f"{type(self).__name__} has no trained state")
+        decoder = restore_decoder(
+            self._spec, state, oracle.feature_shape, oracle.layout, oracle.image_size, oracle.device
+        )
+        set_batch_statistics(decoder, self.batch_statistics)
+        return decoder
+
+    def reconstruct(self, oracle: Oracle, state: Any, leak: Leak, rng: ImageRng) -> Tensor:
+        """One forward pass, of the mean of all copies."""
+        total, count = leak.values, 1
+        for other in leak.others:
+            total, count = total + other, count + 1
+        with torch.no_grad(), autocast(oracle.device):
+            images: Tensor = state(as_decoder_input(total / count))
+        return images
+
+
+def _noisy(encode: Callable[[Tensor], Tensor], most: float, rng: Rng) -> Callable[[Tensor], Tensor]:
+    """Features with noise of every strength up to `most` deviations, and of grain from one place to eight.
+
+    It knows no defence: a decoder that has seen noise of all kinds leans less on any one value.
+    """
+    source = rng.torch()
+
+    def seen(images: Tensor) -> Tensor:
+        features = encode(images)
+        rows, columns = features.shape[-2:]
+        noise = torch.empty_like(features, device="cpu")
+        for row in noise:
+            grain = 2 ** int(torch.randint(0, 4, (), generator=source))
+            coarse = torch.randn(1, len(row), -(-rows // grain), -(-columns // grain), generator=source)
+            row.copy_(coarse.repeat_interleave(grain, 2).repeat_interleave(grain, 3)[0, :, :rows, :columns])
+        strength = most * torch.rand(len(features), 1, 1, 1, generator=source) * features.std().cpu()
+        return features + (noise * strength).to(features)
+
+    return seen

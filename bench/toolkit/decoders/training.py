@@ -1,0 +1,151 @@
+"""Training a decoder: L1 between the image and its reconstruction (AdvFace paper, Eq. 1 and 3), with Adam."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from bench.contracts import FaceSet, Rng, State
+from bench.toolkit.decoders.feature_cache import KeptFeatures
+from bench.toolkit.precision import as_decoder_input, autocast, precision_name
+from bench.toolkit.progress import track
+
+_HELD_OUT = 64  #: images kept from training, at most; the curve is measured on them
+_SETTLED = 0.02  #: converged: the last fifth of the epochs improved the held-out loss by less than this share
+
+
+@dataclass(frozen=True)
+class Training:
+    """How long and how a decoder is trained. The paper's: Adam at a constant 1e-4."""
+
+    epochs: int = 10
+    batch: int = 16
+    learning_rate: float = 2e-3
+    schedule: Literal["cosine", "constant"] = "cosine"  #: cosine falls to zero at the end
+    flip: bool = True  #: mirror half of the images: free faces
+    images: int | None = None  #: train on the first so many; None: all
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch < 1 or self.learning_rate <= 0 or (self.images or 1) < 1:
+            raise ValueError("epochs, batch and images must be at least 1, and learning_rate above 0")
+
+
+def _learning_rate(settings: Training, step: int, steps: int) -> float:
+    if settings.schedule == "constant":
+        return settings.learning_rate
+    warm = min(1.0, (step + 1) / max(1, steps // 20))
+    return settings.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def _anew(encode: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Sequence[int]], Tensor]:
+    # `encode` computes in full precision: it may be a defence's whole protection.
+    return lambda images, _: as_decoder_input(encode(images))
+
+
+def _held_out_loss(
+    decoder: nn.Module,
+    faces: FaceSet,
+    held: NDArray[np.int64],
+    see: Callable[[Tensor, Sequence[int]], Tensor],
+    device: torch.device,
+) -> float:
+    decoder.eval()
+    total = 0.0
+    with torch.no_grad():
+        for start in range(0, len(held), 16):
+            some = held[start : start + 16]
+            images = faces.batch(some, device)
+            features = see(images, (2 * some).tolist())
+            with autocast(device):
+                output = decoder(features)
+            total += float((output - images).abs().sum())
+    decoder.train()
+    return total / (len(held) * 3 * faces.image_size[0] * faces.image_size[1])
+
+
+def train_decoder(
+    make: Callable[[], nn.Module],
+    encode: Callable[[Tensor], Tensor],
+    public: FaceSet,
+    settings: Training,
+    rng: Rng,
+    device: torch.device,
+    label: str,
+    fixed: bool = False,
+) -> State:
+    """Trains the decoder that `make` builds to undo `encode` on public faces.
+
+    Args:
+        make: builds the decoder, drawing its weights from torch's global generator (seeded here).
+        encode: images (B, 3, H, W) to the features that the decoder sees; called without gradients.
+        public: at least two faces.
+        fixed: `encode` gives the same features for the same image every time, so each is made once.
+
+    Returns:
+        Its state dict, with the account of the training: `curve` (held-out L1 an epoch), `converged`, `images`, ...
+    """
+    faces = public.subset(range(min(len(public), settings.images or len(public))))
+    if len(faces) < 2:
+        raise ValueError(f"{label}: training needs at least two public faces, got {len(faces)}")
+    order = rng.child("split").numpy().permutation(len(faces))
+    count = min(_HELD_OUT, max(1, len(faces) // 10))
+    held, seen = np.sort(order[:count]), np.sort(order[count:])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(rng.child("weights").seed)
+        decoder = make()
+    decoder = decoder.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    optimiser = torch.optim.Adam(decoder.parameters(), lr=settings.learning_rate)
+    shuffle = rng.child("order").numpy()
+    batches = math.ceil(len(seen) / settings.batch)
+    steps = settings.epochs * batches
+    see = KeptFeatures(encode) if fixed and device.type == "cpu" else _anew(encode)
+    curve: list[float] = []
+    started = time.perf_counter()
+    for step in track(range(steps), label, steps):
+        if step % batches == 0:
+            epoch = shuffle.permutation(len(seen))
+        chosen = seen[epoch[(step % batches) * settings.batch :][: settings.batch]]
+        images = faces.batch(chosen, device)
+        mirrored = np.zeros(len(chosen), dtype=np.bool_)
+        if settings.flip:
+            mirrored = shuffle.random(len(chosen)) < 0.5
+            images = torch.where(torch.from_numpy(mirrored).to(device)[:, None, None, None], images.flip(-1), images)
+        with torch.no_grad():
+            features = see(images, (2 * chosen + mirrored).tolist())
+        with autocast(device):
+            output = decoder(features)
+        loss = (output - images).abs().mean()
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        for group in optimiser.param_groups:
+            group["lr"] = _learning_rate(settings, step, steps)
+        optimiser.step()
+        if (step + 1) % batches == 0:
+            curve.append(_held_out_loss(decoder, faces, held, see, device))
+    return State(
+        {name: value.detach().cpu().contiguous() for name, value in decoder.state_dict().items()},
+        _account(curve, settings, len(seen), steps, time.perf_counter() - started, device),
+    )
+
+
+def _account(
+    curve: list[float], settings: Training, images: int, steps: int, seconds: float, device: torch.device
+) -> dict[str, Any]:
+    before = curve[max(0, len(curve) - 1 - max(1, len(curve) // 5))]
+    return {
+        "curve_held_out_l1": [round(loss, 6) for loss in curve],
+        "converged": len(curve) > 1 and (before - curve[-1]) < _SETTLED * before,
+        "images": images,
+        "epochs": settings.epochs,
+        "steps": steps,
+        "precision": precision_name(device),
+        "train_s": round(seconds, 2),
+    }
