@@ -18,7 +18,7 @@ from bench.contracts import (
     ReplayAttack,
 )
 from bench.errors import DataError, UserError
-from bench.settings.controls import Control, Probe
+from bench.settings.controls import Control, HarnessDefense
 from bench.settings.model import Settings
 from bench.storage.files import file_hash
 from bench.storage.keys import content_key, source_hash
@@ -170,7 +170,7 @@ def _scenes(settings: Settings) -> Iterator[Scene]:
 
 def _identity(plugin: Defense | Attack) -> dict[str, Any]:
     sources = [source_hash(type(plugin))]
-    if isinstance(plugin, Probe):
+    if isinstance(plugin, HarnessDefense):
         sources += [source_hash(type(part)) for part in plugin.parts]
     return {"source": sources[0] if len(sources) == 1 else sources, "parameters": asdict(plugin)}
 
@@ -284,7 +284,7 @@ class _Planner:
 
     def _under(self, own: _Defended, identity: Task) -> Iterator[Job]:
         """The cells of one defence."""
-        probe = own.plugin if isinstance(own.plugin, Probe) else None
+        probe = own.plugin if isinstance(own.plugin, HarnessDefense) else None
         if probe is None or probe.useful:
             yield self._job("utility", own.name, "", own.embeddings, own.templates, own.state, *own.server)
         reconstructions: dict[str, Task] = {}

@@ -34,7 +34,7 @@ from bench.toolkit.progress import track
 
 
 @dataclass(frozen=True)
-class Order:
+class TrainingOptions:
     """What is to be trained, as the command line says it."""
 
     recognizer: str
@@ -63,7 +63,7 @@ class _Whole(nn.Module):
         return embeddings
 
 
-def train(order: Order, config: Path | None, profile: str | None, overrides: Sequence[str]) -> dict[str, Any]:
+def train(order: TrainingOptions, config: Path | None, profile: str | None, overrides: Sequence[str]) -> dict[str, Any]:
     """Trains, writes `weights.safetensors` and `model_card.json` and `.md` into the order's folder; the card.
 
     Raises:
@@ -129,7 +129,7 @@ def train(order: Order, config: Path | None, profile: str | None, overrides: Seq
     return card
 
 
-def _settings(order: Order, config: Path | None, profile: str | None, overrides: Sequence[str]) -> Settings:
+def _settings(order: TrainingOptions, config: Path | None, profile: str | None, overrides: Sequence[str]) -> Settings:
     """The config, crossed only with what the order names."""
     datasets = [label for label in (order.dataset, *order.evaluate) if label]
     run = {
@@ -142,13 +142,13 @@ def _settings(order: Order, config: Path | None, profile: str | None, overrides:
     return load(config, profile, [*overrides, *chosen, "metrics.lpips=false"])
 
 
-def _recipe(order: Order, default: Recipe) -> Recipe:
+def _recipe(order: TrainingOptions, default: Recipe) -> Recipe:
     recipe: Recipe = make(Recipe, {**asdict(default), **order.recipe}, "--recipe")
     return recipe
 
 
 def _train_network(
-    settings: Settings, order: Order, recognizer: Recognizer, faces: FaceSet, device: torch.device, rng: Rng
+    settings: Settings, order: TrainingOptions, recognizer: Recognizer, faces: FaceSet, device: torch.device, rng: Rng
 ) -> tuple[SplitNetwork, State]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(rng.child("weights").seed)
@@ -186,7 +186,7 @@ def _train_network(
 
 
 def _train_server(
-    settings: Settings, order: Order, recognizer: Recognizer, faces: FaceSet, device: torch.device, rng: Rng
+    settings: Settings, order: TrainingOptions, recognizer: Recognizer, faces: FaceSet, device: torch.device, rng: Rng
 ) -> State:
     defense = settings.defenses[order.defense]
     if not hasattr(defense, "recipe"):

@@ -24,7 +24,7 @@ from bench.toolkit.embedding_training import Recipe
 from bench.toolkit.feature_scale import feature_scale
 from bench.toolkit.precision import autocast
 from bench.toolkit.server_training import Labels, restore_server, teaching_faces, train_server
-from bench.toolkit.template_cache import Archive
+from bench.toolkit.template_cache import TemplateCache
 
 # What offline mode adds: it changes neither the shadow nor a template.
 _SERVER = frozenset({"mode", "labels", "server_images", "recipe"})
@@ -133,7 +133,7 @@ class AdvFace(Defense):
             with torch.no_grad():
                 return self.protect(system, self.encode(system, images), protecting.images(names))
 
-        archive = Archive(enrol, system.device)
+        archive = TemplateCache(enrol, system.device)
         archive.fill(faces, self.batch, "protecting public faces")
         server = copy.deepcopy(system.recognizer.server)
         what = "retraining the server on adversarial features"

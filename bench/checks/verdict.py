@@ -123,7 +123,7 @@ def keep_still(plugin: Any, fields: set[str] | None = None) -> None:
     if more:
         raise Wrong(
             "nothing on the plugin but its parameters", f"also {', '.join(sorted(more))}",
-            "Return what is learned as a State; the harness stores it and hands it back.",
+            "Return what is learned as a State; the harness stores it and executor it back.",
         )  # fmt: skip
 
 

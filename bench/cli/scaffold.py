@@ -29,7 +29,7 @@ class $Class(Defense):
     Steps that are left out are those of an undefended system:
 
     - `fit(recognizer, public, rng)`: learns from the defender's public faces and returns a State, which the harness
-      stores and hands back as `system.state`. Nothing learned is kept on the plugin.
+      stores and executor back as `system.state`. Nothing learned is kept on the plugin.
     - `encode(system, images)`: on the client; images (B, 3, H, W) in [0, 1] to features (B, C, h, w).
     - `protect(system, features, rng)`: on the server; features to the templates that it stores, and that leak.
     - `embed(system, templates)`: templates to unit embeddings (B, D).

@@ -39,9 +39,9 @@ def train_recognizer(
     """
     from bench.settings.toml import parse_values
     from bench.toolkit.progress import progress_shown
-    from bench.train_recognizer import Order, train
+    from bench.train_recognizer import TrainingOptions, train
 
-    order = Order(**{**options, "recipe": parse_values(options["recipe"], "--recipe")})
+    order = TrainingOptions(**{**options, "recipe": parse_values(options["recipe"], "--recipe")})
     with progress_shown(Console(stderr=True, quiet=quiet)):
         card = train(order, config, profile, overrides)
     click.echo(json.dumps(card, indent=1) if as_json else (order.output / "model_card.md").read_text(encoding="utf-8"))

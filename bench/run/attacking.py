@@ -26,14 +26,14 @@ from bench.contracts import (
 )
 from bench.plan import Task
 from bench.run.batches import attacked_first, halving, plain_batches
-from bench.run.context import Workbench
+from bench.run.context import RunContext
 from bench.run.defending import protect
 from bench.storage.arrays import Rows, read_array, read_state, write_arrays, write_state
 from bench.toolkit.progress import track
 
 
-def _attack(bench: Workbench, task: Task) -> ReconstructionAttack | LinkageAttack:
-    attack = bench.settings.attacks[task.attack]
+def _attack(context: RunContext, task: Task) -> ReconstructionAttack | LinkageAttack:
+    attack = context.settings.attacks[task.attack]
     for _ in range(task.bases):
         attack = attack.base  # type: ignore[attr-defined]
     assert isinstance(attack, ReconstructionAttack | LinkageAttack)
@@ -41,46 +41,46 @@ def _attack(bench: Workbench, task: Task) -> ReconstructionAttack | LinkageAttac
 
 
 def _oracle(
-    bench: Workbench, task: Task, attack: Attack, system: System, rng: Rng, stored: Tensor | None = None
+    context: RunContext, task: Task, attack: Attack, system: System, rng: Rng, stored: Tensor | None = None
 ) -> Oracle:
     copy = task.need("surrogate_state")
-    return Oracle(attack.level, system, rng.child("oracle"), stored, read_state(bench.ready(copy)) if copy else None)
+    return Oracle(attack.level, system, rng.child("oracle"), stored, read_state(context.ready(copy)) if copy else None)
 
 
-def make_attack_state(bench: Workbench, task: Task, folder: Path) -> None:
+def make_attack_state(context: RunContext, task: Task, folder: Path) -> None:
     """What an attack learns from the attacker's faces."""
-    stage = bench.stage(task.scene)
-    attack = _attack(bench, task)
+    loaded = context.loaded(task.scene)
+    attack = _attack(context, task)
     # Without the defence's state among its needs the attack cannot ask for it: any defence that shares E serves.
-    system = bench.system(task, attack.depends_on_server)
-    rng = bench.rng(task.seed, "attack", type(attack).__name__)
-    oracle = _oracle(bench, task, attack, system, rng)
+    system = context.system(task, attack.depends_on_server)
+    rng = context.rng(task.seed, "attack", type(attack).__name__)
+    oracle = _oracle(context, task, attack, system, rng)
     base = task.need("attack_state")
     if isinstance(attack, ReconstructionAttack) and base is not None:
-        state = attack.adapt(oracle, stage.attacker, rng.child("adapt"), read_state(bench.ready(base)))
+        state = attack.adapt(oracle, loaded.attacker, rng.child("adapt"), read_state(context.ready(base)))
     else:
-        state = attack.fit(oracle, stage.attacker, rng.child("fit"))
+        state = attack.fit(oracle, loaded.attacker, rng.child("fit"))
     if state is not None:
         state = State(state.tensors, {**state.info, "queries": dict(oracle.queries)})
     write_state(folder, state)
 
 
-def make_reconstruction(bench: Workbench, task: Task, folder: Path) -> None:
+def make_reconstruction(context: RunContext, task: Task, folder: Path) -> None:
     """The images that an attack makes of what was stolen, clamped, and which of the test images they are of."""
-    stage = bench.stage(task.scene)
-    attack = _attack(bench, task)
+    loaded = context.loaded(task.scene)
+    attack = _attack(context, task)
     fitted, leaked = task.need("attack_state"), task.needs[0]
     assert isinstance(attack, ReconstructionAttack) and fitted is not None
-    values = Rows(bench.ready(leaked) / ("templates.npy" if leaked.kind == "templates" else "stored.npy"))
-    system = bench.system(task, attack.depends_on_server)
-    rng = bench.rng(task.seed, "attack", type(attack).__name__, type(system.defense).__name__)
+    values = Rows(context.ready(leaked) / ("templates.npy" if leaked.kind == "templates" else "stored.npy"))
+    system = context.system(task, attack.depends_on_server)
+    rng = context.rng(task.seed, "attack", type(attack).__name__, type(system.defense).__name__)
     stored = None
     if attack.level >= Knowledge.ENROLMENT and leaked.kind == "embeddings":
         stored = torch.from_numpy(values[:])
-    oracle = _oracle(bench, task, attack, system, rng, stored)
-    prepared = attack.prepare(oracle, read_state(bench.ready(fitted)))
-    test = stage.test
-    rows = np.sort(attacked_first(stage.pairs, len(test))[: attack.subset(system.defense)])
+    oracle = _oracle(context, task, attack, system, rng, stored)
+    prepared = attack.prepare(oracle, read_state(context.ready(fitted)))
+    test = loaded.test
+    rows = np.sort(attacked_first(loaded.pairs, len(test))[: attack.subset(system.defense)])
     np.save(folder / "rows.npy", rows)
     # Half precision keeps 80 dB, and the judge sees exactly what is stored.
     images = Rows.create(folder / "images.npy", np.dtype(np.float16), (len(rows), 3, *test.image_size))
@@ -91,7 +91,7 @@ def make_reconstruction(bench: Workbench, task: Task, folder: Path) -> None:
         batch = rows[place]
         names = [test.names[i] for i in batch]
         subjects = () if test.subjects is None else tuple(test.subjects[i] for i in batch)
-        stolen = torch.from_numpy(values[batch]).to(bench.device, torch.float32)
+        stolen = torch.from_numpy(values[batch]).to(context.device, torch.float32)
         copies = attack.copies if system.defense.randomized else 1
         others = _others(system, test, batch, names, rng.child("copies"), copies)
         leak = Leak(stolen, subjects, tuple(batch.tolist()), others)
@@ -123,31 +123,31 @@ def _others(
             yield system.protect(features, rng.child(number).images(names))
 
 
-def make_linkage(bench: Workbench, task: Task, folder: Path) -> None:
+def make_linkage(context: RunContext, task: Task, folder: Path) -> None:
     """Likeness (B, N) of each enrolled template to each probe of a gallery that holds everybody once.
 
     The stolen templates are the left images of genuine pairs, one a person; the gallery their right images, which the
     attacker found with a name on them. `targets` and `gallery` say which of the test images these are, row by row.
     """
-    stage = bench.stage(task.scene)
-    attack = bench.settings.attacks[task.attack]
+    loaded = context.loaded(task.scene)
+    attack = context.settings.attacks[task.attack]
     assert isinstance(attack, LinkageAttack)
-    targets, gallery = gallery_of(stage.pairs, stage.test)
+    targets, gallery = gallery_of(loaded.pairs, loaded.test)
     fitted, leaked, embedded = task.need("attack_state"), task.need("templates"), task.need("embeddings")
     assert fitted is not None and leaked is not None and embedded is not None
-    values = Rows(bench.ready(leaked) / "templates.npy")
-    stored = torch.from_numpy(np.array(read_array(bench.ready(embedded), "stored")))
-    rng = bench.rng(task.seed, "attack", type(attack).__name__, task.defense)
-    oracle = Oracle(attack.level, bench.system(task, recognises=True), rng.child("oracle"), stored)
-    state = read_state(bench.ready(fitted))
-    faces = stage.test.subset(gallery)
+    values = Rows(context.ready(leaked) / "templates.npy")
+    stored = torch.from_numpy(np.array(read_array(context.ready(embedded), "stored")))
+    rng = context.rng(task.seed, "attack", type(attack).__name__, task.defense)
+    oracle = Oracle(attack.level, context.system(task, recognises=True), rng.child("oracle"), stored)
+    state = read_state(context.ready(fitted))
+    faces = loaded.test.subset(gallery)
     parts = []
     batches = plain_batches(len(targets))
     for place in track(batches, f"linking: {task.defense} x {task.attack}", len(batches)):
         batch = targets[place]
-        stolen = torch.from_numpy(values[batch]).to(bench.device, torch.float32)
+        stolen = torch.from_numpy(values[batch]).to(context.device, torch.float32)
         leak = Leak(stolen, rows=tuple(batch.tolist()))
-        made = attack.score(oracle, state, leak, faces, rng.images([stage.test.names[i] for i in batch]))
+        made = attack.score(oracle, state, leak, faces, rng.images([loaded.test.names[i] for i in batch]))
         if tuple(made.shape) != (len(batch), len(gallery)) or not torch.isfinite(made).all():
             raise ValueError(f"{task.attack} returned scores of shape {tuple(made.shape)}, or some that are not finite")
         parts.append(made.detach().float().cpu().numpy())
@@ -166,9 +166,9 @@ def gallery_of(pairs: Pairs, test: FaceSet) -> tuple[NDArray[np.int64], NDArray[
     return pairs.left[chosen], pairs.right[chosen]
 
 
-def make_presentation(bench: Workbench, task: Task, folder: Path) -> None:
+def make_presentation(context: RunContext, task: Task, folder: Path) -> None:
     """Templates (M, C, h, w) of reconstructions, protected as at a login; `rows` says which test images they are of."""
-    rows, made = _presented(bench, task, bench.system(task))
+    rows, made = _presented(context, task, context.system(task))
     templates: Rows | None = None
     for batch, shown in made:
         if templates is None:
@@ -177,44 +177,44 @@ def make_presentation(bench: Workbench, task: Task, folder: Path) -> None:
     write_arrays(folder, {"rows": rows})
 
 
-def make_login(bench: Workbench, task: Task, folder: Path) -> None:
+def make_login(context: RunContext, task: Task, folder: Path) -> None:
     """Embeddings (N, D) of reconstructions that passed the whole defended pipeline, as a login would.
 
     Only the left images of genuine pairs are ever presented; the other rows stay zero. `rows` says which were.
     """
-    system = bench.system(task, recognises=True)
+    system = context.system(task, recognises=True)
     shown = task.need("presentation")
     if shown is None:
-        rows, made = _presented(bench, task, system)
+        rows, made = _presented(context, task, system)
     else:
-        rows = np.array(read_array(bench.ready(shown), "rows"))
-        stored = Rows(bench.ready(shown) / "templates.npy")
-        made = ((batch, torch.from_numpy(stored[batch]).to(bench.device)) for batch in plain_batches(len(rows)))
+        rows = np.array(read_array(context.ready(shown), "rows"))
+        stored = Rows(context.ready(shown) / "templates.npy")
+        made = ((batch, torch.from_numpy(stored[batch]).to(context.device)) for batch in plain_batches(len(rows)))
     found: NDArray[np.float32] | None = None
     for batch, templates in made:
         with torch.no_grad():
             embeddings = system.embed(templates).cpu().numpy()
         if found is None:
-            found = np.zeros((len(bench.stage(task.scene).test), embeddings.shape[1]), dtype=np.float32)
+            found = np.zeros((len(context.loaded(task.scene).test), embeddings.shape[1]), dtype=np.float32)
         found[rows[batch]] = embeddings
     assert found is not None
     write_arrays(folder, {"embeddings": found, "rows": rows})
 
 
 def _presented(
-    bench: Workbench, task: Task, system: System
+    context: RunContext, task: Task, system: System
 ) -> tuple[NDArray[np.int64], Iterator[tuple[NDArray[np.int64], Tensor]]]:
     """(rows, (places in rows, templates) batch by batch) of the rebuilt left images of genuine pairs."""
-    stage = bench.stage(task.scene)
+    loaded = context.loaded(task.scene)
     made = task.need("reconstruction")
     assert made is not None
-    images = Rows(bench.ready(made) / "images.npy")
-    rebuilt = read_array(bench.ready(made), "rows")
-    rows = np.intersect1d(stage.pairs.left[stage.pairs.genuine], rebuilt)
+    images = Rows(context.ready(made) / "images.npy")
+    rebuilt = read_array(context.ready(made), "rows")
+    rows = np.intersect1d(loaded.pairs.left[loaded.pairs.genuine], rebuilt)
     if not len(rows):
         raise ValueError("no reconstruction is of a genuine pair's left image: there is nothing to replay")
     place = {int(row): index for index, row in enumerate(rebuilt)}
     faces = [torch.from_numpy(images[place[int(i)]]).float() for i in rows]
-    names = [stage.test.names[i] for i in rows]
-    rng = bench.rng(task.seed, "replay", type(system.defense).__name__)
+    names = [loaded.test.names[i] for i in rows]
+    rng = context.rng(task.seed, "replay", type(system.defense).__name__)
     return rows, ((batch, shown) for batch, _, shown in protect(system, faces, names, rng, None))

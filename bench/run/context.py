@@ -21,7 +21,7 @@ from bench.toolkit.precision import pick_device
 
 
 @dataclass(frozen=True, eq=False)
-class Stage:
+class LoadedScene:
     """A scene, loaded: whom to judge, whose faces are public, and the network."""
 
     test: FaceSet
@@ -31,12 +31,12 @@ class Stage:
     network: SplitNetwork
 
 
-class Workbench:
+class RunContext:
     """What making and judging share: the store, and everything that is loaded once."""
 
     def __init__(self, settings: Settings, store: Store) -> None:
         self.settings, self.store = settings, store
-        self._stages: dict[Scene, Stage] = {}
+        self._loaded: dict[Scene, LoadedScene] = {}
         self._systems: dict[tuple[str, ...], System] = {}
 
     @cached_property
@@ -46,17 +46,17 @@ class Workbench:
 
     # ------------------------------------------------------------------------------------------------- loading
 
-    def stage(self, scene: Scene) -> Stage:
+    def loaded(self, scene: Scene) -> LoadedScene:
         """The scene's faces and network, loaded on first use.
 
         Raises:
             UserError: data or weights are missing or damaged, or sets that must be disjoint share a person.
         """
-        if scene not in self._stages:
-            self._stages[scene] = self._load(scene)
-        return self._stages[scene]
+        if scene not in self._loaded:
+            self._loaded[scene] = self._load(scene)
+        return self._loaded[scene]
 
-    def _load(self, scene: Scene) -> Stage:
+    def _load(self, scene: Scene) -> LoadedScene:
         run = self.settings.run
         recognizer = self.settings.recognizers[scene.recognizer]
         cache = Path(run.cache)
@@ -83,7 +83,7 @@ class Workbench:
         if run.public_limit is not None:
             defender, attacker = (s.subset(range(min(len(s), run.public_limit))) for s in (defender, attacker))
         network = recognizer.load().to(self.device).eval().requires_grad_(False)
-        return Stage(test, pairs, defender, attacker, network)
+        return LoadedScene(test, pairs, defender, attacker, network)
 
     def system(self, task: Task, recognises: bool = False) -> System:
         """The defended system as a task's needs have it; unfitted, it is enough for an attack that asks for no more.
@@ -99,7 +99,7 @@ class Workbench:
         keys = (task.scene.recognizer_key, *(need.key if need else "" for need in (state, server)))
         key = (*keys, task.defense if recognises else f"{type(plugin).__module__} {plugin!r}")
         if key not in self._systems:
-            network = self.stage(task.scene).network
+            network = self.loaded(task.scene).network
             learns = type(plugin).fit_server is not Defense.fit_server or "protect" in plugin.ignored
             self._systems[key] = System(
                 recognizer=network,

@@ -16,7 +16,7 @@ from bench.contracts import FaceSet, Pairs, Rng, State, System
 from bench.contracts.oracle import client_alone
 from bench.plan import Task
 from bench.run.batches import coupled_batches, halving, plain_batches, shared_pairs
-from bench.run.context import Workbench
+from bench.run.context import RunContext
 from bench.run.noise import NoiseMeter
 from bench.settings.controls import Control
 from bench.storage.arrays import Rows, write_arrays, write_state
@@ -25,43 +25,45 @@ from bench.toolkit.progress import track
 _BATCH = 50
 
 
-def make_identity(bench: Workbench, task: Task, folder: Path) -> None:
+def make_identity(context: RunContext, task: Task, folder: Path) -> None:
     """Embeddings (N, D) of the unprotected pipeline, which every defence's cosine is measured in."""
-    stage = bench.stage(task.scene)
+    loaded = context.loaded(task.scene)
 
     def embed(batch: NDArray[np.int64]) -> NDArray[Any]:
         found: NDArray[Any] = (
-            stage.network.embed(stage.network.extract(stage.test.batch(batch, bench.device))).cpu().numpy()
+            loaded.network.embed(loaded.network.extract(loaded.test.batch(batch, context.device))).cpu().numpy()
         )
         return found
 
     parts = []
     with torch.no_grad():
-        for whole in track(plain_batches(len(stage.test)), "embedding faces", -(-len(stage.test) // _BATCH)):
+        for whole in track(plain_batches(len(loaded.test)), "embedding faces", -(-len(loaded.test) // _BATCH)):
             parts += [found for _, found in halving(embed, whole)]
     write_arrays(folder, {"embeddings": np.concatenate(parts)})
 
 
-def make_defense_state(bench: Workbench, task: Task, folder: Path) -> None:
+def make_defense_state(context: RunContext, task: Task, folder: Path) -> None:
     """What the defence learns from the defender's faces."""
-    stage = bench.stage(task.scene)
-    plugin = bench.settings.defenses[task.defense].at("fit")
-    write_state(folder, plugin.fit(stage.network, stage.defender, bench.rng(task.seed, "fit", type(plugin).__name__)))
+    loaded = context.loaded(task.scene)
+    plugin = context.settings.defenses[task.defense].at("fit")
+    write_state(
+        folder, plugin.fit(loaded.network, loaded.defender, context.rng(task.seed, "fit", type(plugin).__name__))
+    )
 
 
-def make_surrogate_state(bench: Workbench, task: Task, folder: Path) -> None:
+def make_surrogate_state(context: RunContext, task: Task, folder: Path) -> None:
     """What a copy of the defence learns from the attacker's faces, over the client's extractor alone."""
-    stage = bench.stage(task.scene)
-    plugin = bench.settings.defenses[task.defense].at("fit")
-    rng = bench.rng(task.seed, "surrogate", type(plugin).__name__)
-    write_state(folder, plugin.fit(client_alone(stage.network), stage.attacker, rng))
+    loaded = context.loaded(task.scene)
+    plugin = context.settings.defenses[task.defense].at("fit")
+    rng = context.rng(task.seed, "surrogate", type(plugin).__name__)
+    write_state(folder, plugin.fit(client_alone(loaded.network), loaded.attacker, rng))
 
 
-def make_server_state(bench: Workbench, task: Task, folder: Path) -> None:
+def make_server_state(context: RunContext, task: Task, folder: Path) -> None:
     """What the defence's server learns for itself."""
-    system = bench.system(task, recognises=True)
-    rng = bench.rng(task.seed, "fit server", type(system.defense).__name__)
-    write_state(folder, system.defense.fit_server(system, bench.stage(task.scene).defender, rng))
+    system = context.system(task, recognises=True)
+    rng = context.rng(task.seed, "fit server", type(system.defense).__name__)
+    write_state(folder, system.defense.fit_server(system, context.loaded(task.scene).defender, rng))
 
 
 def batches_of(system: System, names: Sequence[str], rng: Rng, pairs: Pairs | None) -> list[NDArray[np.int64]]:
@@ -91,15 +93,15 @@ def protect(
 
 
 def _disturb(
-    bench: Workbench, task: Task, system: System, control: Control
+    context: RunContext, task: Task, system: System, control: Control
 ) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor]]:
     """As `protect`, for a control: from what its defence stored of the same images, in the same batches."""
-    test, parent = bench.stage(task.scene).test, task.need("templates")
+    test, parent = context.loaded(task.scene).test, task.need("templates")
     assert parent is not None
-    stored = Rows(bench.ready(parent) / "templates.npy")
-    rng = bench.rng(task.seed, "protect", type(control.defense).__name__)
-    other = bench.rng(task.seed, "control", control.noise)
-    for batch in batches_of(system, test.names, rng, bench.stage(task.scene).pairs):
+    stored = Rows(context.ready(parent) / "templates.npy")
+    rng = context.rng(task.seed, "protect", type(control.defense).__name__)
+    other = context.rng(task.seed, "control", control.noise)
+    for batch in batches_of(system, test.names, rng, context.loaded(task.scene).pairs):
         with torch.no_grad():
             features = system.encode(test.batch(batch, system.device))
             own = torch.from_numpy(stored[batch]).to(system.device, torch.float32)
@@ -107,16 +109,16 @@ def _disturb(
             yield batch, features, control.instead(system.defense.reference(system, features), own, names)
 
 
-def make_templates(bench: Workbench, task: Task, folder: Path) -> None:
+def make_templates(context: RunContext, task: Task, folder: Path) -> None:
     """What the server stores of every test image, streamed to disk, and the noise that was really added."""
-    stage = bench.stage(task.scene)
-    system = bench.system(task)
+    loaded = context.loaded(task.scene)
+    system = context.system(task)
     noise = NoiseMeter()
-    rng = bench.rng(task.seed, "protect", type(system.defense).__name__)
+    rng = context.rng(task.seed, "protect", type(system.defense).__name__)
     if isinstance(system.defense, Control):
-        made = _disturb(bench, task, system, system.defense)
+        made = _disturb(context, task, system, system.defense)
     else:
-        made = protect(system, stage.test, stage.test.names, rng, stage.pairs)
+        made = protect(system, loaded.test, loaded.test.names, rng, loaded.pairs)
     dtype = np.dtype(system.defense.template_dtype)
     stored: Rows | None = None
     batches = []
@@ -125,7 +127,7 @@ def make_templates(bench: Workbench, task: Task, folder: Path) -> None:
     for batch, features, templates in made:
         seconds += time.perf_counter() - started
         if stored is None:
-            shape = (len(stage.test), *templates.shape[1:])
+            shape = (len(loaded.test), *templates.shape[1:])
             stored = Rows.create(folder / "templates.npy", dtype, shape)
         stored[batch] = templates.float().cpu().numpy()
         batches.append(batch)
@@ -136,30 +138,30 @@ def make_templates(bench: Workbench, task: Task, folder: Path) -> None:
     info = {
         "noise": noise.figures(),
         "template_bytes": stored.row_bytes,
-        "protect_ms_per_image": round(1000 * seconds / len(stage.test), 3),
-        "pairs_sharing_a_batch": shared_pairs(batches, stage.pairs, len(stage.test))
+        "protect_ms_per_image": round(1000 * seconds / len(loaded.test), 3),
+        "pairs_sharing_a_batch": shared_pairs(batches, loaded.pairs, len(loaded.test))
         if system.defense.protect_batch is not None
         else 0,
     }
     write_state(folder, State(info=info))
 
 
-def make_embeddings(bench: Workbench, task: Task, folder: Path) -> None:
+def make_embeddings(context: RunContext, task: Task, folder: Path) -> None:
     """Embeddings of the stored templates, and of unprotected probes through the same server."""
-    stage = bench.stage(task.scene)
+    loaded = context.loaded(task.scene)
     templates_task = task.need("templates")
     assert templates_task is not None
-    system = bench.system(task, recognises=True)
-    templates = Rows(bench.ready(templates_task) / "templates.npy")
+    system = context.system(task, recognises=True)
+    templates = Rows(context.ready(templates_task) / "templates.npy")
 
     def embed(batch: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
-        values = torch.from_numpy(templates[batch]).to(bench.device, torch.float32)
-        probes = system.embed(system.encode(stage.test.batch(batch, bench.device)))
+        values = torch.from_numpy(templates[batch]).to(context.device, torch.float32)
+        probes = system.embed(system.encode(loaded.test.batch(batch, context.device)))
         return system.embed(values).cpu().numpy(), probes.cpu().numpy()
 
     parts = []
     with torch.no_grad():
-        for whole in track(plain_batches(len(stage.test)), "embedding templates", -(-len(stage.test) // _BATCH)):
+        for whole in track(plain_batches(len(loaded.test)), "embedding templates", -(-len(loaded.test) // _BATCH)):
             parts += [found for _, found in halving(embed, whole)]
     stored, probes = (np.concatenate(part) for part in zip(*parts, strict=True))
     write_arrays(folder, {"stored": stored, "probes": probes})

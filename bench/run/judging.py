@@ -29,7 +29,7 @@ from bench.metrics.verification import (
 )
 from bench.plan import Job
 from bench.run.batches import attacked_first
-from bench.run.context import Stage, Workbench
+from bench.run.context import LoadedScene, RunContext
 from bench.seeds import derive_seed
 from bench.storage.arrays import Rows, read_array, read_state
 from bench.storage.records import Measure
@@ -58,8 +58,8 @@ class Verdict:
 class Judge:
     """Judges the cells of a plan from artefacts on the workbench."""
 
-    def __init__(self, bench: Workbench) -> None:
-        self.bench = bench
+    def __init__(self, context: RunContext) -> None:
+        self.context = context
 
     def judge(self, job: Job) -> Verdict:
         """The verdict on one cell; its artefacts are there."""
@@ -73,19 +73,19 @@ class Judge:
 
     @cached_property
     def _lpips(self) -> Lpips | Unavailable:
-        metrics = self.bench.settings.metrics
+        metrics = self.context.settings.metrics
         if not metrics.lpips:
             return Unavailable("switched off: metrics.lpips")
         backbone = Path(metrics.lpips_backbone) if metrics.lpips_backbone else None
-        return Lpips.load(backbone, device=self.bench.device, download=metrics.lpips_download)
+        return Lpips.load(backbone, device=self.context.device, download=metrics.lpips_download)
 
-    def _owners(self, stage: Stage) -> NDArray[np.object_]:
+    def _owners(self, loaded: LoadedScene) -> NDArray[np.object_]:
         """Whom each test image shows; an unknown person is taken for one of their own."""
-        return np.array(stage.test.subjects or stage.test.names, dtype=object)
+        return np.array(loaded.test.subjects or loaded.test.names, dtype=object)
 
     def _measure(self, job: Job, values: NDArray[Any], owners: NDArray[np.object_]) -> Measure:
         seed = derive_seed("bootstrap", job.cell.dataset)  # the same resamples for every cell: differences are paired
-        resamples = self.bench.settings.metrics.bootstrap
+        resamples = self.context.settings.metrics.bootstrap
         return measure(np.asarray(values, dtype=np.float64), owners, seed=seed, resamples=resamples)
 
     # --------------------------------------------------------------------------------------------------- utility
@@ -93,25 +93,25 @@ class Judge:
     def _embeddings(self, job: Job) -> tuple[NDArray[Any], NDArray[Any]]:
         task = job.need("embeddings")
         assert task is not None
-        folder = self.bench.ready(task)
+        folder = self.context.ready(task)
         return np.array(read_array(folder, "stored")), np.array(read_array(folder, "probes"))
 
     def _decisions(
-        self, stage: Stage, enrolled: NDArray[Any], probes: NDArray[Any]
+        self, loaded: LoadedScene, enrolled: NDArray[Any], probes: NDArray[Any]
     ) -> tuple[NDArray[Any], FoldAccuracy]:
-        pairs = stage.pairs
+        pairs = loaded.pairs
         similarity = (enrolled[pairs.left] * probes[pairs.right]).sum(1)
-        valid = stage.test.found[pairs.left] & stage.test.found[pairs.right]
+        valid = loaded.test.found[pairs.left] & loaded.test.found[pairs.right]
         return similarity, fold_accuracy(similarity, pairs.genuine, pairs.fold, valid)
 
     def _utility(self, job: Job) -> Verdict:
-        stage = self.bench.stage(job.scene)
+        loaded = self.context.loaded(job.scene)
         stored, probes = self._embeddings(job)
-        pairs, owners = stage.pairs, self._owners(stage)
-        similarity, decisions = self._decisions(stage, stored, stored)
-        raw_similarity, raw_decisions = self._decisions(stage, stored, probes)
+        pairs, owners = loaded.pairs, self._owners(loaded)
+        similarity, decisions = self._decisions(loaded, stored, stored)
+        raw_similarity, raw_decisions = self._decisions(loaded, stored, probes)
         pair_owners = np.stack([owners[pairs.left], owners[pairs.right]], 1)
-        found = stage.test.found
+        found = loaded.test.found
         impostors = all_impostors(stored[found], owners[found])
         genuine = similarity[pairs.genuine & found[pairs.left] & found[pairs.right]]
         metrics = {
@@ -127,8 +127,8 @@ class Judge:
             metrics[f"tar_at_far_{far:g}"] = Measure(value, n=len(genuine), note=note)
         scores = pd.DataFrame(
             {
-                "left": [stage.test.names[i] for i in pairs.left],
-                "right": [stage.test.names[i] for i in pairs.right],
+                "left": [loaded.test.names[i] for i in pairs.left],
+                "right": [loaded.test.names[i] for i in pairs.right],
                 "genuine": pairs.genuine,
                 "fold": pairs.fold,
                 "similarity": similarity,
@@ -139,7 +139,7 @@ class Judge:
         )
         templates = job.need("templates")
         assert templates is not None
-        made = read_state(self.bench.ready(templates))
+        made = read_state(self.context.ready(templates))
         made_info = dict(made.info) if made else {}
         noise = made_info.pop("noise", {})
         info = {
@@ -147,11 +147,11 @@ class Judge:
             **self._fit_info(job),
             "thresholds": [round(t, 6) for t in decisions.thresholds],
             "impostor_pairs": len(impostors),
-            "images": len(stage.test),
+            "images": len(loaded.test),
             "images_without_a_face": int((~found).sum()),
             "people": len(set(owners)),
             "pairs": len(pairs),
-            "public_images": {"defender": len(stage.defender), "attacker": len(stage.attacker)},
+            "public_images": {"defender": len(loaded.defender), "attacker": len(loaded.attacker)},
         }
         flags = self._defense_flags(job)
         if made_info.get("pairs_sharing_a_batch"):
@@ -165,7 +165,7 @@ class Judge:
         return Verdict(metrics, scores, None, self._parameters(job), noise, flags, info, settings)
 
     def _parameters(self, job: Job) -> dict[str, Any]:
-        settings = self.bench.settings
+        settings = self.context.settings
         found: dict[str, Any] = {"defense": asdict(settings.defenses[job.cell.defense])}
         claims = settings.defenses[job.cell.defense].claims()
         if claims:
@@ -176,18 +176,18 @@ class Judge:
 
     def _fit_info(self, job: Job) -> dict[str, Any]:
         """How the fitted parts came about, and whether the server stores what the client sends, as it is."""
-        plugin = self.bench.settings.defenses[job.cell.defense]
+        plugin = self.context.settings.defenses[job.cell.defense]
         open_ = type(plugin).protect is Defense.protect and not plugin.has_own_client
         found: dict[str, Any] = {"stores_features": True} if open_ else {}
         for kind in ("defense_state", "server_state", "attack_state"):
             task = job.need(kind)
-            state = read_state(self.bench.ready(task)) if task else None
+            state = read_state(self.context.ready(task)) if task else None
             if state is not None and state.info:
                 found[kind] = dict(state.info)
         return found
 
     def _defense_flags(self, job: Job) -> tuple[str, ...]:
-        defense = self.bench.settings.defenses[job.cell.defense]
+        defense = self.context.settings.defenses[job.cell.defense]
         flags = []
         if defense.randomized:
             flags.append("randomised defence")
@@ -203,14 +203,14 @@ class Judge:
     # -------------------------------------------------------------------------------------------- reconstruction
 
     def _reconstruction(self, job: Job) -> Verdict:
-        stage = self.bench.stage(job.scene)
+        loaded = self.context.loaded(job.scene)
         made, identity = job.need("reconstruction"), job.need("identity")
         assert made is not None and identity is not None
-        folder = self.bench.ready(made)
+        folder = self.context.ready(made)
         images, rows = Rows(folder / "images.npy"), read_array(folder, "rows")
-        clean = read_array(self.bench.ready(identity), "embeddings")[rows]
-        test = stage.test.subset(rows)
-        owners = self._owners(stage)[rows]
+        clean = read_array(self.context.ready(identity), "embeddings")[rows]
+        test = loaded.test.subset(rows)
+        owners = self._owners(loaded)[rows]
         strangers = test.subset(_somebody_else(owners))
         columns: dict[str, list[NDArray[Any]]] = {}
         steps = range(0, len(test), _BATCH)
@@ -222,7 +222,7 @@ class Judge:
             if not isinstance(self._lpips, Unavailable):
                 scores["lpips"] = self._lpips(original, rebuilt)
             with torch.no_grad():
-                again = stage.network.embed(stage.network.extract(rebuilt.to(self.bench.device))).cpu().numpy()
+                again = loaded.network.embed(loaded.network.extract(rebuilt.to(self.context.device))).cpu().numpy()
             scores["cosine"] = (again * clean[some]).sum(1).astype(np.float64)
             scores["ssim_other"] = image_scores(strangers.batch(some), rebuilt)["ssim"]
             for name, values in scores.items():
@@ -243,47 +243,47 @@ class Judge:
             "ssim_other": "of the reconstruction with another person's image; a face like any other scores no less",
             "interval": "95 %, bootstrap over identities",
         }
-        attacked = read_state(self.bench.ready(made))
+        attacked = read_state(self.context.ready(made))
         info = {**self._fit_info(job), "reconstruction": dict(attacked.info) if attacked else {}}
-        samples = self._samples(stage, images, rows)
+        samples = self._samples(loaded, images, rows)
         flags = self._defense_flags(job)
         flags += _attack_flags(attacked.info if attacked else {}, metrics)
         return Verdict(metrics, table, samples, self._parameters(job), {}, flags, info, settings)
 
-    def _samples(self, stage: Stage, images: Rows, rows: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    def _samples(self, loaded: LoadedScene, images: Rows, rows: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """A few reconstructions beside their originals, of different people, the same ones in every cell."""
-        owners = self._owners(stage)
-        order = attacked_first(stage.pairs, len(stage.test))
+        owners = self._owners(loaded)
+        order = attacked_first(loaded.pairs, len(loaded.test))
         _, first = np.unique(owners[order], return_index=True)
-        chosen = order[np.sort(first)][: self.bench.settings.run.samples]
+        chosen = order[np.sort(first)][: self.context.settings.run.samples]
         chosen = chosen[np.isin(chosen, rows)]
 
         def to_bytes(batch: NDArray[Any]) -> NDArray[np.uint8]:
             return np.asarray(np.rint(batch.astype(np.float32) * 255), dtype=np.uint8).transpose(0, 2, 3, 1)
 
         return {
-            "original": to_bytes(stage.test.batch(chosen).numpy()),
+            "original": to_bytes(loaded.test.batch(chosen).numpy()),
             "reconstruction": to_bytes(images[np.searchsorted(rows, chosen)]),
-            "name": np.array([stage.test.names[i] for i in chosen]),
+            "name": np.array([loaded.test.names[i] for i in chosen]),
         }
 
     # --------------------------------------------------------------------------------------------------- linkage
 
     def _linkage(self, job: Job) -> Verdict:
         """Closed-set identification of stolen templates (rank 1), and TAR at FAR of all template-photograph pairs."""
-        stage, task, embedded = self.bench.stage(job.scene), job.need("linkage"), job.need("embeddings")
+        loaded, task, embedded = self.context.loaded(job.scene), job.need("linkage"), job.need("embeddings")
         assert task is not None and embedded is not None
-        scores, targets, gallery = (read_array(self.bench.ready(task), n) for n in ("scores", "targets", "gallery"))
-        owners = self._owners(stage)[targets]
+        scores, targets, gallery = (read_array(self.context.ready(task), n) for n in ("scores", "targets", "gallery"))
+        owners = self._owners(loaded)[targets]
         own = np.diagonal(scores)
         # A tie is no hit: a constant score would name everybody right.
         rank = 1 + (scores >= own[:, None]).sum(1) - 1
-        usable = stage.test.found[targets] & stage.test.found[gallery]
+        usable = loaded.test.found[targets] & loaded.test.found[gallery]
         others = scores[~np.eye(len(scores), dtype=bool)]
         table = pd.DataFrame(
             {
-                "name": [stage.test.names[i] for i in targets],
-                "photograph": [stage.test.names[i] for i in gallery],
+                "name": [loaded.test.names[i] for i in targets],
+                "photograph": [loaded.test.names[i] for i in gallery],
                 "subject": owners,
                 "score": own,
                 "rank": rank,
@@ -299,7 +299,7 @@ class Judge:
         stored, probes = self._embeddings(job)
         login = stored[targets] @ probes[gallery].T
         metrics["rank1_login"] = self._measure(job, (login.argmax(1) == np.arange(len(login))) & usable, owners)
-        asked = read_state(self.bench.ready(task))
+        asked = read_state(self.context.ready(task))
         info = {**self._fit_info(job), "gallery": len(gallery), "linkage": dict(asked.info) if asked else {}}
         settings = {
             "rank1": "share of stolen templates whose person scores highest in a gallery of one photograph each",
@@ -311,25 +311,25 @@ class Judge:
 
     def _replay(self, job: Job) -> Verdict:
         """SRRA (paper 5.1.4): share of genuine pairs where the replay of the left image is accepted."""
-        stage = self.bench.stage(job.scene)
-        attack = self.bench.settings.attacks[job.cell.attack]
+        loaded = self.context.loaded(job.scene)
+        attack = self.context.settings.attacks[job.cell.attack]
         assert isinstance(attack, ReplayAttack)
         stored, _ = self._embeddings(job)
-        pairs, owners = stage.pairs, self._owners(stage)
-        _, decisions = self._decisions(stage, stored, stored)
+        pairs, owners = loaded.pairs, self._owners(loaded)
+        _, decisions = self._decisions(loaded, stored, stored)
         shown_task = job.need("login")
-        shown_rows = read_array(self.bench.ready(shown_task), "rows") if shown_task else pairs.left
+        shown_rows = read_array(self.context.ready(shown_task), "rows") if shown_task else pairs.left
         genuine = np.flatnonzero(pairs.genuine & np.isin(pairs.left, shown_rows))
         left, right, fold = pairs.left[genuine], pairs.right[genuine], pairs.fold[genuine]
-        presented = read_array(self.bench.ready(shown_task), "embeddings") if shown_task else stored
+        presented = read_array(self.context.ready(shown_task), "embeddings") if shown_task else stored
         shown = (presented[left] * stored[left]).sum(1), (presented[left] * stored[right]).sum(1)
         # A pair with an image where no face was found stays in the denominator, as not accepted.
-        usable = stage.test.found[left] & stage.test.found[right]
+        usable = loaded.test.found[left] & loaded.test.found[right]
         success = [accepted(s, fold, decisions.thresholds) & usable for s in shown]
         table = pd.DataFrame(
             {
-                "name": [stage.test.names[i] for i in left],
-                "other": [stage.test.names[i] for i in right],
+                "name": [loaded.test.names[i] for i in left],
+                "other": [loaded.test.names[i] for i in right],
                 "subject": owners[left],
                 "similarity1": shown[0],
                 "similarity2": shown[1],

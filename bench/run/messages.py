@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-BEGAN = "began"  #: said by a process when its waiting for others is over: from here on the time limit counts
-DEATHS = 3  #: workers that may die of a task before it is given up
+STARTED = "began"  #: said by a process when its waiting for others is over: from here on the time limit counts
+MAX_WORKER_DEATHS = 3  #: workers that may die of a task before it is given up
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Failure:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
+class RunSpec:
     """What a run's processes are told first."""
 
     run: str  #: a name that no other run has

@@ -19,7 +19,7 @@ from bench import __version__
 from bench.errors import DataError, NotApplicable, UserError
 from bench.plan import PROTOCOL, Job, Plan, Task, every_task
 from bench.run import attacking, defending
-from bench.run.context import Workbench
+from bench.run.context import RunContext
 from bench.run.judging import Judge
 from bench.run.messages import Failure
 from bench.settings.model import Settings
@@ -40,7 +40,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, eq=False)
-class Entry:
+class JudgedCell:
     """A cell's record, and what belongs beside it."""
 
     record: Record
@@ -67,7 +67,7 @@ def missing_tasks(jobs: list[Job], store: Path) -> list[Task]:
     return every_task(roots, leave_out=lambda task: (store / task.kind / task.key).exists())
 
 
-class Hands:
+class Executor:
     """Makes artefacts and judges cells, one at a time, in this process.
 
     Args:
@@ -78,11 +78,11 @@ class Hands:
         keep_freed_memory()
         if settings.run.threads is not None:
             torch.set_num_threads(settings.run.threads)
-        self._bench = Workbench(settings, store)
-        self._judge = Judge(self._bench)
+        self._context = RunContext(settings, store)
+        self._judge = Judge(self._context)
         self._broken: dict[str, Failure] = {}
         self._say = say
-        self.origin = provenance(self._bench)
+        self.origin = provenance(self._context)
 
     def make(self, task: Task) -> Failure | None:
         """Makes an artefact, and before it what it needs, where they are not there yet.
@@ -92,14 +92,14 @@ class Hands:
         """
         if task.key in self._broken:
             return self._broken[task.key]
-        if self._bench.store.get(task.kind, task.key) is not None:
+        if self._context.store.get(task.kind, task.key) is not None:
             return None
         for need in task.needs:
             if (failure := self.make(need)) is not None:
                 return failure
         self._say(task.label)
         try:
-            make(self._bench, task)
+            make(self._context, task)
         except (UserError, OSError):
             raise
         except Exception as error:
@@ -107,7 +107,7 @@ class Hands:
             return self._broken[task.key]
         return None
 
-    def judge(self, job: Job) -> Entry:
+    def judge(self, job: Job) -> JudgedCell:
         """Judges a cell, and makes what it needs.
 
         Raises:
@@ -116,14 +116,14 @@ class Hands:
         started = time.perf_counter()
         for need in job.needs:
             if (failure := self.make(need)) is not None:
-                return Entry(failed(job, failure, self.origin, time.perf_counter() - started))
+                return JudgedCell(failed(job, failure, self.origin, time.perf_counter() - started))
         self._say(f"judging {job.cell.defense} {job.cell.attack}".rstrip())
         try:
             verdict = self._judge.judge(job)
         except (UserError, OSError):
             raise
         except Exception as error:
-            return Entry(failed(job, _failure(error), self.origin, time.perf_counter() - started))
+            return JudgedCell(failed(job, _failure(error), self.origin, time.perf_counter() - started))
         record = Record(
             cell=job.cell,
             key=job.key,
@@ -139,7 +139,7 @@ class Hands:
             artefacts=tuple(task.key for task in every_task(job.needs)),
             time_s=round(time.perf_counter() - started, 2),
         )
-        return Entry(record, verdict.scores, verdict.samples)
+        return JudgedCell(record, verdict.scores, verdict.samples)
 
 
 def _failure(error: Exception, label: str = "") -> Failure:
@@ -177,18 +177,18 @@ def execute(
         raise UserError("run.time_limit: only a worker can be stopped; add --workers 1, or more")
     jobs = pending(plan, run)
     ended = 0
-    hands = Hands(settings, store, lambda what: report(what, ended, len(jobs)))
+    executor = Executor(settings, store, lambda what: report(what, ended, len(jobs)))
     broken = []
     for ended, job in enumerate(jobs):
         report(job.label, ended, len(jobs))
-        entry = hands.judge(job)
-        run.write(entry.record, entry.scores, entry.samples)
-        if entry.record.status == "error":
+        judged = executor.judge(job)
+        run.write(judged.record, judged.scores, judged.samples)
+        if judged.record.status == "error":
             broken.append(job.cell.name)
     return Outcome(len(jobs) - len(broken), len(plan.jobs) - len(jobs), tuple(broken))
 
 
-def provenance(bench: Workbench) -> dict[str, Any]:
+def provenance(context: RunContext) -> dict[str, Any]:
     """Versions and hardware that a figure may depend on."""
     versions = {"veilbench": __version__, "python": platform.python_version(), "torch": torch.__version__}
     for package in _PACKAGES:
@@ -199,11 +199,11 @@ def provenance(bench: Workbench) -> dict[str, Any]:
     return {
         "versions": versions,
         "protocol": PROTOCOL,
-        "device": str(bench.device),
-        "precision": precision_name(bench.device),
+        "device": str(context.device),
+        "precision": precision_name(context.device),
         "machine": f"{platform.machine()} {platform.system()}",
         "threads": torch.get_num_threads(),
-        "config": Path(bench.settings.path).name,
+        "config": Path(context.settings.path).name,
     }
 
 
@@ -222,6 +222,6 @@ _MAKERS = {
 }
 
 
-def make(bench: Workbench, task: Task) -> Path:
+def make(context: RunContext, task: Task) -> Path:
     """The artefact's folder in the store, whole."""
-    return bench.store.make(task.kind, task.key, lambda folder: _MAKERS[task.kind](bench, task, folder))
+    return context.store.make(task.kind, task.key, lambda folder: _MAKERS[task.kind](context, task, folder))

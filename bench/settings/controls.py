@@ -30,7 +30,7 @@ _Kind = Literal["open", "fixed", "secret", "closed", "affine"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Probe(Defense):
+class HarnessDefense(Defense):
     """A defence of the harness's own."""
 
     @property
@@ -49,7 +49,7 @@ class Probe(Defense):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Control(Probe):
+class Control(HarnessDefense):
     """A defence's noise replaced by other noise as strong, image by image: what remains is not the defence's doing.
 
     `random`: Gaussian of the same rms. `swapped`: the noise that another image of the batch was given.
@@ -133,7 +133,7 @@ class Control(Probe):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Canary(Probe):
+class Canary(HarnessDefense):
     """Known broken or known safe: an attack that gets it wrong is not to be believed elsewhere.
 
     `open` stores the features; `fixed` mixes their channels by one orthogonal matrix that is part of the algorithm,

@@ -17,7 +17,7 @@ def _digest(image: Tensor) -> str:
     return hashlib.blake2b(image.numpy().tobytes(), digest_size=16).hexdigest()
 
 
-class Archive:
+class TemplateCache:
     """Faces to the templates that a server made of them, each made once and kept in half precision."""
 
     def __init__(self, enrol: Callable[[Tensor, Sequence[str]], Tensor], device: torch.device) -> None:

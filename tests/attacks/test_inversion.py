@@ -11,13 +11,14 @@ from torch import Tensor
 
 from bench.contracts import Knowledge, Leak, Oracle, Rng, State, System
 from bench.errors import KnowledgeError
+from bench.labels import PluginKind
 from bench.run.batches import attacked_first
 from bench.settings import registry
 
 NAMES = tuple(f"face{i}" for i in range(6))
 
 
-def _plugin(kind: registry.Kind, name: str, **parameters: object) -> object:
+def _plugin(kind: PluginKind, name: str, **parameters: object) -> object:
     return registry.make(registry.find(kind, name, "test"), parameters, "test")
 
 

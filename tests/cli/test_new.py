@@ -12,6 +12,7 @@ from support import CONFIG, ROOT, Cli
 from bench.checks import Scene, assert_sound
 from bench.cli.scaffold import scaffold
 from bench.errors import UserError
+from bench.labels import KINDS, PluginKind
 from bench.settings import registry
 
 PACKAGE = """
@@ -33,8 +34,8 @@ def scene() -> Scene:
     return Scene.small()
 
 
-@pytest.mark.parametrize("kind", registry.KINDS)
-def test_what_is_written_keeps_its_contract(kind: registry.Kind, tmp_path: Path, scene: Scene) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_written_keeps_its_contract(kind: PluginKind, tmp_path: Path, scene: Scene) -> None:
     path = scaffold(kind, "my_own", tmp_path)
     assert_sound(registry.make(registry.find(kind, str(path), "test"), {}, "test"), scene)
     with pytest.raises(UserError, match="there is a file already"):
@@ -54,7 +55,7 @@ def test_what_is_written_keeps_its_contract(kind: registry.Kind, tmp_path: Path,
         ("recognizer", "conv", "is a name of the contract"),
     ],
 )
-def test_names_that_cannot_be_are_refused(kind: registry.Kind, name: str, said: str, tmp_path: Path) -> None:
+def test_names_that_cannot_be_are_refused(kind: PluginKind, name: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=said):
         scaffold(kind, name, tmp_path)
     assert not list(tmp_path.parent.glob("up.py")) and not list(tmp_path.iterdir())

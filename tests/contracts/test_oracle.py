@@ -1,4 +1,4 @@
-"""The oracle hands out exactly what a level allows, and counts."""
+"""The oracle executor out exactly what a level allows, and counts."""
 
 from collections.abc import Callable
 from typing import Any

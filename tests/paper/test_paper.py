@@ -15,6 +15,7 @@ from support import ENVIRONMENT, ROOT, Cli
 from bench.errors import DataError
 from bench.paper.layouts import BOUNDS, NAMES
 from bench.paper.published import folder, published
+from bench.paper.settings import load_paper
 from bench.paper.status import judge
 from bench.settings.resolve import load
 
@@ -179,7 +180,8 @@ def test_the_papers_own_protocol_is_known_when_it_is_met(monkeypatch: pytest.Mon
     def label(
         *overrides: str, role: str = "lfw", defense: str = "advface", pairs: int | None = 6000
     ) -> tuple[str, str]:
-        found = judge(load(ROOT / "bench.toml", "paper", overrides), role, defense, "resrec", pairs)
+        given = (ROOT / "bench.toml", "paper", overrides)
+        found = judge(load(*given), load_paper(*given), role, defense, "resrec", pairs)
         return found.label, found.detail
 
     assert label()[0] == "same protocol"

@@ -19,7 +19,7 @@ from support import ENVIRONMENT, TOYS
 from bench.cli.main import main
 from bench.errors import UserError
 from bench.run.cluster.process import _prepared
-from bench.run.cluster.submit import Cluster, _order, workers_that_fit
+from bench.run.cluster.submit import Cluster, _run_spec, workers_that_fit
 from bench.settings.resolve import load
 
 pytest.importorskip("distributed")
@@ -217,11 +217,11 @@ def test_as_many_workers_as_cores_and_memory_carry(monkeypatch: pytest.MonkeyPat
 
 def test_a_worker_that_would_make_other_bytes_under_the_same_key_refuses(config: Path) -> None:
     """An edited `bench.toml` changes nothing; other code or another torch ends the run."""
-    order = _order(Cluster(workers=1), load(config))
+    spec = _run_spec(Cluster(workers=1), load(config))
     config.write_text("nothing of use")
-    assert _prepared(order, lambda: None).origin["threads"] >= 1
+    assert _prepared(spec, lambda: None).origin["threads"] >= 1
     for what in ("torch", "precision", "the code of defenses.laplace"):
-        other = replace(order, fingerprint={**order.fingerprint, what: "another"})
+        other = replace(spec, fingerprint={**spec.fingerprint, what: "another"})
         with pytest.raises(UserError, match=rf"{what} is not what the run began with \(\S+, not another\)"):
             _prepared(other, lambda: None)
 
@@ -237,7 +237,7 @@ def test_wrong_settings_are_one_line(
     assert "'0' is neither" in said("--workers", "0")
     assert "choose one" in said("--workers", "1", "--scheduler", "tcp://x:1")
     assert "add --workers 1" in said("--set", "run.time_limit=5")
-    monkeypatch.setattr("bench.run.cluster.submit._PATIENCE", 1)
+    monkeypatch.setattr("bench.run.cluster.submit._CONNECT_TIMEOUT_S", 1)
     assert "tcp://127.0.0.1:9: no scheduler answers" in said("--scheduler", "tcp://127.0.0.1:9")
     assert "nonsense: no scheduler answers" in said("--scheduler", "nonsense")
     monkeypatch.setitem(sys.modules, "distributed", None)

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from support import CONFIG, TOYS, Cli
 
 from bench.errors import UserError
-from bench.settings import toml as settings
+from bench.settings import resolve as settings
+from bench.settings import toml
+from bench.storage.keys import source_hash
 
 
 def _load(path: Path, *overrides: str, profile: str | None = None) -> settings.Settings:
@@ -139,7 +141,7 @@ def test_a_sweep_multiplies(config: Path) -> None:
 
 @given(st.floats(min_value=0, max_value=1e6, allow_nan=False))
 def test_an_override_arrives_as_the_number_that_was_typed(value: float) -> None:
-    assert settings._parse_override(f"a.b={value!r}") == {"a": {"b": value}}
+    assert toml._parse_override(f"a.b={value!r}") == {"a": {"b": value}}
 
 
 def test_config_prints_what_would_be_run(config: Path, cli: Cli) -> None:
@@ -185,7 +187,7 @@ def test_comments_do_not_change_a_plugins_identity_and_code_does(tmp_path: Path)
     def identity(name: str, text: str) -> str:
         path = tmp_path / f"{name}.py"
         path.write_text(text)
-        return registry.source_hash(registry.find("attack", str(path), "test"))
+        return source_hash(registry.find("attack", str(path), "test"))
 
     first = identity("one", original)
     assert identity("two", "# a comment\n" + original.replace('"""Fails."""', '"""Fails, always."""')) == first

@@ -10,7 +10,7 @@ from support import CONFIG, Cli, figures
 from bench.contracts import FaceSet, Rng
 from bench.errors import DataError
 from bench.plan import plan
-from bench.settings import toml as settings
+from bench.settings import resolve as settings
 from bench.toolkit.server_training import knows_identities, teaching_faces
 
 OFFLINE = """

@@ -19,8 +19,8 @@ import torch
 from bench import __version__
 from bench.errors import UserError
 from bench.plan import PROTOCOL, Job, Task
-from bench.run.messages import BEGAN, Failure, Order
-from bench.run.serial import Hands
+from bench.run.messages import STARTED, Failure, RunSpec
+from bench.run.serial import Executor
 from bench.settings import registry
 from bench.settings.model import Settings
 from bench.storage.files import ROOT
@@ -28,7 +28,7 @@ from bench.storage.keys import source_hash
 from bench.storage.store import Store
 from bench.toolkit.precision import pick_device, precision_name
 
-_IDLE = 600  #: seconds without work after which the run is taken for gone
+_IDLE_TIMEOUT_S = 600  #: seconds without work after which the run is taken for gone
 
 
 def fingerprint(settings: Settings) -> dict[str, str]:
@@ -62,25 +62,25 @@ class _Announcing(Store):
         return super().make(kind, key, announced)
 
 
-def _prepared(order: Order, began: Callable[[], None]) -> Hands:
+def _prepared(spec: RunSpec, began: Callable[[], None]) -> Executor:
     """Settings as they were resolved where the run began, on this machine."""
-    for name, place in order.plugins.items():
+    for name, place in spec.plugins.items():
         sys.modules[name] = registry.load_file(ROOT / place)
-    settings: Settings = pickle.loads(order.settings)
+    settings: Settings = pickle.loads(spec.settings)
     for what, value in fingerprint(settings).items():
-        if order.fingerprint.get(what) != value:
-            wanted = order.fingerprint.get(what)
+        if spec.fingerprint.get(what) != value:
+            wanted = spec.fingerprint.get(what)
             raise UserError(f"{what} is not what the run began with ({value[:12]}, not {wanted and wanted[:12]})")
-    if order.threads is not None:
-        torch.set_num_threads(order.threads)
-    return Hands(settings, _Announcing(settings, began))
+    if spec.threads is not None:
+        torch.set_num_threads(spec.threads)
+    return Executor(settings, _Announcing(settings, began))
 
 
-def _done(hands: Hands, item: Task | Job, began: Callable[[], None]) -> Failure | bytes | None:
+def _done(executor: Executor, item: Task | Job, began: Callable[[], None]) -> Failure | bytes | None:
     if isinstance(item, Task):
-        return hands.make(item)
+        return executor.make(item)
     began()
-    return pickle.dumps(hands.judge(item))
+    return pickle.dumps(executor.judge(item))
 
 
 def main(descriptor: int) -> None:
@@ -88,7 +88,7 @@ def main(descriptor: int) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     worker: Connection[Any, Any] = Connection(descriptor)
     items: SimpleQueue[bytes] = SimpleQueue()
-    order: Order = worker.recv()
+    spec: RunSpec = worker.recv()
 
     def listen() -> None:
         while True:
@@ -98,19 +98,19 @@ def main(descriptor: int) -> None:
                 os.killpg(os.getpgrp(), signal.SIGKILL)  # nobody waits for this any more
 
     def began() -> None:
-        worker.send(BEGAN)
+        worker.send(STARTED)
 
     threading.Thread(target=listen, daemon=True).start()
-    hands: Hands | None = None
+    executor: Executor | None = None
     while True:
         try:
-            item = items.get(timeout=_IDLE)
+            item = items.get(timeout=_IDLE_TIMEOUT_S)
         except Empty:
             return
         said: Failure | bytes | None
         try:
-            hands = hands or _prepared(order, began)
-            said = _done(hands, pickle.loads(item), began)
+            executor = executor or _prepared(spec, began)
+            said = _done(executor, pickle.loads(item), began)
         except UserError as error:
             said = Failure(str(error), fatal=True)
         except OSError as error:

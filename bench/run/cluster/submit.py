@@ -20,9 +20,9 @@ import torch
 
 from bench.errors import UserError
 from bench.plan import Job, Plan, Task, every_task
-from bench.run.context import Workbench
-from bench.run.messages import DEATHS, Failure, Order
-from bench.run.serial import Entry, Outcome, execute, failed, missing_tasks, pending, provenance
+from bench.run.context import RunContext
+from bench.run.messages import MAX_WORKER_DEATHS, Failure, RunSpec
+from bench.run.serial import JudgedCell, Outcome, execute, failed, missing_tasks, pending, provenance
 from bench.settings.model import Settings
 from bench.storage.files import ROOT
 from bench.storage.records import Run
@@ -32,10 +32,10 @@ from bench.toolkit.precision import pick_device
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-_ROUNDS = 5  #: times that cells are submitted again because others killed the workers that they waited on
-_LOOK = 0.05  #: seconds between looks at what has ended
-_PATIENCE = 10  #: seconds for a scheduler to answer
-_ROOM = 3 << 30  #: bytes of memory that a worker may want
+_MAX_ROUNDS = 5  #: times that cells are submitted again because others killed the workers that they waited on
+_POLLING_INTERVAL_S = 0.05  #: seconds between looks at what has ended
+_CONNECT_TIMEOUT_S = 10  #: seconds for a scheduler to answer
+_MEMORY_PER_WORKER = 3 << 30  #: bytes of memory that a worker may want
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def workers_that_fit(device: str) -> int:
     if pick_device(device).type == "cuda":
         return 1
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return max(1, min(torch.get_num_threads(), memory // _ROOM))
+    return max(1, min(torch.get_num_threads(), memory // _MEMORY_PER_WORKER))
 
 
 def carry_out(
@@ -95,25 +95,28 @@ def carry_out(
         return Outcome(0, len(plan.jobs), ())
     total = len(missing_tasks(jobs, store.root)) + len(jobs)
     report("waiting for workers", 0, total)
-    order = _order(cluster, settings)
-    origin = {**provenance(Workbench(settings, store)), "threads": order.threads}  # of what no worker lived to record
+    spec = _run_spec(cluster, settings)
+    origin = {
+        **provenance(RunContext(settings, store)),
+        "threads": spec.threads,
+    }  # of what no worker lived to record
     broken: list[str] = []
     with _client(cluster) as client:
         gpu = pick_device(settings.run.device).type == "cuda"
-        results = _Submission(client, cluster, order, store, gpu).results(jobs)
+        results = _Submission(client, cluster, spec, store, gpu).results(jobs)
         with closing(results):  # also where a record cannot be written
             for ended, (item, result) in enumerate(results, 1):
                 if isinstance(item, Job):
-                    entry = Entry(failed(item, result, origin)) if isinstance(result, Failure) else result
-                    assert entry is not None
-                    run.write(entry.record, entry.scores, entry.samples)
-                    if entry.record.status == "error":
+                    judged = JudgedCell(failed(item, result, origin)) if isinstance(result, Failure) else result
+                    assert judged is not None
+                    run.write(judged.record, judged.scores, judged.samples)
+                    if judged.record.status == "error":
                         broken.append(item.cell.name)
                 report(item.label, min(ended, total), total)  # what killed a worker ends again
     return Outcome(len(jobs) - len(broken), len(plan.jobs) - len(jobs), tuple(broken))
 
 
-def _order(cluster: Cluster, settings: Settings) -> Order:
+def _run_spec(cluster: Cluster, settings: Settings) -> RunSpec:
     from bench.run.cluster.process import fingerprint
 
     plugins = {}
@@ -125,7 +128,7 @@ def _order(cluster: Cluster, settings: Settings) -> Order:
     if threads is None and cluster.workers:
         threads = max(1, torch.get_num_threads() // cluster.workers)
     name = uuid.uuid4().hex[:12]
-    return Order(
+    return RunSpec(
         run=name,
         folder=os.getcwd(),
         marks=str(Path(settings.run.store) / "locks" / f"marks-{name}"),
@@ -149,7 +152,7 @@ def _client(cluster: Cluster) -> Iterator[Client]:
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what goes wrong is said once, by this command
     if cluster.scheduler:
         try:
-            client = Client(cluster.scheduler, timeout=_PATIENCE, set_as_default=False)
+            client = Client(cluster.scheduler, timeout=_CONNECT_TIMEOUT_S, set_as_default=False)
         except (OSError, ValueError, TimeoutError) as error:
             raise UserError(f"{cluster.scheduler}: no scheduler answers; start one: dask scheduler") from error
         with client:
@@ -174,18 +177,18 @@ def _client(cluster: Cluster) -> Iterator[Client]:
 class _Submission:
     """A run's tasks at a scheduler, as often as it takes to know which of them kill workers."""
 
-    def __init__(self, client: Client, cluster: Cluster, order: Order, store: Store, gpu: bool) -> None:
-        from bench.run.cluster.worker import Crew
+    def __init__(self, client: Client, cluster: Cluster, spec: RunSpec, store: Store, gpu: bool) -> None:
+        from bench.run.cluster.worker import TaskProcesses
 
         self._client, self._cluster, self._store = client, cluster, store
-        self._crew = Crew(order)
-        self._marks = Path(order.folder, order.marks)
+        self._processes = TaskProcesses(spec)
+        self._marks = Path(spec.folder, spec.marks)
         self._gpu = gpu
         self._labels: dict[str, str] = {}  #: of artefacts and cells, by the name of their mark
         self._round = 0
         self._killers: dict[str, Failure] = {}
 
-    def results(self, jobs: list[Job]) -> Generator[tuple[Task | Job, Entry | Failure | None]]:
+    def results(self, jobs: list[Job]) -> Generator[tuple[Task | Job, JudgedCell | Failure | None]]:
         """Each artefact and each cell as it ends; an artefact without a result, a cell with one.
 
         Dask gives up whatever was waiting on workers that died, so all that had not begun there is submitted again.
@@ -194,7 +197,7 @@ class _Submission:
         try:
             with _reaching(self._cluster):
                 _check(self._client, self._gpu)
-                self._client.register_plugin(self._crew)
+                self._client.register_plugin(self._processes)
             while jobs:
                 again = []
                 for item, result in self._submitted(jobs):
@@ -208,9 +211,9 @@ class _Submission:
             shutil.rmtree(self._marks, ignore_errors=True)
             if self._client.status == "running":
                 with suppress(OSError, TimeoutError):
-                    self._client.unregister_worker_plugin(self._crew.name)  # stops what is under way
+                    self._client.unregister_worker_plugin(self._processes.name)  # stops what is under way
 
-    def _submitted(self, jobs: list[Job]) -> Iterator[tuple[Task | Job, Entry | Failure | None]]:
+    def _submitted(self, jobs: list[Job]) -> Iterator[tuple[Task | Job, JudgedCell | Failure | None]]:
         from distributed import as_completed
 
         items: dict[Future[Any], Task | Job] = {}
@@ -235,7 +238,7 @@ class _Submission:
                     yield item, self._result(future) if isinstance(item, Job) else None
                 if self._client.status != "running":
                     raise _lost(self._cluster)
-                time.sleep(_LOOK)
+                time.sleep(_POLLING_INTERVAL_S)
         finally:
             if items and self._client.status == "running":
                 with suppress(OSError, TimeoutError):
@@ -244,12 +247,12 @@ class _Submission:
     def _submit(self, mark: str, item: Task | Job, needs: list[Future[Any]]) -> Future[Any]:
         from bench.run.cluster.worker import work
 
-        key = f"{mark}-{self._crew.order.run}-{self._round}"
+        key = f"{mark}-{self._processes.spec.run}-{self._round}"
         self._labels[key] = item.label
         given_up = [self._killers[mark]] if mark in self._killers else []
         return self._client.submit(
             work,
-            self._crew.name,
+            self._processes.name,
             mark,
             item.label,
             pickle.dumps(item),
@@ -260,7 +263,7 @@ class _Submission:
             resources={"GPU": 1} if self._gpu else None,
         )
 
-    def _result(self, future: Future[Any]) -> Entry | Failure | None:
+    def _result(self, future: Future[Any]) -> JudgedCell | Failure | None:
         """None: not to blame for the workers that died, and to be tried again."""
         from distributed import KilledWorker
 
@@ -276,16 +279,16 @@ class _Submission:
             if said.fatal:
                 raise UserError(said.reason)
             return said
-        entry: Entry = pickle.loads(said)
-        return entry
+        judged: JudgedCell = pickle.loads(said)
+        return judged
 
     def _blamed(self, key: str) -> Failure | None:
         from bench.run.cluster.worker import given_up
 
-        mark = key.removesuffix(f"-{self._crew.order.run}-{self._round}")
+        mark = key.removesuffix(f"-{self._processes.spec.run}-{self._round}")
         noted = self._marks / mark
         begun = noted.stat().st_size if noted.exists() else 0
-        if begun < DEATHS and self._round < _ROUNDS:
+        if begun < MAX_WORKER_DEATHS and self._round < _MAX_ROUNDS:
             return None
         self._killers[mark] = given_up(self._labels[key], begun)
         return self._killers[mark]

@@ -14,31 +14,31 @@ from pathlib import Path
 
 from distributed import Worker, WorkerPlugin, get_worker
 
-from bench.run.messages import DEATHS, Failure, Order
+from bench.run.messages import MAX_WORKER_DEATHS, Failure, RunSpec
 from bench.storage.files import ROOT
 
-_STEP = 0.5  #: seconds between looks at whether a silent process still lives
+_POLLING_INTERVAL_S = 0.5  #: seconds between looks at whether a silent process still lives
 
 
-class _Hand:
+class TaskProcess:
     """A process that makes and judges. Dies with the worker: its end of the connection closes."""
 
-    def __init__(self, order: Order) -> None:
+    def __init__(self, spec: RunSpec) -> None:
         self._connection, theirs = Pipe()
-        threads = {} if order.threads is None else {"OMP_NUM_THREADS": str(order.threads)}
+        threads = {} if spec.threads is None else {"OMP_NUM_THREADS": str(spec.threads)}
         # Nothing of what stands in the folder may shadow a module: -P, and the package from where this one came.
         paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "bench.run.cluster.process", str(theirs.fileno())],
-                cwd=order.folder,
+                cwd=spec.folder,
                 env={**os.environ, **threads, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=2,  # what a plugin prints is no part of the output
                 start_new_session=True,  # an interrupt is the run's affair; and its own children end with it
             )
-        self._connection.send(order)
+        self._connection.send(spec)
 
     @property
     def alive(self) -> bool:
@@ -57,7 +57,7 @@ class _Hand:
         try:
             self._connection.send_bytes(item)
             while True:
-                if self._connection.poll(_STEP):
+                if self._connection.poll(_POLLING_INTERVAL_S):
                     said: Failure | bytes | str | None = self._connection.recv()
                     if not isinstance(said, str):
                         return said
@@ -70,7 +70,7 @@ class _Hand:
         except (EOFError, OSError):
             pass
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_STEP)
+            self._process.wait(_POLLING_INTERVAL_S)
         status = self._process.poll()
         self.stop()
         return Failure(f"{label}: its process died {_cause(status)}")
@@ -84,34 +84,34 @@ def _cause(status: int | None) -> str:
     return f"of signal {number} ({signal.Signals(number).name}){hint}"
 
 
-class Crew(WorkerPlugin):
+class TaskProcesses(WorkerPlugin):
     """The processes of one run on one worker: started when wanted, kept for the next task."""
 
-    def __init__(self, order: Order) -> None:
-        self.order = order
-        self.name = f"veilbench-{order.run}"
+    def __init__(self, spec: RunSpec) -> None:
+        self.spec = spec
+        self.name = f"veilbench-{spec.run}"
 
     def setup(self, worker: Worker) -> None:
         """Called by Dask on the worker."""
-        self._idle: list[_Hand] = []
-        self._all: set[_Hand] = set()
+        self._idle: list[TaskProcess] = []
+        self._all: set[TaskProcess] = set()
         self._lock = threading.Lock()
-        if self.order.local and threading.current_thread() is threading.main_thread():
+        if self.spec.local and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started the workers ends them
 
     def teardown(self, worker: Worker) -> None:
         """Called by Dask when the run or the worker ends."""
         with self._lock:
-            hands, self._all = self._all, set()
-        for hand in hands:
+            executor, self._all = self._all, set()
+        for hand in executor:
             hand.stop()
 
     def work(self, mark: str, label: str, item: bytes) -> Failure | bytes | None:
         """Has an item made or judged; a process that dies or takes too long is a failure."""
-        noted = Path(self.order.folder, self.order.marks, mark)
+        noted = Path(self.spec.folder, self.spec.marks, mark)
         try:
             with noted.open("ab") as file:
-                if (deaths := file.tell()) >= DEATHS:
+                if (deaths := file.tell()) >= MAX_WORKER_DEATHS:
                     return given_up(label, deaths)
                 file.write(b".")
             hand = self._take()
@@ -119,20 +119,20 @@ class Crew(WorkerPlugin):
             place = f"{error.filename}: {error.strerror} on {get_worker().address}"
             return Failure(f"{place}; workers need the folder that the run was started in", fatal=True)
         try:
-            result = hand.work(label, item, self.order.time_limit)
+            result = hand.work(label, item, self.spec.time_limit)
             noted.unlink(missing_ok=True)
             return result
         finally:
             with self._lock:
                 (self._idle.append if hand.alive else self._all.discard)(hand)
 
-    def _take(self) -> _Hand:
+    def _take(self) -> TaskProcess:
         with self._lock:
             while self._idle:
                 if (hand := self._idle.pop()).alive:
                     return hand
                 self._all.discard(hand)
-            hand = _Hand(self.order)
+            hand = TaskProcess(self.spec)
             self._all.add(hand)
             return hand
 
@@ -142,11 +142,11 @@ def given_up(label: str, deaths: int) -> Failure:
     return Failure(f"{label}: given up: {deaths} workers died while they were at it")
 
 
-def work(crew: str, mark: str, label: str, item: bytes, *needs: Failure | None) -> Failure | bytes | None:
-    """A task of Dask's: None when an artefact is there, bytes of a cell's entry, or why there is neither."""
+def work(processes: str, mark: str, label: str, item: bytes, *needs: Failure | None) -> Failure | bytes | None:
+    """A task of Dask's: None when an artefact is there, bytes of a cell's judged, or why there is neither."""
     failure = next((need for need in needs if need is not None), None)
     if failure is not None:
         return failure
-    plugin = get_worker().plugins[crew]
-    assert isinstance(plugin, Crew)
+    plugin = get_worker().plugins[processes]
+    assert isinstance(plugin, TaskProcesses)
     return plugin.work(mark, label, item)

@@ -14,7 +14,7 @@ from bench.contracts import Conv, Defense, FaceSet, ImageRng, Knowledge, Leak, O
 from bench.toolkit.decoders.networks import Architecture, DecoderSpec, Norm, build_decoder, set_batch_statistics
 from bench.toolkit.decoders.training import Training, train_decoder
 from bench.toolkit.precision import as_decoder_input, autocast
-from bench.toolkit.template_cache import Archive
+from bench.toolkit.template_cache import TemplateCache
 
 _BATCH = 50  #: faces enrolled together, where the defence doesn't say
 _ENROLLED = 500
@@ -127,7 +127,7 @@ class DecoderAttack(ReconstructionAttack):
             # Fresh randomness for every image, at every step.
             encode: Callable[[Tensor], Tensor] = lambda images: enrol(images, [*map(str, range(len(images)))])  # noqa: E731
         else:
-            encode = archive = Archive(enrol, oracle.device)
+            encode = archive = TemplateCache(enrol, oracle.device)
             archive.fill(faces, oracle.defense.protect_batch or _BATCH, f"enrolling for {type(self).__name__}")
         return train_decoder(
             lambda: _filled(self._spec, start, oracle.feature_shape, oracle.layout, oracle.image_size),

@@ -14,7 +14,7 @@ from bench.toolkit.precision import as_decoder_input
 _MOST = 8 << 30  #: bytes that one training keeps
 
 
-class KeptFeatures:
+class FeatureCache:
     """Features in the decoder's number format, in a file without a name that goes when the process does.
 
     Read back by the system's page cache, so memory that others want is theirs. What finds no room is made anew.

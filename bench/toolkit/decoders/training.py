@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bench.contracts import FaceSet, Rng, State
-from bench.toolkit.decoders.feature_cache import KeptFeatures
+from bench.toolkit.decoders.feature_cache import FeatureCache
 from bench.toolkit.precision import as_decoder_input, autocast, precision_name
 from bench.toolkit.progress import track
 
@@ -106,7 +106,7 @@ def train_decoder(
     shuffle = rng.child("order").numpy()
     batches = math.ceil(len(seen) / settings.batch)
     steps = settings.epochs * batches
-    see = KeptFeatures(encode) if fixed and device.type == "cpu" else _anew(encode)
+    see = FeatureCache(encode) if fixed and device.type == "cpu" else _anew(encode)
     curve: list[float] = []
     started = time.perf_counter()
     for step in track(range(steps), label, steps):
