@@ -18,6 +18,7 @@ from bench.contracts import (
     ReplayAttack,
 )
 from bench.errors import DataError, UserError
+from bench.labels import harness_part
 from bench.settings.controls import Control, HarnessDefense
 from bench.settings.model import Settings
 from bench.storage.files import file_hash
@@ -269,7 +270,7 @@ class _Planner:
         source: tuple[Task, ...]
         if isinstance(defense, Control):
             # It replaces the noise in what its defence stored: same shadow, same images, same batches.
-            parent = self._defended(name.partition("~")[0], defense.defense)
+            parent = self._defended(harness_part(name)[0], defense.defense)
             state, source = parent.state, (parent.templates, parent.state)
         else:
             state = self._task("defense_state", defense=name, public=public, plugin=_identity(defense.at("fit")))

@@ -6,6 +6,7 @@ import csv
 from dataclasses import dataclass
 from functools import cache
 
+from bench.labels import family
 from bench.storage.files import shipped
 
 _NAME = "later_adaptive_unet.csv"
@@ -36,5 +37,5 @@ def best_known(defense: str) -> Known | None:
     """The highest published SSIM of the defence of that label: `advface`, `advface_trans` and `advface[epsilon=0.1]`
     are all AdvFace's.
     """
-    base = defense.partition("[")[0].partition("~")[0].lower()
+    base = family(defense).lower()
     return next((known for name, known in _published().items() if base == name or base.startswith(f"{name}_")), None)

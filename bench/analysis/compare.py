@@ -10,7 +10,9 @@ import numpy as np
 import pandas as pd
 
 from bench.errors import DataError
+from bench.labels import harness_part, is_canary
 from bench.metrics.bootstrap import paired_difference
+from bench.metrics.catalogue import Metric, find
 from bench.seeds import derive_seed
 from bench.settings.model import CompareSettings
 from bench.storage.records import Cell, Measure, Record, Run
@@ -18,14 +20,6 @@ from bench.storage.records import Cell, Measure, Record, Run
 Verdict = Literal["better", "worse", "within noise", "new failure", "mended", "missing", "new", "not comparable"]
 
 BAD: tuple[Verdict, ...] = ("worse", "new failure", "missing", "not comparable")
-
-#: +1: more is better, for whoever is protected; by the beginning of the metric's name.
-_BETTER = {
-    "acc": 1, "eer": -1, "tar_at_far": 1, "ssim": -1, "psnr_db": -1, "cosine": -1, "mse": 1, "lpips": 1, "srra": -1,
-    "rank1": -1,
-}  # fmt: skip
-_COLUMNS = {"acc": "correct", "acc_raw_probe": "correct_raw_probe"}
-_SKIPPED = ("ssim_other", "rank1_login")  # the first tests attacks, the second restates accuracy
 
 
 @dataclass(frozen=True)
@@ -84,14 +78,15 @@ def _cell(base: Run, new: Run, old: Record, young: Record, tolerances: CompareSe
     found = []
     for metric, before in old.metrics.items():
         after = young.metrics.get(metric)
-        if metric in _SKIPPED or after is None:
+        known = find(metric)
+        if known is None or not known.compared or after is None:
             continue
         if before.value is None or after.value is None:
             if (before.value is None) != (after.value is None):
                 why = after.note or before.note or "one run lacks it"
                 found.append(Finding(name, metric, "not comparable", before.value, after.value, note=why))
             continue
-        found.append(_metric(old, metric, before, after, tables, tolerances, _remark(old, young)))
+        found.append(_metric(old, known, metric, before, after, tables, tolerances, _remark(old, young)))
     return found
 
 
@@ -124,6 +119,7 @@ def _scores(run: Run, cell: Cell) -> pd.DataFrame | None:
 
 def _metric(
     record: Record,
+    known: Metric,
     metric: str,
     before: Measure,
     after: Measure,
@@ -132,29 +128,27 @@ def _metric(
     remark: str,
 ) -> Finding:
     assert before.value is not None and after.value is not None
-    low, high = _interval(record, metric, tables)
+    low, high = _interval(record, known.column or metric, tables)
     difference = after.value - before.value
-    kind = next((k for k in _BETTER if metric.startswith(k)), "")
-    sign = _BETTER.get(kind, 0) * (-1 if _tests_attacks(record) and kind not in ("acc", "eer", "tar_at_far") else 1)
-    if record.cell.defense.endswith("~closed"):
+    sign = known.better * (-1 if _tests_attacks(record) and record.cell.kind != "utility" else 1)
+    if harness_part(record.cell.defense)[1] == "closed":
         sign = 0  # whatever is rebuilt of nothing is judged by the run's own test
     verdict: Verdict = "within noise"
     certain = low is None or high is None or not low <= 0 <= high
-    if sign and certain and abs(difference) > tolerances.of(kind):
+    if sign and certain and abs(difference) > tolerances.of(known):
         verdict = "better" if difference * sign > 0 else "worse"
     return Finding(record.cell.name, metric, verdict, before.value, after.value, low, high, remark)
 
 
 def _tests_attacks(record: Record) -> bool:
-    return bool(record.info.get("stores_features")) or record.cell.defense.startswith("canary~")
+    return bool(record.info.get("stores_features")) or is_canary(record.cell.defense)
 
 
 def _interval(
-    record: Record, metric: str, tables: tuple[pd.DataFrame | None, pd.DataFrame | None]
+    record: Record, column: str, tables: tuple[pd.DataFrame | None, pd.DataFrame | None]
 ) -> tuple[float | None, float | None]:
     """Of the difference, where both runs scored the same things; none otherwise."""
     one, other = tables
-    column = _COLUMNS.get(metric, metric)
     if one is None or other is None or column not in one or column not in other or len(one) != len(other):
         return None, None
     keys = [key for key in ("name", "left", "right", "other") if key in one and key in other]

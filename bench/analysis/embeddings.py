@@ -7,12 +7,10 @@ from typing import Any
 import pandas as pd
 
 from bench.analysis.board import UNKNOWN, Board, Entry, boards
+from bench.metrics.catalogue import metric
 from bench.storage.records import Measure, Run
 
-COLUMNS = {
-    "cosine": ("cosine ↓", 3), "srra1": ("SRRA I ↓", 3), "srra2": ("SRRA II ↓", 3), "ssim": ("SSIM (7x7) ↓", 3),
-    "psnr_db": ("PSNR dB ↓", 1),
-}  # fmt: skip
+METRICS = tuple(map(metric, ("cosine", "srra1", "srra2", "ssim", "psnr_db")))
 
 
 def embedding_attacks(run: Run) -> pd.DataFrame:
@@ -54,7 +52,7 @@ def _row(board: Board, entry: Entry) -> dict[str, Any]:
         ),
         None,
     )  # fmt: skip
-    for name in COLUMNS:
+    for name in (m.name for m in METRICS):
         figure: Measure = entry.metric(name)
         if name.startswith("srra"):
             figure = replay.metric(name) if replay else UNKNOWN

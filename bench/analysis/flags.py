@@ -6,7 +6,7 @@ import numpy as np
 
 from bench.analysis.board import LEVELS, Board, Entry
 from bench.analysis.selftest import blind_floor
-from bench.labels import Knowledge
+from bench.labels import Knowledge, at_level
 from bench.metrics.bootstrap import paired_difference
 from bench.seeds import derive_seed
 
@@ -84,8 +84,8 @@ def defense_flags(board: Board, defense: str, worst: Entry | None) -> set[str]:
     if white and any(all(_beats(board, b, w) for w in white) for b in black):
         found.add("black box beats white box")
     for entry in attacks:
-        name, _, level = entry.cell.attack.partition("@")
-        below = [e for e in attacks if e.cell.attack.partition("@")[0] == name and e.cell.level != entry.cell.level]
+        name, level = at_level(entry.cell.attack)
+        below = [e for e in attacks if at_level(e.cell.attack)[0] == name and e.cell.level != entry.cell.level]
         lower = [e for e in below if LEVELS[e.cell.level] < LEVELS[entry.cell.level]]
         if level and any(_beats(board, e, entry) for e in lower):
             found.add("more knowledge made it worse")

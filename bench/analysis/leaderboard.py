@@ -9,6 +9,7 @@ import pandas as pd
 
 from bench.analysis.best_known import best_known
 from bench.analysis.board import LEVELS, UNKNOWN, Board, Entry, boards
+from bench.analysis.columns import COLUMNS
 from bench.analysis.flags import defense_flags
 from bench.analysis.selftest import void_attacks
 from bench.analysis.submission import unpacked
@@ -16,28 +17,6 @@ from bench.labels import Knowledge
 from bench.metrics.bootstrap import measure
 from bench.seeds import derive_seed
 from bench.storage.records import Measure, Run
-
-# Column of the frame, heading, decimals. The frame also has NAME_low and NAME_high for those with an interval.
-COLUMNS = (
-    ("acc", "ACC ↑", 3),
-    ("acc_raw_probe", "ACC, raw probe ↑", 3),
-    ("worst_ssim", "worst SSIM (7x7) ↓", 3),
-    ("worst_psnr_db", "PSNR dB ↓", 1),
-    ("worst_cosine", "cosine ↓", 3),
-    ("worst_lpips", "LPIPS (alex) ↑", 3),
-    ("encoder_ssim", "up to encoder: SSIM ↓", 3),
-    ("algorithm_ssim", "up to algorithm ↓", 3),
-    ("enrolment_ssim", "up to enrolment ↓", 3),
-    ("whitebox_ssim", "up to whitebox ↓", 3),
-    ("bound_ssim", "oracle bound SSIM ↓", 3),
-    ("best_known_ssim", "best known elsewhere: SSIM", 3),
-    ("blind_ssim", "blind floor SSIM", 3),
-    ("srra1", "SRRA I ↓", 3),
-    ("srra2", "SRRA II ↓", 3),
-    ("noise_rms", "noise rms", 3),
-    ("snr_db", "SNR dB", 1),
-    ("template_bytes", "bytes a template", 0),
-)
 
 
 def leaderboard(run: Run) -> pd.DataFrame:
@@ -56,7 +35,7 @@ def leaderboard(run: Run) -> pd.DataFrame:
     """
     rows = [_row(board, defense) for board in boards(run) for defense in board.defenses]
     frame = pd.DataFrame(rows)
-    for name in (column + part for column, _, _ in COLUMNS for part in ("", "_low", "_high")):
+    for name in (column.name + part for column in COLUMNS for part in ("", "_low", "_high")):
         if name in frame:  # a column of None alone would hold objects, which don't sort
             frame[name] = pd.to_numeric(frame[name])
     return _ranked(frame)

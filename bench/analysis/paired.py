@@ -10,10 +10,11 @@ import pandas as pd
 from bench.analysis.board import Board, boards
 from bench.errors import UserError, near_miss
 from bench.metrics.bootstrap import paired_difference
+from bench.metrics.catalogue import metric
 from bench.seeds import derive_seed
 from bench.storage.records import Run
 
-_METRICS = {"ssim": 3, "psnr_db": 1, "cosine": 3}
+METRICS = tuple(map(metric, ("ssim", "psnr_db", "cosine")))
 
 
 def paired(run: Run, one: str, other: str) -> pd.DataFrame:
@@ -46,12 +47,12 @@ def _rows(board: Board, one: str, other: str) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"dataset": board.dataset, "recognizer": board.recognizer, "attack": attack}
         row |= {"one": one, "other": other, "n": len(names)}
         owners = tables[0].loc[names, "subject"].to_numpy(dtype=object)
-        for metric in _METRICS:
-            if not all(metric in table for table in tables):
+        for name in (m.name for m in METRICS):
+            if not all(name in table for table in tables):
                 continue
-            first, second = (t.loc[names, metric].to_numpy(dtype=np.float64) for t in tables)
+            first, second = (t.loc[names, name].to_numpy(dtype=np.float64) for t in tables)
             figures = paired_difference(first, second, owners, seed=derive_seed("bootstrap", board.dataset))
-            for name, value in zip(("", "_low", "_high"), figures, strict=True):
-                row[f"{metric}{name}"] = value
+            for part, value in zip(("", "_low", "_high"), figures, strict=True):
+                row[f"{name}{part}"] = value
         rows.append(row)
     return rows

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.analysis.board import LEVELS, Board, Entry, boards
-from bench.labels import Knowledge
+from bench.labels import Knowledge, harness_part, is_canary
 from bench.metrics.bootstrap import interval
 from bench.seeds import derive_seed
 from bench.storage.records import Run
@@ -40,12 +40,12 @@ def board_trials(board: Board) -> list[Trial]:
     template has nothing to do with the image, so reconstructions may be no more like their own image than like another
     person's: the difference must have 0 inside its interval, at a level that holds for all attacks together.
     """
-    tested = [e for e in board.entries if e.cell.defense.startswith("canary~") and e.cell.kind == "reconstruction"]
+    tested = [e for e in board.entries if is_canary(e.cell.defense) and e.cell.kind == "reconstruction"]
     floor = blind_floor(board)
     attacks = {e.cell.attack for e in tested}
     found = []
     for entry in tested:
-        kind = entry.cell.defense.partition("~")[2]
+        kind = harness_part(entry.cell.defense)[1]
         if entry.skipped:
             continue
         if entry.failed:

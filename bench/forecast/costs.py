@@ -25,6 +25,7 @@ from bench.contracts import (
     System,
 )
 from bench.errors import NotApplicable
+from bench.labels import harness_part
 from bench.metrics.image import image_scores
 from bench.plan import Job, Plan, Scene, Task
 from bench.run.serial import missing_tasks, pending
@@ -209,7 +210,7 @@ class _Probe:
         plugin = self.settings.defenses[label]
         if isinstance(plugin, Control):
             # It reads what its defence stored; that takes no longer than embedding a face.
-            parent = self._defense(label.partition("~")[0])
+            parent = self._defense(harness_part(label)[0])
             return replace(parent, protect=self._embedding())
         alike = _costs_like(plugin)
         if alike not in self._defended:

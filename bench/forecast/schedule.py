@@ -11,6 +11,7 @@ from typing import Any
 
 from bench.contracts import Attack, Knowledge, ReplayAttack
 from bench.forecast.costs import costs, duration
+from bench.labels import harness_part, is_harness
 from bench.plan import Job, Plan, Task, every_task
 from bench.settings.model import Settings
 
@@ -191,7 +192,7 @@ def _copies(families: Sequence[Any], wanted: int | None) -> dict[Any, int]:
 
 def _graph(settings: Settings, plan: Plan, size: Size, seconds: Mapping[str, float]) -> list[Node]:
     """The plan's artefacts and cells, copied as often as the size asks; a control goes with its defence."""
-    defenses = _copies([label for label in settings.defenses if "~" not in label], size.defenses)
+    defenses = _copies([label for label in settings.defenses if not is_harness(label)], size.defenses)
     attacks = _copies(list(dict.fromkeys(_family(label, settings.attacks) for label in settings.attacks)), size.attacks)
     datasets, seeds = _copies(settings.run.datasets, size.datasets), _copies(settings.run.seeds, size.seeds)
     nodes: dict[str, Node] = {}
@@ -201,7 +202,7 @@ def _graph(settings: Settings, plan: Plan, size: Size, seconds: Mapping[str, flo
         times = (
             datasets[cell.dataset],
             seeds[cell.seed],
-            defenses.get(cell.defense.partition("~")[0], 1),  # the canaries stand once
+            defenses.get(harness_part(cell.defense)[0], 1),  # the canaries stand once
             attacks[_family(cell.attack, settings.attacks)] if cell.attack else 1,
         )
         yield from product(*map(range, times))

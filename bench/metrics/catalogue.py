@@ -1,5 +1,87 @@
-"""Every metric: heading, decimals, direction, tolerance."""
+"""Every metric in one row: what it is called, how it is printed, which way is better, and what counts as a change."""
 
 from __future__ import annotations
 
-PSNR_CAP_DB = 100.0  #: what identical images get
+from dataclasses import dataclass
+from typing import Literal
+
+Direction = Literal[1, -1]
+
+PSNR_CAP_DB = 100.0  #: identical images would be infinitely many dB
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How one metric is shown and compared.
+
+    A name that ends in `_` stands for a family: `tar_at_far_` for `tar_at_far_0.01` and `tar_at_far_0.001`.
+    """
+
+    name: str  #: as in a record's `metrics`
+    heading: str  #: with its variant and unit, as it stands over a column
+    decimals: int
+    better: Direction  #: +1: larger is better for whoever is protected or recognised
+    tolerance: float  #: a difference that `veilbench compare` takes for no change
+    kind: Literal["utility", "reconstruction", "replay", "linkage"]  #: of the cells that have it
+    group: str = ""  #: the key of its tolerance in `[compare]`, where several share one
+    column: str = ""  #: of the per-image or per-pair scores, where that is called otherwise
+    compared: bool = True  #: whether `veilbench compare` looks at it
+
+    @property
+    def arrow(self) -> str:
+        """Points to what is better."""
+        return "↑" if self.better > 0 else "↓"
+
+    @property
+    def title(self) -> str:
+        """The heading with its arrow."""
+        return f"{self.heading} {self.arrow}"
+
+    @property
+    def key(self) -> str:
+        """The name of its tolerance in `[compare]`."""
+        return self.group or self.name.rstrip("_")
+
+
+# Accuracy restates itself as `rank1_login`, and `ssim_other` tests attacks: neither is a change of its own.
+METRICS = (
+    Metric("acc", "ACC", 3, +1, 0.01, "utility", column="correct"),
+    Metric("acc_raw_probe", "ACC, raw probe", 3, +1, 0.01, "utility", group="acc", column="correct_raw_probe"),
+    Metric("eer", "EER", 3, -1, 0.01, "utility"),
+    Metric("tar_at_far_", "TAR at FAR", 3, +1, 0.05, "utility"),
+    Metric("ssim", "SSIM (7x7)", 3, -1, 0.02, "reconstruction"),
+    Metric("psnr_db", "PSNR dB", 1, -1, 0.5, "reconstruction"),
+    Metric("mse", "MSE on [0, 1]", 4, +1, 0.003, "reconstruction"),
+    Metric("lpips", "LPIPS (alex)", 3, +1, 0.02, "reconstruction"),
+    Metric("cosine", "cosine", 3, -1, 0.03, "reconstruction"),
+    Metric("ssim_other", "SSIM with another face", 3, -1, 0.02, "reconstruction", group="ssim", compared=False),
+    Metric("srra1", "SRRA I", 3, -1, 0.05, "replay", group="srra"),
+    Metric("srra2", "SRRA II", 3, -1, 0.05, "replay", group="srra"),
+    Metric("rank1", "rank 1", 3, -1, 0.05, "linkage"),
+    Metric("rank1_login", "rank 1 by a login", 3, -1, 0.05, "linkage", group="rank1", compared=False),
+)
+
+_BY_NAME = {metric.name: metric for metric in METRICS}
+
+
+def find(name: str) -> Metric | None:
+    """The row of a metric of a record, families included; None where there is none (a record of another version)."""
+    family = next((m for m in METRICS if m.name.endswith("_") and name.startswith(m.name)), None)
+    return _BY_NAME.get(name, family)
+
+
+def metric(name: str) -> Metric:
+    """The row of a metric that this version has.
+
+    Raises:
+        KeyError: there is none.
+    """
+    found = find(name)
+    if found is None:
+        raise KeyError(name)
+    return found
+
+
+def of_kind(kind: str) -> tuple[Metric, ...]:
+    """The metrics that cells of a kind have, in the order in which they are shown."""
+    return tuple(m for m in METRICS if m.kind == kind and m.compared)

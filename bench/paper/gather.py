@@ -10,6 +10,7 @@ from typing import Any
 
 from bench.analysis.board import Board, boards
 from bench.errors import DataError
+from bench.labels import family
 from bench.paper.layouts import ROLES, Layout, Slot, layout
 from bench.paper.published import Key, published
 from bench.paper.settings import PaperSettings, load_paper
@@ -95,7 +96,7 @@ def campaign(
     paper = load_paper(config, profile, overrides)
     layouts = tuple(layout(name, paper, knowledge) for name in names)
     # A swept label stands for all of its points.
-    labels = list(dict.fromkeys(label.partition("[")[0] for one in layouts for label in one.defenses()))
+    labels = list(dict.fromkeys(family(label) for one in layouts for label in one.defenses()))
     chosen: dict[str, Any] = {
         "run.recognizers": [paper.recognizer],
         "run.defenses": labels,

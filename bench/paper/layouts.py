@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from bench import labels
 from bench.errors import UserError
+from bench.metrics import catalogue
 from bench.paper.published import Key
 from bench.paper.settings import PaperSettings
 from bench.storage.records import Kind
@@ -19,20 +21,24 @@ MAIN = "ResRec"  #: the attack where none is named
 
 
 @dataclass(frozen=True)
-class Metric:
-    """How a metric is printed."""
+class Printed:
+    """How the paper prints a metric: its own decimals, and per cent for shares."""
 
     heading: str
     decimals: int
     factor: float = 1.0
 
 
+def _printed(name: str, heading: str, decimals: int, unit: str = "", factor: float = 1.0) -> Printed:
+    return Printed(f"{heading} {catalogue.metric(name).arrow}{unit}", decimals, factor)
+
+
 METRICS = {
-    "ssim": Metric("SSIM ↓", 2),
-    "psnr_db": Metric("PSNR ↓ (dB)", 2),
-    "mse": Metric("MSE ↑", 3),
-    "srra2": Metric("SRRA ↓ (%)", 2, 100),
-    "acc": Metric("ACC ↑ (%)", 2, 100),
+    "ssim": _printed("ssim", "SSIM", 2),
+    "psnr_db": _printed("psnr_db", "PSNR", 2, " (dB)"),
+    "mse": _printed("mse", "MSE", 3),
+    "srra2": _printed("srra2", "SRRA", 2, " (%)", 100),
+    "acc": _printed("acc", "ACC", 2, " (%)", 100),
 }
 
 
@@ -71,7 +77,7 @@ class Layout:
 
     def attacks(self) -> list[str]:
         """Labels of reconstruction attacks, each once; a replay's is what it wraps."""
-        return list(dict.fromkeys(s.attack.removeprefix("replay_") for s in self.slots if s.attack))
+        return list(dict.fromkeys(labels.replayed(s.attack) for s in self.slots if s.attack))
 
 
 def layout(name: str, paper: PaperSettings, knowledge: str = "") -> Layout:
@@ -114,7 +120,7 @@ def _table1(name: str, paper: PaperSettings) -> Layout:
                         metric=metric,
                         kind="replay" if replay else "reconstruction",
                         defense=paper.methods.get(method, ""),
-                        attack=f"replay_{attack}" if replay else attack,
+                        attack=labels.replay(attack) if replay else attack,
                         published=("table1", (method,), role, metric),
                     )
                 )

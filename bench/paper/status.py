@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from bench.labels import PluginKind
+from bench.labels import PluginKind, at_level, replayed
 from bench.paper.layouts import PAIRS, ROLES
 from bench.paper.settings import PaperSettings
 from bench.settings.model import Settings
@@ -36,11 +36,11 @@ def judge(settings: Settings, paper: PaperSettings, role: str, defense: str, att
     """
     differs = [*_data(settings, paper, role, pairs), *_recognizer(settings, paper), *_faces(settings)]
     differs += [d for d in _parameters(settings.defenses[defense], "shadow") if d not in defense]  # a sweep's point
-    wrapped = attack.removeprefix("replay_")
+    wrapped = replayed(attack)
     if wrapped:
         differs += _parameters(settings.attacks[wrapped], "attack")
-        if "@" in wrapped:
-            differs.append(f"the attacker knows more: {wrapped.rpartition('@')[2]}")
+        if level := at_level(wrapped)[1]:
+            differs.append(f"the attacker knows more: {level}")
     return Status("stand-in", "; ".join(differs)) if differs else Status("same protocol", _TUNED)
 
 

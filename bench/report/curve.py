@@ -9,7 +9,7 @@ from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
 from bench.analysis.board import boards
 from bench.analysis.curve import curve_points
 from bench.analysis.selftest import blind_floor
-from bench.report.heatmap import METRICS
+from bench.metrics.catalogue import metric as heading_of
 from bench.storage.records import Run
 
 
@@ -46,7 +46,7 @@ def curve(run: Run, metric: str = "ssim") -> Figure | None:
             axis.xaxis.set_minor_locator(NullLocator())
         axis.xaxis.set_major_locator(FixedLocator(values))
         axis.set_xlabel(parameter)
-        axis.set_ylabel(METRICS[metric][0])
+        axis.set_ylabel(heading_of(metric).heading)
         axis.set_title(f"{attack}: {dataset}, {recognizer}, {int(some['n'].max())} images", loc="left", fontsize=10)
         axis.legend(fontsize=8, frameon=False)
         seaborn.despine(ax=axis)

@@ -6,7 +6,7 @@ import json
 
 import pandas as pd
 
-from bench.analysis.embeddings import COLUMNS
+from bench.analysis.embeddings import METRICS
 from bench.report.text import Format, booktabs, figure_text, markdown, number_text
 
 
@@ -16,21 +16,20 @@ def render_embedding_attacks(frame: pd.DataFrame, fmt: Format) -> str:
         return frame.to_csv(index=False)
     if fmt == "json":
         return json.dumps(json.loads(frame.to_json(orient="records")), indent=1)
-    headings = ["defence", "attack (level)", "targets", "queries each", *(heading for heading, _ in COLUMNS.values())]
+    headings = ["defence", "attack (level)", "targets", "queries each", *(m.title for m in METRICS)]
     parts = []
     for (dataset, recognizer), some in frame.groupby(["dataset", "recognizer"], sort=False):
         rows = [[*headings, "flags"]]
         for row in some.to_dict("records"):
             figures = [
-                figure_text(row[name], row[f"{name}_low"], row[f"{name}_high"], decimals)
-                for name, (_, decimals) in COLUMNS.items()
+                figure_text(row[m.name], row[f"{m.name}_low"], row[f"{m.name}_high"], m.decimals) for m in METRICS
             ]
             counts = [number_text(row["targets"], 0), number_text(row["queries"], 0)]
             said = f"failed: {row['failed']}" if row["failed"] else row["flags"]
             rows.append([row["defense"], f"{row['attack']} ({row['level']})", *counts, *figures, said])
         title = f"Attacks on embeddings: {dataset}, {recognizer}"
         if fmt == "tex":
-            parts.append(booktabs([row[:-1] for row in rows], "llrr" + "r" * len(COLUMNS), title))
+            parts.append(booktabs([row[:-1] for row in rows], "llrr" + "r" * len(METRICS), title))
         else:
             parts.append(f"### {title}\n\n{markdown(rows)}\n\n{_NOTE}")
     return "\n\n".join(parts) + "\n"

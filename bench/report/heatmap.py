@@ -15,17 +15,13 @@ from numpy.typing import NDArray
 
 from bench.analysis.board import Board, Entry, boards
 from bench.errors import UserError, near_miss
+from bench.labels import at_level
+from bench.metrics.catalogue import metric as find_metric
+from bench.metrics.catalogue import of_kind
 from bench.storage.files import replacing
 from bench.storage.records import Run
 
-# Heading, decimals, and whether a larger figure means that more leaked.
-METRICS = {
-    "ssim": ("SSIM (7x7)", 2, True),
-    "psnr_db": ("PSNR, dB", 1, True),
-    "cosine": ("cosine of embeddings", 2, True),
-    "lpips": ("LPIPS (alex)", 2, False),
-    "mse": ("MSE on [0, 1]", 3, False),
-}
+METRICS = tuple(m.name for m in of_kind("reconstruction"))
 
 
 def heatmap(run: Run, metric: str = "ssim") -> Figure:
@@ -51,7 +47,9 @@ def heatmap(run: Run, metric: str = "ssim") -> Figure:
 def _draw(axis: Axes, board: Board, metric: str) -> None:
     import seaborn  # takes a second, which a command that draws nothing should not
 
-    heading, decimals, more_leaks = METRICS[metric]
+    shown = find_metric(metric)
+    heading, more_leaks = shown.heading, shown.better < 0
+    decimals = min(shown.decimals, max(2, shown.decimals - 1))  # a cell of the map is narrower than one of a table
     defenses, attacks = board.defenses, board.attacks
     values = np.full((len(defenses), len(attacks)), np.nan)
     gaps: dict[tuple[int, int], str] = {}
@@ -83,7 +81,7 @@ def _draw(axis: Axes, board: Board, metric: str) -> None:
         vmax=high,
         linewidths=1.5,
         linecolor=rcParams["axes.facecolor"],
-        xticklabels=[f"{attack.partition('@')[0]}\n({levels[attack]})" for attack in attacks],
+        xticklabels=[f"{at_level(attack)[0]}\n({levels[attack]})" for attack in attacks],
         yticklabels=defenses,
         cbar_kws={"label": f"{heading}\n(darker: more leaked)"},
         annot_kws={"fontsize": 10},

@@ -12,34 +12,18 @@ from collections.abc import Sequence
 import pandas as pd
 
 from bench.analysis.board import Board, boards
+from bench.analysis.columns import BY_NAME, COLUMNS
 from bench.analysis.embeddings import embedding_attacks
-from bench.analysis.leaderboard import COLUMNS
+from bench.metrics.catalogue import metric
 from bench.report.embeddings import render_embedding_attacks
 from bench.report.side_tables import sections
 from bench.report.text import Format, booktabs, figure_text, markdown, plain
 from bench.storage.records import Run
 
-_INTERVALS = tuple(
-    name for name, _, _ in COLUMNS if name not in ("best_known_ssim", "noise_rms", "snr_db", "template_bytes")
-)
-# A page is narrow: these columns under shorter headings, and intervals for two of them. The CSV has everything.
-_TEX_COLUMNS = {
-    "acc": "ACC ↑",
-    "worst_ssim": "SSIM ↓",
-    "worst_psnr_db": "PSNR dB ↓",
-    "worst_cosine": "cosine ↓",
-    "worst_lpips": "LPIPS ↑",
-    "encoder_ssim": "encoder",
-    "algorithm_ssim": "algorithm",
-    "enrolment_ssim": "enrolment",
-    "whitebox_ssim": "white box",
-    "bound_ssim": "bound",
-    "blind_ssim": "blind floor",
-    "srra1": "SRRA I ↓",
-    "srra2": "II ↓",
-}
+# A page is narrow: some columns under shorter headings, and intervals for two of them. The CSV has everything.
+_TEX_COLUMNS = {column.name: column.narrow for column in COLUMNS if column.narrow}
 _TEX_INTERVALS = ("acc", "worst_ssim")
-_CELL_COLUMNS = (("ssim", "SSIM (7x7)", 3), ("psnr_db", "PSNR dB", 1), ("lpips", "LPIPS", 3), ("cosine", "cosine", 3))
+_CELL_METRICS = ("ssim", "psnr_db", "lpips", "cosine")
 
 
 # ------------------------------------------------------------------------------------------------------ rendering
@@ -47,14 +31,13 @@ _CELL_COLUMNS = (("ssim", "SSIM (7x7)", 3), ("psnr_db", "PSNR dB", 1), ("lpips",
 
 def _table(frame: pd.DataFrame, columns: Sequence[str], intervals: Sequence[str]) -> list[list[str]]:
     """Headings, then a row a defence."""
-    known = {name: (heading, decimals) for name, heading, decimals in COLUMNS}
-    rows = [["defence", *(known[name][0] for name in columns), "failed"]]
+    rows = [["defence", *(BY_NAME[name].heading for name in columns), "failed"]]
     rows[0].insert(1 + list(columns).index("worst_ssim"), "worst attack (level)")
     for row in frame.to_dict("records"):
         cells = [str(row["defense"])]
         for name in columns:
             low, high = (row[f"{name}_low"], row[f"{name}_high"]) if name in intervals else (None, None)
-            text = figure_text(row[name], low, high, known[name][1])
+            text = figure_text(row[name], low, high, BY_NAME[name].decimals)
             if name == "worst_ssim":
                 cells.append(f"{row['worst_attack']} ({row['worst_level']})" if row["worst_attack"] else "–")
                 # What a missing attack would have rebuilt is not known.
@@ -90,7 +73,7 @@ def render(frame: pd.DataFrame, fmt: Format, run: Run | None = None) -> str:
         if fmt == "tex":
             parts.append(_tex(some, f"{dataset}, {recognizer}"))
         else:
-            table = _table(some, [name for name, _, _ in COLUMNS], _INTERVALS)
+            table = _table(some, [c.name for c in COLUMNS], [c.name for c in COLUMNS if c.interval])
             missed = int(some["images_without_a_face"].max())
             note = f"{_NOTE} No face was found in {missed} images; they count as failures." if missed else _NOTE
             parts.append(f"## {dataset}, {recognizer}\n\n{markdown(table)}\n\n{note}\n{_remarks(some)}".rstrip())
@@ -118,8 +101,8 @@ def _every_cell(board: Board) -> str:
                 rows.append([defense, attack, entry.cell.level if entry else "", why, "", "", "", "", ""])
                 continue
             figures = [
-                m.note if m.value is None and m.note else figure_text(m.value, m.low, m.high, decimals)
-                for name, _, decimals in _CELL_COLUMNS
+                m.note if m.value is None and m.note else figure_text(m.value, m.low, m.high, metric(name).decimals)
+                for name in _CELL_METRICS
                 for m in [entry.metric(name)]
             ]
             spread = figure_text(entry.spread.get("ssim"), None, None, 3)
@@ -132,7 +115,7 @@ def _every_cell(board: Board) -> str:
             rows.append(
                 [defense, entry.cell.attack, entry.cell.level, *figures, *[""] * (4 - len(figures)), counted, ""]
             )
-    headings = ["defence", "attack", "level", *(heading for _, heading, _ in _CELL_COLUMNS), "n", "seeds"]
+    headings = ["defence", "attack", "level", *(metric(name).heading for name in _CELL_METRICS), "n", "seeds"]
     return f"### Every cell: {board.dataset}, {board.recognizer}\n\n{markdown([headings, *rows])}"
 
 

@@ -18,6 +18,8 @@ from bench import __version__
 from bench.analysis.board import LEVELS, Board, boards
 from bench.analysis.embeddings import embedding_attacks
 from bench.analysis.leaderboard import leaderboard
+from bench.labels import at_level
+from bench.metrics.catalogue import metric
 from bench.report.heatmap import METRICS, heatmap, save
 from bench.report.page_tables import cells_table, embedding_tables, keys_table, leaderboard_tables, side_table
 from bench.report.provenance import duration, flags, origins, parameters, settings
@@ -93,7 +95,7 @@ def write_page(run: Run, folder: Path) -> Path:
         cells=[cells_table(board) for board in some],
         sides=[side_table(board, side) for board in some for side in side_tables(board)],
         failures=[r for r in records if r.status == "error"],
-        attacks=sorted({strip.attack.partition("@")[0] for strip in every_strip if strip.attack}),
+        attacks=sorted({at_level(strip.attack)[0] for strip in every_strip if strip.attack}),
         defenses=list(dict.fromkeys(gallery.defense for _, found in shown for gallery in found)),
         levels=[level for level in LEVELS if any(strip.level == level for strip in every_strip)],
         knowledge=_KNOWLEDGE,
@@ -145,8 +147,9 @@ def _heatmaps(run: Run, some: Sequence[Board], folder: Path) -> list[Picture]:
     entries = [entry for board in some for entry in board.entries]
     found = []
     if any(board.attacks for board in some):
-        for metric, (heading, _, _) in METRICS.items():
-            if metric != "mse" and any(e.metric(metric).value is not None for e in entries):  # psnr_db says the same
-                picture = _drawn(folder, f"heatmap_{metric}", partial(heatmap, run, metric), heading)
+        for name in METRICS:
+            if name != "mse" and any(e.metric(name).value is not None for e in entries):  # psnr_db says the same
+                heading = metric(name).heading
+                picture = _drawn(folder, f"heatmap_{name}", partial(heatmap, run, name), heading)
                 found += [picture] if picture else []
     return found

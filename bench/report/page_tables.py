@@ -11,36 +11,15 @@ from typing import Any
 import pandas as pd
 
 from bench.analysis.board import LEVELS, Board
-from bench.analysis.embeddings import COLUMNS as EMBEDDING_COLUMNS
+from bench.analysis.columns import BY_NAME, COLUMNS
+from bench.analysis.embeddings import METRICS as EMBEDDING_METRICS
+from bench.labels import at_level
+from bench.metrics.catalogue import of_kind
 from bench.report.side_tables import Side
 from bench.report.text import number_text
 from bench.storage.records import Measure, Record
 
-# Column of the leaderboard's frame, heading, decimals, what it says.
-_LEADERBOARD = (
-    ("acc", "ACC ↑", 3, "verification accuracy, both sides protected"),
-    ("acc_raw_probe", "ACC, raw probe ↑", 3, "accuracy with an unprotected probe"),
-    ("worst_ssim", "worst SSIM ↓", 3, "SSIM (7x7) of the attack that rebuilds most; ≥: an attack is missing"),
-    ("worst_psnr_db", "PSNR dB ↓", 1, "of that attack"),
-    ("worst_cosine", "cosine ↓", 3, "of the rebuilt face's embedding with the original's, that attack"),
-    ("worst_lpips", "LPIPS ↑", 3, "of that attack, AlexNet"),
-    ("encoder_ssim", "up to encoder ↓", 3, "SSIM of the best attack at the AdvFace paper's level"),
-    ("algorithm_ssim", "up to algorithm ↓", 3, "SSIM of the best attack that knows at most the defence's algorithm"),
-    ("enrolment_ssim", "up to enrolment ↓", 3, "SSIM of the best attack that at most enrols faces of its own"),
-    ("whitebox_ssim", "up to whitebox ↓", 3, "SSIM of the best attack of all, gradients included"),
-    ("bound_ssim", "oracle bound ↓", 3, "per image the best of all attacks: what no single attacker reaches"),
-    ("best_known_ssim", "best known elsewhere", 3, "published SSIM on the same defence, other data; never ranked"),
-    ("blind_ssim", "blind floor", 3, "SSIM of the best guess that never looked"),
-    ("srra1", "SRRA I ↓", 3, "how often the rebuilt face is accepted against the same image's template"),
-    ("srra2", "SRRA II ↓", 3, "how often it is accepted against another image of the person"),
-    ("noise_rms", "noise rms", 3, "measured, in units of the feature"),
-    ("snr_db", "SNR dB", 1, "measured signal-to-noise ratio of the template"),
-    ("template_bytes", "bytes", 0, "of a stored template"),
-)
-_CELLS = (
-    ("ssim", "SSIM", 3), ("psnr_db", "PSNR dB", 1), ("mse", "MSE", 4), ("lpips", "LPIPS", 3), ("cosine", "cosine", 3),
-    ("srra1", "SRRA I", 3), ("srra2", "SRRA II", 3),
-)  # fmt: skip
+_CELLS = (*of_kind("reconstruction"), *of_kind("replay"))
 
 
 @dataclass(frozen=True)
@@ -84,20 +63,20 @@ def _figure(value: Any, low: Any = None, high: Any = None, decimals: int = 3) ->
 
 def _attack(label: str, level: str) -> Value:
     """`resrec@enrolment` as resrec, with its level behind it."""
-    return Value(label.partition("@")[0] or "–", badge=level)
+    return Value(at_level(label)[0] or "–", badge=level)
 
 
 def leaderboard_tables(frame: pd.DataFrame) -> list[Table]:
     """A table a dataset and recogniser; columns in which nobody has a figure are left out."""
     tables = []
     for (dataset, recognizer), some in frame.groupby(["dataset", "recognizer"], sort=False):
-        names = [column for column in _LEADERBOARD if some[column[0]].notna().any()]
-        columns = [Column("defence"), *(Column(heading, title, True) for _, heading, _, title in names)]
+        names = [column for column in COLUMNS if some[column.name].notna().any()]
+        columns = [Column("defence"), *(Column(column.heading, column.says, True) for column in names)]
         columns.insert(1, Column("worst attack", "the single attack that rebuilds most, and what it knows"))
         rows = []
         for row in some.to_dict("records"):
             cells = [Value(row["defense"]), _attack(row["worst_attack"], row["worst_level"])]
-            for name, _, decimals, _ in names:
+            for name, decimals in ((column.name, column.decimals) for column in names):
                 cell = _figure(row[name], row.get(f"{name}_low"), row.get(f"{name}_high"), decimals)
                 if row["bound_note"] and name == "worst_ssim" and cell.sort is not None:
                     cell = Value(f"≥ {cell.text}", cell.interval, cell.sort, title=row["bound_note"])
@@ -109,7 +88,7 @@ def leaderboard_tables(frame: pd.DataFrame) -> list[Table]:
         note = f" No face was found in {missed} images; they count as failures." if missed else ""
         caption = f"{dataset}, {recognizer}: the defence that gives away least first.{note}"
         # Where a row is incomplete it stands last, whatever its figure.
-        shown = "" if some["bound_note"].any() else "worst SSIM ↓"
+        shown = "" if some["bound_note"].any() else BY_NAME["worst_ssim"].heading
         tables.append(Table(caption, [*columns, Column("failed")], rows, shown))
     return tables
 
@@ -121,7 +100,7 @@ def embedding_tables(rows: Sequence[Mapping[Any, Any]]) -> list[Table]:
     columns = [
         Column("defence"), Column("attack"), Column("data"), Column("targets", "", True),
         Column("queries each", "", True),
-        *(Column(heading, "", True) for heading, _ in EMBEDDING_COLUMNS.values()),
+        *(Column(m.title, "", True) for m in EMBEDDING_METRICS),
     ]  # fmt: skip
     cells = [
         [
@@ -130,7 +109,11 @@ def embedding_tables(rows: Sequence[Mapping[Any, Any]]) -> list[Table]:
             Value(f"{row['dataset']}, {row['recognizer']}"),
             _figure(row["targets"], decimals=0),
             _figure(row["queries"], decimals=0),
-            *(_figure(row[n], row[f"{n}_low"], row[f"{n}_high"], d) for n, (_, d) in EMBEDDING_COLUMNS.items()),
+            *(
+                _figure(row[n], row[f"{n}_low"], row[f"{n}_high"], m.decimals)
+                for m in EMBEDDING_METRICS
+                for n in [m.name]
+            ),
         ]
         for row in rows
     ]
@@ -146,20 +129,20 @@ def cells_table(board: Board) -> Table:
         for e in sorted(board.under(defense, kind), key=lambda e: (LEVELS[e.cell.level], e.cell.attack))
     ]
     # A column without a figure stays where a note says why there is none.
-    used = [c for c in _CELLS if any(e.metric(c[0]).value is not None or e.metric(c[0]).note for e in entries)]
+    used = [c for c in _CELLS if any(e.metric(c.name).value is not None or e.metric(c.name).note for e in entries)]
     rows = []
     for entry in entries:
-        counts = [entry.metric(name).n for name, _, _ in used]
+        counts = [entry.metric(m.name).n for m in used]
         rows.append(
             [
                 Value(entry.cell.defense),
                 _attack(entry.cell.attack, entry.cell.level),
-                *(_measured(entry.metric(name), decimals) for name, _, decimals in used),
+                *(_measured(entry.metric(m.name), m.decimals) for m in used),
                 _figure(max(counts, default=0) or None, decimals=0),
                 Value(entry.failed or "ok"),
             ]
         )
-    columns = [Column("defence"), Column("attack"), *(Column(heading, "", True) for _, heading, _ in used)]
+    columns = [Column("defence"), Column("attack"), *(Column(m.heading, "", True) for m in used)]
     columns += [Column("n", "images or pairs behind the figures", True), Column("outcome")]
     return Table(f"Every attack on every defence: {board.dataset}, {board.recognizer}", columns, rows)
 

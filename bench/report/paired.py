@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pandas as pd
 
-from bench.analysis.paired import _METRICS
+from bench.analysis.paired import METRICS
 from bench.report.text import Format, figure_text, markdown
 
 
@@ -18,11 +18,11 @@ def render_paired(frame: pd.DataFrame, fmt: Format) -> str:
     if fmt == "json":
         return json.dumps(json.loads(frame.to_json(orient="records")), indent=1)
     one, other = frame.iloc[0]["one"], frame.iloc[0]["other"]
-    rows = [["dataset", "recogniser", "attack", *(f"{name}" for name in _METRICS), "n", "gives away less"]]
+    rows = [["dataset", "recogniser", "attack", *(m.heading for m in METRICS), "n", "gives away less"]]
     for row in frame.to_dict("records"):
         figures = [
-            figure_text(row.get(m, np.nan), row.get(f"{m}_low"), row.get(f"{m}_high"), decimals)
-            for m, decimals in _METRICS.items()
+            figure_text(row.get(m.name, np.nan), row.get(f"{m.name}_low"), row.get(f"{m.name}_high"), m.decimals)
+            for m in METRICS
         ]
         verdict = one if row["ssim_high"] < 0 else other if row["ssim_low"] > 0 else "within noise"
         rows.append([row["dataset"], row["recognizer"], row["attack"], *figures, str(row["n"]), verdict])

@@ -11,12 +11,14 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from bench import labels
 from bench.analysis.leaderboard import leaderboard
+from bench.metrics.catalogue import metric
 from bench.storage.records import Run
 
 _PANELS = (
-    ("worst_ssim", "SSIM (7x7) of the worst attack", "blind_ssim"),
-    ("worst_psnr_db", "PSNR, dB", "blind_psnr_db"),
+    ("worst_ssim", f"{metric('ssim').heading} of the worst attack", "blind_ssim"),
+    ("worst_psnr_db", f"{metric('psnr_db').heading} of that attack", "blind_psnr_db"),
 )
 
 
@@ -47,7 +49,7 @@ def _draw(axis: Axes, frame: pd.DataFrame, name: str, heading: str, floor: str) 
     import seaborn  # takes a second, which a command that draws nothing should not
 
     colours = seaborn.color_palette("colorblind", 10)
-    families = {label: str(label).partition("[")[0] for label in frame["defense"]}
+    families = {label: labels.family(str(label)) for label in frame["defense"]}
     known = list(dict.fromkeys(families.values()))
     for family, some in frame.groupby(frame["defense"].map(families), sort=False):
         colour = colours[known.index(str(family)) % len(colours)]
@@ -93,4 +95,4 @@ def _front(frame: pd.DataFrame, name: str) -> pd.DataFrame:
 
 def _label(defense: str) -> str:
     """advface[epsilon=0.1] as epsilon=0.1: its family has a colour."""
-    return defense.partition("[")[2].rstrip("]") or defense
+    return labels.point(defense) or defense

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from bench.analysis.board import UNKNOWN, Board, Entry
 from bench.analysis.selftest import board_trials
+from bench.labels import control
 from bench.report.text import figure_text, markdown
 from bench.storage.records import Measure
 
@@ -50,10 +51,17 @@ def _best_at_encoder(board: Board, defense: str) -> Entry | None:
     return max(good, key=lambda e: e.metric("ssim").value or 0.0, default=None)
 
 
+_CONTROL_NOISE = {"random": "random", "another image's": "swapped"}  #: what a reader sees, and the label's part
+
+
 def _controls(board: Board) -> Side:
     rows = [["defence", "noise", "ACC ↑", "noise rms", "best attack at encoder", "SSIM (7x7) ↓", "PSNR dB ↓"]]
     for defense in board.defenses:
-        variants = {"its own": defense, "random": f"{defense}~random", "another image's": f"{defense}~swapped"}
+        variants = {
+            "its own": defense,
+            "random": control(defense, "random"),
+            "another image's": control(defense, "swapped"),
+        }
         if not any(e.cell.defense == variants["random"] for e in board.entries):
             continue
         for noise, label in variants.items():

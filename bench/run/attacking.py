@@ -25,10 +25,11 @@ from bench.contracts import (
     System,
 )
 from bench.plan import Task
+from bench.run import artefacts
 from bench.run.batches import attacked_first, halving, plain_batches
 from bench.run.context import RunContext
 from bench.run.defending import protect
-from bench.storage.arrays import Rows, read_array, read_state, write_arrays, write_state
+from bench.storage.arrays import Rows, read_state, write_state
 from bench.toolkit.progress import track
 
 
@@ -71,7 +72,8 @@ def make_reconstruction(context: RunContext, task: Task, folder: Path) -> None:
     attack = _attack(context, task)
     fitted, leaked = task.need("attack_state"), task.needs[0]
     assert isinstance(attack, ReconstructionAttack) and fitted is not None
-    values = Rows(context.ready(leaked) / ("templates.npy" if leaked.kind == "templates" else "stored.npy"))
+    stolen_from = artefacts.read_templates if leaked.kind == "templates" else artefacts.read_stored_embeddings
+    values = stolen_from(context.ready(leaked))
     system = context.system(task, attack.depends_on_server)
     rng = context.rng(task.seed, "attack", type(attack).__name__, type(system.defense).__name__)
     stored = None
@@ -81,9 +83,7 @@ def make_reconstruction(context: RunContext, task: Task, folder: Path) -> None:
     prepared = attack.prepare(oracle, read_state(context.ready(fitted)))
     test = loaded.test
     rows = np.sort(attacked_first(loaded.pairs, len(test))[: attack.subset(system.defense)])
-    np.save(folder / "rows.npy", rows)
-    # Half precision keeps 80 dB, and the judge sees exactly what is stored.
-    images = Rows.create(folder / "images.npy", np.dtype(np.float16), (len(rows), 3, *test.image_size))
+    images = artefacts.Reconstructions.create(folder, rows, test.image_size).images
     batches = plain_batches(len(rows))
     clamped = 0
 
@@ -135,8 +135,8 @@ def make_linkage(context: RunContext, task: Task, folder: Path) -> None:
     targets, gallery = gallery_of(loaded.pairs, loaded.test)
     fitted, leaked, embedded = task.need("attack_state"), task.need("templates"), task.need("embeddings")
     assert fitted is not None and leaked is not None and embedded is not None
-    values = Rows(context.ready(leaked) / "templates.npy")
-    stored = torch.from_numpy(np.array(read_array(context.ready(embedded), "stored")))
+    values = artefacts.read_templates(context.ready(leaked))
+    stored = torch.from_numpy(artefacts.Embeddings.read(context.ready(embedded)).stored)
     rng = context.rng(task.seed, "attack", type(attack).__name__, task.defense)
     oracle = Oracle(attack.level, context.system(task, recognises=True), rng.child("oracle"), stored)
     state = read_state(context.ready(fitted))
@@ -151,7 +151,7 @@ def make_linkage(context: RunContext, task: Task, folder: Path) -> None:
         if tuple(made.shape) != (len(batch), len(gallery)) or not torch.isfinite(made).all():
             raise ValueError(f"{task.attack} returned scores of shape {tuple(made.shape)}, or some that are not finite")
         parts.append(made.detach().float().cpu().numpy())
-    write_arrays(folder, {"scores": np.concatenate(parts), "targets": targets, "gallery": gallery})
+    artefacts.Linkage(np.concatenate(parts), targets, gallery).write(folder)
     write_state(folder, State(info={"queries": dict(oracle.queries)}))
 
 
@@ -172,9 +172,9 @@ def make_presentation(context: RunContext, task: Task, folder: Path) -> None:
     templates: Rows | None = None
     for batch, shown in made:
         if templates is None:
-            templates = Rows.create(folder / "templates.npy", np.dtype(np.float32), (len(rows), *shown.shape[1:]))
+            templates = artefacts.create_templates(folder, np.dtype(np.float32), (len(rows), *shown.shape[1:]))
         templates[batch] = shown.float().cpu().numpy()
-    write_arrays(folder, {"rows": rows})
+    artefacts.write_rows(folder, rows)
 
 
 def make_login(context: RunContext, task: Task, folder: Path) -> None:
@@ -187,8 +187,8 @@ def make_login(context: RunContext, task: Task, folder: Path) -> None:
     if shown is None:
         rows, made = _presented(context, task, system)
     else:
-        rows = np.array(read_array(context.ready(shown), "rows"))
-        stored = Rows(context.ready(shown) / "templates.npy")
+        rows = artefacts.read_rows(context.ready(shown))
+        stored = artefacts.read_templates(context.ready(shown))
         made = ((batch, torch.from_numpy(stored[batch]).to(context.device)) for batch in plain_batches(len(rows)))
     found: NDArray[np.float32] | None = None
     for batch, templates in made:
@@ -198,7 +198,7 @@ def make_login(context: RunContext, task: Task, folder: Path) -> None:
             found = np.zeros((len(context.loaded(task.scene).test), embeddings.shape[1]), dtype=np.float32)
         found[rows[batch]] = embeddings
     assert found is not None
-    write_arrays(folder, {"embeddings": found, "rows": rows})
+    artefacts.Login(found, rows).write(folder)
 
 
 def _presented(
@@ -208,13 +208,12 @@ def _presented(
     loaded = context.loaded(task.scene)
     made = task.need("reconstruction")
     assert made is not None
-    images = Rows(context.ready(made) / "images.npy")
-    rebuilt = read_array(context.ready(made), "rows")
-    rows = np.intersect1d(loaded.pairs.left[loaded.pairs.genuine], rebuilt)
+    rebuilt = artefacts.Reconstructions.read(context.ready(made))
+    rows = np.intersect1d(loaded.pairs.left[loaded.pairs.genuine], rebuilt.rows)
     if not len(rows):
         raise ValueError("no reconstruction is of a genuine pair's left image: there is nothing to replay")
-    place = {int(row): index for index, row in enumerate(rebuilt)}
-    faces = [torch.from_numpy(images[place[int(i)]]).float() for i in rows]
+    place = {int(row): index for index, row in enumerate(rebuilt.rows)}
+    faces = [torch.from_numpy(rebuilt.images[place[int(i)]]).float() for i in rows]
     names = [loaded.test.names[i] for i in rows]
     rng = context.rng(task.seed, "replay", type(system.defense).__name__)
     return rows, ((batch, shown) for batch, _, shown in protect(system, faces, names, rng, None))

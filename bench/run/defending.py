@@ -15,11 +15,12 @@ from torch import Tensor
 from bench.contracts import FaceSet, Pairs, Rng, State, System
 from bench.contracts.oracle import client_alone
 from bench.plan import Task
+from bench.run import artefacts
 from bench.run.batches import coupled_batches, halving, plain_batches, shared_pairs
 from bench.run.context import RunContext
 from bench.run.noise import NoiseMeter
 from bench.settings.controls import Control
-from bench.storage.arrays import Rows, write_arrays, write_state
+from bench.storage.arrays import Rows, write_state
 from bench.toolkit.progress import track
 
 _BATCH = 50
@@ -39,7 +40,7 @@ def make_identity(context: RunContext, task: Task, folder: Path) -> None:
     with torch.no_grad():
         for whole in track(plain_batches(len(loaded.test)), "embedding faces", -(-len(loaded.test) // _BATCH)):
             parts += [found for _, found in halving(embed, whole)]
-    write_arrays(folder, {"embeddings": np.concatenate(parts)})
+    artefacts.write_identity(folder, np.concatenate(parts))
 
 
 def make_defense_state(context: RunContext, task: Task, folder: Path) -> None:
@@ -98,7 +99,7 @@ def _disturb(
     """As `protect`, for a control: from what its defence stored of the same images, in the same batches."""
     test, parent = context.loaded(task.scene).test, task.need("templates")
     assert parent is not None
-    stored = Rows(context.ready(parent) / "templates.npy")
+    stored = artefacts.read_templates(context.ready(parent))
     rng = context.rng(task.seed, "protect", type(control.defense).__name__)
     other = context.rng(task.seed, "control", control.noise)
     for batch in batches_of(system, test.names, rng, context.loaded(task.scene).pairs):
@@ -128,7 +129,7 @@ def make_templates(context: RunContext, task: Task, folder: Path) -> None:
         seconds += time.perf_counter() - started
         if stored is None:
             shape = (len(loaded.test), *templates.shape[1:])
-            stored = Rows.create(folder / "templates.npy", dtype, shape)
+            stored = artefacts.create_templates(folder, dtype, shape)
         stored[batch] = templates.float().cpu().numpy()
         batches.append(batch)
         with torch.no_grad():
@@ -152,7 +153,7 @@ def make_embeddings(context: RunContext, task: Task, folder: Path) -> None:
     templates_task = task.need("templates")
     assert templates_task is not None
     system = context.system(task, recognises=True)
-    templates = Rows(context.ready(templates_task) / "templates.npy")
+    templates = artefacts.read_templates(context.ready(templates_task))
 
     def embed(batch: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
         values = torch.from_numpy(templates[batch]).to(context.device, torch.float32)
@@ -164,4 +165,4 @@ def make_embeddings(context: RunContext, task: Task, folder: Path) -> None:
         for whole in track(plain_batches(len(loaded.test)), "embedding templates", -(-len(loaded.test) // _BATCH)):
             parts += [found for _, found in halving(embed, whole)]
     stored, probes = (np.concatenate(part) for part in zip(*parts, strict=True))
-    write_arrays(folder, {"stored": stored, "probes": probes})
+    artefacts.Embeddings(stored, probes).write(folder)

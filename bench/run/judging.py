@@ -28,10 +28,11 @@ from bench.metrics.verification import (
     tar_at_far,
 )
 from bench.plan import Job
+from bench.run import artefacts
 from bench.run.batches import attacked_first
 from bench.run.context import LoadedScene, RunContext
 from bench.seeds import derive_seed
-from bench.storage.arrays import Rows, read_array, read_state
+from bench.storage.arrays import Rows, read_state
 from bench.storage.records import Measure
 from bench.toolkit.progress import track
 
@@ -93,8 +94,8 @@ class Judge:
     def _embeddings(self, job: Job) -> tuple[NDArray[Any], NDArray[Any]]:
         task = job.need("embeddings")
         assert task is not None
-        folder = self.context.ready(task)
-        return np.array(read_array(folder, "stored")), np.array(read_array(folder, "probes"))
+        found = artefacts.Embeddings.read(self.context.ready(task))
+        return found.stored, found.probes
 
     def _decisions(
         self, loaded: LoadedScene, enrolled: NDArray[Any], probes: NDArray[Any]
@@ -206,9 +207,9 @@ class Judge:
         loaded = self.context.loaded(job.scene)
         made, identity = job.need("reconstruction"), job.need("identity")
         assert made is not None and identity is not None
-        folder = self.context.ready(made)
-        images, rows = Rows(folder / "images.npy"), read_array(folder, "rows")
-        clean = read_array(self.context.ready(identity), "embeddings")[rows]
+        rebuilt_by = artefacts.Reconstructions.read(self.context.ready(made))
+        images, rows = rebuilt_by.images, rebuilt_by.rows
+        clean = artefacts.read_identity(self.context.ready(identity))[rows]
         test = loaded.test.subset(rows)
         owners = self._owners(loaded)[rows]
         strangers = test.subset(_somebody_else(owners))
@@ -273,7 +274,8 @@ class Judge:
         """Closed-set identification of stolen templates (rank 1), and TAR at FAR of all template-photograph pairs."""
         loaded, task, embedded = self.context.loaded(job.scene), job.need("linkage"), job.need("embeddings")
         assert task is not None and embedded is not None
-        scores, targets, gallery = (read_array(self.context.ready(task), n) for n in ("scores", "targets", "gallery"))
+        linked = artefacts.Linkage.read(self.context.ready(task))
+        scores, targets, gallery = linked.scores, linked.targets, linked.gallery
         owners = self._owners(loaded)[targets]
         own = np.diagonal(scores)
         # A tie is no hit: a constant score would name everybody right.
@@ -318,10 +320,11 @@ class Judge:
         pairs, owners = loaded.pairs, self._owners(loaded)
         _, decisions = self._decisions(loaded, stored, stored)
         shown_task = job.need("login")
-        shown_rows = read_array(self.context.ready(shown_task), "rows") if shown_task else pairs.left
+        shown_at = artefacts.Login.read(self.context.ready(shown_task)) if shown_task else None
+        shown_rows = shown_at.rows if shown_at else pairs.left
         genuine = np.flatnonzero(pairs.genuine & np.isin(pairs.left, shown_rows))
         left, right, fold = pairs.left[genuine], pairs.right[genuine], pairs.fold[genuine]
-        presented = read_array(self.context.ready(shown_task), "embeddings") if shown_task else stored
+        presented = shown_at.embeddings if shown_at else stored
         shown = (presented[left] * stored[left]).sum(1), (presented[left] * stored[right]).sum(1)
         # A pair with an image where no face was found stays in the denominator, as not accepted.
         usable = loaded.test.found[left] & loaded.test.found[right]

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from bench import labels
 from bench.contracts import (
     Attack,
     Conv,
@@ -222,11 +223,11 @@ def _even(images: Tensor) -> Tensor:
 
 def canaries() -> dict[str, Defense]:
     """One of each kind, by label."""
-    return {f"canary~{kind}": Canary(kind=kind) for kind in get_args(_Kind)}
+    return {labels.canary(kind): Canary(kind=kind) for kind in get_args(_Kind)}
 
 
 def controls(label: str, defense: Defense) -> dict[str, Defense]:
     """The controls of a defence that adds something to the features; none for others."""
     if type(defense).protect is Defense.protect:
         return {}
-    return {f"{label}~{noise}": Control(defense=defense, noise=noise) for noise in ("random", "swapped")}
+    return {labels.control(label, noise): Control(defense=defense, noise=noise) for noise in ("random", "swapped")}

@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator
+
+from bench.metrics.catalogue import METRICS, Metric
 
 if TYPE_CHECKING:  # results are read where torch need not be installed
     from bench.contracts import Attack, Dataset, Defense, Recognizer, ReconstructionAttack, ReplayAttack
@@ -60,24 +62,24 @@ class MetricSettings(Strict):
     bootstrap: int = Field(default=1000, ge=100)  #: resamples behind every interval
 
 
-class CompareSettings(Strict):
+class _Tolerances(Strict):
     """`[compare]`: differences that are no change, by metric, beside what the intervals allow."""
 
-    acc: float = Field(default=0.01, ge=0)
-    eer: float = Field(default=0.01, ge=0)
-    tar_at_far: float = Field(default=0.05, ge=0)
-    ssim: float = Field(default=0.02, ge=0)
-    psnr_db: float = Field(default=0.5, ge=0)
-    cosine: float = Field(default=0.03, ge=0)
-    mse: float = Field(default=0.003, ge=0)
-    lpips: float = Field(default=0.02, ge=0)
-    srra: float = Field(default=0.05, ge=0)
-    rank1: float = Field(default=0.05, ge=0)
-
-    def of(self, metric: str) -> float:
+    def of(self, metric: Metric) -> float:
         """The tolerance of a metric."""
-        found: float = getattr(self, metric)
+        found: float = getattr(self, metric.key)
         return found
+
+
+if TYPE_CHECKING:
+    CompareSettings = _Tolerances
+else:
+    CompareSettings = create_model(
+        "CompareSettings",
+        __base__=_Tolerances,
+        __module__=__name__,
+        **{m.key: (float, Field(default=m.tolerance, ge=0)) for m in METRICS if m.compared},
+    )
 
 
 class File(Strict):

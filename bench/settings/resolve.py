@@ -10,6 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+from bench import labels
 from bench.contracts import Knowledge, ReconstructionAttack, ReplayAttack
 from bench.errors import DataError, UserError, near_miss
 from bench.labels import PluginKind, word
@@ -70,7 +71,9 @@ def _resolve(file: File, path: Path) -> Settings:
         replay = registry.find("attack", "replay", f"{path}: run.replay")
         for label, attack in list(attacks.items()):
             if isinstance(attack, ReconstructionAttack) and attack.level > Knowledge.BLIND:
-                attacks.setdefault(f"replay_{label}", registry.make(replay, {"attack": label}, f"{path}: run.replay"))
+                attacks.setdefault(
+                    labels.replay(label), registry.make(replay, {"attack": label}, f"{path}: run.replay")
+                )
     for label, attack in list(attacks.items()):
         if isinstance(attack, ReplayAttack) and attack.attack not in attacks:
             where = f"{path}: [attacks.{label}] attack = {attack.attack!r}"
@@ -111,9 +114,9 @@ def _instances(file: File, section: str, label: str, path: Path) -> dict[str, An
     kind = _KINDS[section]
     entries: Mapping[str, dict[str, Any]] = getattr(file, section)
     where = f"{path}: [{section}.{label}]" if label in entries else f"{path}: run.{section}"
-    if "~" in label:
+    if labels.is_harness(label):
         raise UserError(f"{where}: {label!r}: labels with a ~ are the harness's own: run.controls, run.canaries")
-    own, _, level = label.partition("@") if section == "attacks" else (label, "", "")
+    own, level = labels.at_level(label) if section == "attacks" else (label, "")
     parameters = dict(_expand(overlay(entries.get(own, {}), entries.get(label, {})), where))
     name = parameters.pop("plugin", own)
     sweep = parameters.pop("sweep", {})
@@ -132,6 +135,5 @@ def _instances(file: File, section: str, label: str, path: Path) -> dict[str, An
     made: dict[str, Any] = {}
     for point in itertools.product(*sweep.values()):
         chosen = dict(zip(sweep, point, strict=True))
-        suffix = ",".join(f"{key}={value}" for key, value in chosen.items())
-        made[f"{label}[{suffix}]" if suffix else label] = registry.make(plugin, {**parameters, **chosen}, where)
+        made[labels.swept(label, chosen)] = registry.make(plugin, {**parameters, **chosen}, where)
     return made

@@ -14,6 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bench.errors import DataError, UserError
+from bench.labels import is_harness
 from bench.storage.files import replacing
 
 SCHEMA = 1  #: version of the record's layout
@@ -53,7 +54,7 @@ class Cell:
     @property
     def probe(self) -> bool:
         """Whether the defence is a control or a canary, and takes no part in any ranking."""
-        return "~" in self.defense
+        return is_harness(self.defense)
 
     @property
     def name(self) -> str:
