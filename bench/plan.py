@@ -17,6 +17,7 @@ from bench.contracts import (
     ReconstructionAttack,
     ReplayAttack,
 )
+from bench.datasets.public_faces import REST, SIDES, Lending
 from bench.errors import DataError, UserError
 from bench.labels import harness_part
 from bench.settings.controls import Control, HarnessDefense
@@ -138,7 +139,13 @@ def plan(settings: Settings) -> Plan:
     )
 
 
+def lending(settings: Settings) -> Lending:
+    """Whose faces may be learned from."""
+    return Lending(settings.run.public_defender, settings.run.public_attacker, settings.run.public_limit)
+
+
 def _scenes(settings: Settings) -> Iterator[Scene]:
+    lends = lending(settings)
     revisions = {label: dataset.revision() for label, dataset in {**settings.datasets, **settings.public}.items()}
     for recognizer_label, recognizer in settings.recognizers.items():
         parameters = {k: v for k, v in asdict(recognizer).items() if k != "weights"}
@@ -146,15 +153,11 @@ def _scenes(settings: Settings) -> Iterator[Scene]:
             source=source_hash(type(recognizer)), parameters=parameters, weights=recognizer.weights_hash()
         )
         for label in settings.datasets:
-
-            def public_key(lender: str, side: str, own: str = label) -> str:
-                return content_key(
-                    revision=revisions[own if lender == "rest" else lender],
-                    side=side if settings.run.public_defender == settings.run.public_attacker else "all",
-                    limit=settings.run.public_limit,
-                    alignment=recognizer.alignment,  # noqa: B023 - called within this turn of the loop
-                )
-
+            known = {**revisions, REST: revisions[label]}
+            public = {
+                side: content_key(**lends.identity(side, known.__getitem__), alignment=recognizer.alignment)
+                for side in SIDES
+            }
             yield Scene(
                 dataset=label,
                 recognizer=recognizer_label,
@@ -164,8 +167,8 @@ def _scenes(settings: Settings) -> Iterator[Scene]:
                     images=settings.run.images and ["balanced pairs", settings.run.images],
                 ),
                 recognizer_key=recognizer_key,
-                defender_key=public_key(settings.run.public_defender, "defender"),
-                attacker_key=public_key(settings.run.public_attacker, "attacker"),
+                defender_key=public["defender"],
+                attacker_key=public["attacker"],
             )
 
 

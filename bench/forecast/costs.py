@@ -24,10 +24,11 @@ from bench.contracts import (
     State,
     System,
 )
+from bench.datasets.public_faces import REST, SIDES
 from bench.errors import NotApplicable
 from bench.labels import harness_part
 from bench.metrics.image import image_scores
-from bench.plan import Job, Plan, Scene, Task
+from bench.plan import Job, Plan, Scene, Task, lending
 from bench.run.serial import missing_tasks, pending
 from bench.settings.controls import Control
 from bench.settings.model import Settings
@@ -177,18 +178,12 @@ class _Probe:
         self.faces = FaceSet(pixels, np.arange(count), names, names, np.ones(count, dtype=bool))
         self.test, rest = settings.datasets[scene.dataset].size()
         self.test = min(self.test, settings.run.images or self.test)
-        self.public = {
-            side: min(
-                (rest // (2 if settings.run.public_defender == settings.run.public_attacker else 1))
-                if lender == "rest"
-                else settings.public[lender].size()[1],
-                settings.run.public_limit or 10**9,
-            )
-            for side, lender in (
-                ("defender", settings.run.public_defender),
-                ("attacker", settings.run.public_attacker),
-            )
-        }
+        lends = lending(settings)
+
+        def size(lender: str) -> int:
+            return rest if lender == REST else settings.public[lender].size()[1]
+
+        self.public = {side: lends.count(side, size) for side in SIDES}
         self._defended: dict[str, _Defended] = {}
         self._served: dict[str, tuple[float, State | None]] = {}
         self._attacked: dict[tuple[str, str, int], tuple[float, int, float]] = {}

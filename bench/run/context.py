@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from bench.contracts import Defense, Evaluation, FaceSet, Pairs, Rng, SplitNetwork, System
-from bench.datasets.public_faces import refuse_overlap, split_public
+from bench.datasets.public_faces import REST
 from bench.errors import UserError
-from bench.plan import Scene, Task
+from bench.plan import Scene, Task, lending
 from bench.seeds import derive_seed
 from bench.settings.model import Settings
 from bench.storage.arrays import read_state
@@ -66,7 +66,7 @@ class RunContext:
             raise UserError(f"dataset {scene.dataset!r} has no verification pairs: it can only lend public faces")
 
         def public(lender: str) -> FaceSet:
-            if lender == "rest":
+            if lender == REST:
                 found = evaluation.public
             else:
                 found = self.settings.public[lender].load(recognizer.alignment, cache).public
@@ -75,13 +75,7 @@ class RunContext:
                 raise UserError(f"dataset {scene.dataset!r} leaves no public faces (asked {lender!r}): set {setting}")
             return found
 
-        if run.public_defender == run.public_attacker:
-            defender, attacker = split_public(public(run.public_defender), Rng(derive_seed("public faces")))
-        else:
-            defender, attacker = public(run.public_defender), public(run.public_attacker)
-        refuse_overlap(test=test, defender=defender, attacker=attacker)
-        if run.public_limit is not None:
-            defender, attacker = (s.subset(range(min(len(s), run.public_limit))) for s in (defender, attacker))
+        defender, attacker = lending(self.settings).divide(test, public)
         network = recognizer.load().to(self.device).eval().requires_grad_(False)
         return LoadedScene(test, pairs, defender, attacker, network)
 
