@@ -11,6 +11,20 @@ import pytest
 from support import CONFIG, ENVIRONMENT, Cli
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--all`: the slow tests too."""
+    parser.addoption("--all", action="store_true", help="also what is marked as slow")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Says of each slow test that it was left out."""
+    if config.getoption("--all"):
+        return
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.skip(reason="slow: make test ARGS=--all"))
+
+
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder to stand in, with a `bench.toml` of toys; returns the file."""

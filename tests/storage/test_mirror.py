@@ -8,32 +8,32 @@ from pathlib import Path
 import fsspec
 import pytest
 from fsspec.core import url_to_fs
-from moto.server import ThreadedMotoServer
-from s3fs import S3FileSystem
 from support import CONFIG, Cli, figures
 
 from bench.errors import UserError
 from bench.storage.store import Store
 
 
-@pytest.fixture(params=["memory", "s3"])
+@pytest.fixture(params=["memory", pytest.param("s3", marks=pytest.mark.slow)])
 def url(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Of an empty place: in this process, or on an S3 server on loopback."""
     if request.param == "memory":
         yield "memory://bucket/veilbench"
         fsspec.filesystem("memory").rm("/bucket", recursive=True)
         return
-    server = ThreadedMotoServer(port=0, verbose=False)
+    moto = pytest.importorskip("moto.server", reason="needs moto: make test-s3")
+    s3fs = pytest.importorskip("s3fs", reason="needs s3fs: make test-s3")
+    server = moto.ThreadedMotoServer(port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
-    S3FileSystem.clear_instance_cache()
+    s3fs.S3FileSystem.clear_instance_cache()
     bucket = f"bucket-{uuid.uuid4().hex}"  # the server's memory is the process's, and outlives it
-    S3FileSystem().mkdir(bucket)
+    s3fs.S3FileSystem().mkdir(bucket)
     yield f"s3://{bucket}/veilbench"
-    S3FileSystem.clear_instance_cache()
+    s3fs.S3FileSystem.clear_instance_cache()
     server.stop()
 
 
