@@ -20,6 +20,7 @@ from bench.contracts import (
 from bench.datasets.public_faces import REST, SIDES, Lending
 from bench.errors import DataError, UserError
 from bench.labels import harness_part
+from bench.metrics.catalogue import RATE_INTERVAL, SHARE_INTERVAL
 from bench.settings.controls import Control, HarnessDefense
 from bench.settings.model import Settings
 from bench.storage.files import file_hash
@@ -253,7 +254,7 @@ class _Planner:
         key = content_key(
             cell=vars(cell),
             needs=[need.key for need in needs],
-            metrics=self.metrics if kind == "reconstruction" else {"bootstrap": self.settings.metrics.bootstrap},
+            metrics=self.metrics if kind == "reconstruction" else {"interval": (SHARE_INTERVAL, RATE_INTERVAL)},
             machine=self.machine,
             attack=self.known[attack] if instance else {},
         )

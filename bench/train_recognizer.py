@@ -20,7 +20,7 @@ from bench import __version__
 from bench.contracts import Dataset, Evaluation, FaceSet, Recognizer, Rng, SplitNetwork, State, System
 from bench.datasets.folder import ImageFolder
 from bench.errors import UserError
-from bench.metrics.bootstrap import measure
+from bench.metrics.proportions import CHOSEN_THRESHOLDS, proportion
 from bench.metrics.verification import all_impostors, equal_error_rate, fold_accuracy, tar_at_far
 from bench.seeds import derive_seed
 from bench.settings.model import Settings
@@ -218,10 +218,12 @@ def verification(network: SplitNetwork, evaluation: Evaluation, label: str) -> d
     similarity = (embeddings[pairs.left] * embeddings[pairs.right]).sum(1)
     decided = fold_accuracy(similarity, pairs.genuine, pairs.fold, test.found[pairs.left] & test.found[pairs.right])
     owners = np.array(test.subjects or test.names, dtype=object)
-    accuracy = measure(
-        decided.correct.astype(float),
+    accuracy = proportion(
+        decided.correct,
         np.stack([owners[pairs.left], owners[pairs.right]], 1),
-        seed=derive_seed("bootstrap", label),
+        weights=decided.weights,
+        kinds=pairs.genuine,
+        inflation=CHOSEN_THRESHOLDS,
     )
     genuine, impostors = similarity[pairs.genuine], all_impostors(embeddings, owners)
     return {

@@ -24,7 +24,7 @@ ROOMS = {
     "datasets": {"contracts", "errors", "labels", "seeds", "storage", "synthesis", "toolkit"},
     "recognizers": {"contracts", "errors", "storage", "toolkit"},
     "settings": {"contracts", "errors", "labels", "metrics.catalogue", "storage"},
-    "plan": {"contracts", "datasets", "errors", "labels", "settings", "storage", "toolkit"},
+    "plan": {"contracts", "datasets", "errors", "labels", "metrics.catalogue", "settings", "storage", "toolkit"},
     "analysis": {"errors", "labels", "metrics", "seeds", "settings.model", "storage"},
     "report": {"analysis", "errors", "labels", "metrics", "storage"},
     "checks": {"contracts", "datasets", "errors", "metrics", "recognizers", "settings", "storage", "toolkit"},
@@ -40,8 +40,8 @@ ABOVE = {"api", "cli", "paper", "__init__", "__main__"}  #: may import everythin
 PLUGINS_MAY = {"contracts", "errors", "metrics", "storage.files", "storage.weights", "toolkit"}
 #: Results are read, compared and drawn where torch need not be installed.
 NO_TORCH = (
-    "analysis", "cli", "errors", "labels", "metrics.bootstrap", "metrics.catalogue", "report", "seeds",
-    "settings.model", "settings.toml", "storage.files", "storage.keys", "storage.records", "storage.store",
+    "analysis", "cli", "errors", "labels", "metrics.bootstrap", "metrics.catalogue", "metrics.proportions", "report",
+    "seeds", "settings.model", "settings.toml", "storage.files", "storage.keys", "storage.records", "storage.store",
 )  # fmt: skip
 PLUGINS = sorted([*(ROOT / "defenses").glob("*.py"), *(ROOT / "attacks").glob("*.py")])
 CORE = sorted((ROOT / "bench").rglob("*.py"))

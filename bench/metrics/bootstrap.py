@@ -68,6 +68,13 @@ def paired_difference(
 
 
 def measure(values: NDArray[Any], owners: NDArray[Any], *, seed: int, resamples: int = 1000) -> Measure:
-    """The mean with its interval, as a record keeps it."""
+    """The mean with its interval, as a record keeps it; without one, and a note, where resamples cannot differ.
+
+    For means of scores. Shares of decisions, which come near 0 and 1, have `bench.metrics.proportions`.
+    """
     mean, low, high = interval(values, owners, seed=seed, resamples=resamples)
-    return Measure(mean, low, high, len(values))
+    if low < high:
+        return Measure(mean, low, high, len(values))
+    alone = len(np.unique(np.asarray(owners))) == 1
+    why = "one person" if alone else "all scores are the same"
+    return Measure(mean, n=len(values), note=f"no interval: {why}")

@@ -9,6 +9,11 @@ Direction = Literal[1, -1]
 
 PSNR_CAP_DB = 100.0  #: identical images would be infinitely many dB
 
+# What a record's settings say of its intervals; part of the key of a cell that has no other statistics.
+MEAN_INTERVAL = "95 %, percentiles of the vertex bootstrap over identities"
+SHARE_INTERVAL = "95 %, Agresti-Coull, effective size from residuals summed by person"
+RATE_INTERVAL = "95 %, both rates' Agresti-Coull intervals carried over (MOVER)"
+
 
 @dataclass(frozen=True)
 class Metric:

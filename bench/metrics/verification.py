@@ -1,15 +1,16 @@
-"""How well embeddings tell people apart: fold-wise accuracy, EER, TAR at FAR."""
+"""How well embeddings tell people apart: fold-wise accuracy, impostors, EER, TAR at FAR."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-_TRUSTED = 10  #: impostor pairs that a false-accept rate must stand for before it is reported
+TRUSTED = 10  #: impostor pairs that a false-accept rate must stand for before it is reported
 _BLOCK = 512  #: rows of similarities that are held at once
 
 
@@ -21,6 +22,7 @@ class FoldAccuracy:
     thresholds: tuple[float, ...]  #: by fold number
     correct: NDArray[np.bool_]  #: (P,)
     in_sample: bool  #: there was one fold only, and its threshold was chosen on it
+    weights: NDArray[np.float64]  #: (P,) of each pair in the mean over folds; they sum to 1
 
 
 def best_threshold(similarity: NDArray[Any], genuine: NDArray[np.bool_]) -> float:
@@ -81,13 +83,62 @@ def fold_accuracy(
         here = fold == number
         correct[here] = ((similarity[here] >= thresholds[-1]) == genuine[here]) & valid[here]
     accuracy = float(np.mean([correct[fold == number].mean() for number in folds]))
-    return FoldAccuracy(accuracy, tuple(thresholds), correct, alone)
+    weights = 1 / (len(folds) * np.bincount(fold)[fold])
+    return FoldAccuracy(accuracy, tuple(thresholds), correct, alone, weights)
 
 
 def accepted(similarity: NDArray[Any], fold: NDArray[np.int64], thresholds: tuple[float, ...]) -> NDArray[np.bool_]:
     """Whether each comparison (P,) passes at its fold's threshold; `thresholds` are those of a `FoldAccuracy`."""
     passed: NDArray[np.bool_] = np.asarray(similarity, dtype=np.float64) >= np.array(thresholds)[fold]
     return passed
+
+
+@dataclass(frozen=True, eq=False)
+class Impostors:
+    """Similarities of images of different people, and whose images they are.
+
+    Images are the rows and the columns of a table; `similarity` lists its comparable cells, row by row.
+    """
+
+    similarity: NDArray[np.float64]  #: (I,)
+    person: NDArray[np.int64]  #: (N,) whom each row, and each column, shows: 0, 1, ...
+    both_ways: bool = False  #: a cell and its mirror image are two comparisons, and not one
+
+    @classmethod
+    def among(cls, embeddings: NDArray[Any], subjects: NDArray[Any]) -> Impostors:
+        """All pairs of different people, each once, from unit embeddings (N, D) and whose they are (N,)."""
+        return cls(all_impostors(embeddings, subjects), np.unique(subjects, return_inverse=True)[1])
+
+    @classmethod
+    def off_diagonal(cls, scores: NDArray[Any]) -> Impostors:
+        """Of (N, N) scores, template against photograph, of N people."""
+        count = len(scores)
+        others = np.asarray(scores, dtype=np.float64)[~np.eye(count, dtype=bool)]
+        return cls(others, np.arange(count), both_ways=True)
+
+    def accepted(self, thresholds: Sequence[float]) -> NDArray[np.int64]:
+        """(T, M): how many comparisons that each person takes part in score at least as much as each threshold."""
+        people = int(self.person.max()) + 1 if len(self.person) else 0
+        counts = np.zeros((len(thresholds), people), dtype=np.int64)
+        filled = 0
+        for rows, wanted in _comparable(self.person, self.both_ways):
+            here = self.similarity[filled : filled + int(wanted.sum())]
+            filled += len(here)
+            for place, threshold in enumerate(thresholds):
+                passed = wanted.copy()
+                passed[wanted] = here >= threshold
+                counts[place] += np.bincount(self.person[rows], passed.sum(1), people).astype(np.int64)
+                counts[place] += np.bincount(self.person, passed.sum(0), people).astype(np.int64)
+        return counts
+
+
+def _comparable(person: NDArray[np.int64], both_ways: bool) -> Iterator[tuple[slice, NDArray[np.bool_]]]:
+    """Blocks of rows, and which of their cells compare different people: above the diagonal alone, or on either side."""
+    position = np.arange(len(person))
+    for start in range(0, len(person), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        wanted = person[rows, None] != person
+        yield rows, wanted if both_ways else wanted & (position[rows, None] < position)
 
 
 def all_impostors(embeddings: NDArray[Any], subjects: NDArray[Any]) -> NDArray[np.float64]:
@@ -98,33 +149,35 @@ def all_impostors(embeddings: NDArray[Any], subjects: NDArray[Any]) -> NDArray[n
     """
     _, person = np.unique(subjects, return_inverse=True)
     vectors = np.asarray(embeddings, dtype=np.float64)
-    position = np.arange(len(vectors))
     alike = np.bincount(person)
     found = np.empty(len(vectors) * (len(vectors) - 1) // 2 - int((alike * (alike - 1) // 2).sum()))
     filled = 0
-    for start in range(0, len(vectors), _BLOCK):
-        block = slice(start, start + _BLOCK)
-        wanted = (position[block, None] < position) & (person[block, None] != person)
-        here = (vectors[block] @ vectors.T)[wanted]
+    for rows, wanted in _comparable(person, both_ways=False):
+        here = (vectors[rows] @ vectors.T)[wanted]
         found[filled : filled + len(here)] = here
         filled += len(here)
     return found
 
 
-def equal_error_rate(genuine: NDArray[Any], impostor: NDArray[Any]) -> float:
+def equal_error_rate(genuine: NDArray[Any], impostor: NDArray[Any], raised: float = 0.0) -> float:
     """Where false rejection and false acceptance cross, 0 to 1, linearly between the operating points.
+
+    Args:
+        genuine: (G,) similarities of one person's images; sorted ones take less time.
+        impostor: (I,) of different people's.
+        raised: added to the rate of false rejections at every threshold, to see what that would do.
 
     Raises:
         ValueError: no genuine or no impostor scores.
     """
     if not len(genuine) or not len(impostor):
         raise ValueError("an equal error rate needs genuine and impostor scores")
-    own, others = (np.sort(np.asarray(scores, dtype=np.float64)) for scores in (genuine, impostor))
+    own, others = _sorted(genuine), _sorted(impostor)
 
     def rates(threshold: float) -> tuple[float, float]:
         """False rejections and false acceptances of those who accept from here on."""
         rejected = np.searchsorted(own, threshold, side="left") / len(own)
-        return float(rejected), float(1 - np.searchsorted(others, threshold, side="left") / len(others))
+        return float(rejected) + raised, float(1 - np.searchsorted(others, threshold, side="left") / len(others))
 
     def crossed(threshold: float) -> bool:
         rejected, let_in = rates(threshold)
@@ -144,10 +197,15 @@ def equal_error_rate(genuine: NDArray[Any], impostor: NDArray[Any]) -> float:
     return float(rejected_before + share * (rejected - rejected_before))
 
 
+def _sorted(scores: NDArray[Any]) -> NDArray[np.float64]:
+    scores = np.asarray(scores, dtype=np.float64)
+    return scores if bool((scores[1:] >= scores[:-1]).all()) else np.sort(scores)
+
+
 def tar_at_far(genuine: NDArray[Any], impostor: NDArray[Any], far: float) -> float | None:
     """Share of genuine pairs accepted where at most `far` of the impostors are; None if too few stand behind it."""
     allowed = int(np.floor(far * len(impostor) + 1e-9))
-    if allowed < _TRUSTED or not len(genuine):
+    if allowed < TRUSTED or not len(genuine):
         return None
     place = len(impostor) - 1 - allowed
     first_refused = np.partition(impostor, place)[place] if place >= 0 else -np.inf

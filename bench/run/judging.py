@@ -16,17 +16,12 @@ from numpy.typing import NDArray
 
 from bench.contracts import Defense, ReplayAttack
 from bench.metrics.bootstrap import measure
-from bench.metrics.catalogue import PSNR_CAP_DB
+from bench.metrics.catalogue import MEAN_INTERVAL, PSNR_CAP_DB, RATE_INTERVAL, SHARE_INTERVAL
 from bench.metrics.image import IMAGE_SETTINGS, image_scores
 from bench.metrics.perceptual import Lpips, Unavailable
-from bench.metrics.verification import (
-    FoldAccuracy,
-    accepted,
-    all_impostors,
-    equal_error_rate,
-    fold_accuracy,
-    tar_at_far,
-)
+from bench.metrics.proportions import CHOSEN_THRESHOLDS, proportion
+from bench.metrics.rates import error_rates
+from bench.metrics.verification import FoldAccuracy, Impostors, accepted, fold_accuracy
 from bench.plan import Job
 from bench.run import artefacts
 from bench.run.batches import attacked_first
@@ -113,19 +108,13 @@ class Judge:
         raw_similarity, raw_decisions = self._decisions(loaded, stored, probes)
         pair_owners = np.stack([owners[pairs.left], owners[pairs.right]], 1)
         found = loaded.test.found
-        impostors = all_impostors(stored[found], owners[found])
-        genuine = similarity[pairs.genuine & found[pairs.left] & found[pairs.right]]
+        impostors = Impostors.among(stored[found], owners[found])
+        genuine = pairs.genuine & found[pairs.left] & found[pairs.right]
         metrics = {
-            "acc": replace(self._measure(job, decisions.correct, pair_owners), value=decisions.accuracy),
-            "acc_raw_probe": replace(
-                self._measure(job, raw_decisions.correct, pair_owners), value=raw_decisions.accuracy
-            ),
-            "eer": Measure(equal_error_rate(genuine, impostors), n=len(genuine)),
+            "acc": _accuracy(decisions, pair_owners, pairs.genuine),
+            "acc_raw_probe": _accuracy(raw_decisions, pair_owners, pairs.genuine),
+            **error_rates(similarity[genuine], pair_owners[genuine], impostors, _FARS),
         }
-        for far in _FARS:
-            value = tar_at_far(genuine, impostors, far)
-            note = "" if value is not None else f"too few impostor pairs ({len(impostors)}) for this rate"
-            metrics[f"tar_at_far_{far:g}"] = Measure(value, n=len(genuine), note=note)
         scores = pd.DataFrame(
             {
                 "left": [loaded.test.names[i] for i in pairs.left],
@@ -147,7 +136,7 @@ class Judge:
             **made_info,
             **self._fit_info(job),
             "thresholds": [round(t, 6) for t in decisions.thresholds],
-            "impostor_pairs": len(impostors),
+            "impostor_pairs": len(impostors.similarity),
             "images": len(loaded.test),
             "images_without_a_face": int((~found).sum()),
             "people": len(set(owners)),
@@ -160,8 +149,9 @@ class Judge:
         settings = {
             "acc": "10-fold protocol: the threshold is chosen on the other folds"
             + (", or on the same one, there being only one" if decisions.in_sample else ""),
-            "interval": "95 %, vertex bootstrap over identities",
             "eer, tar_at_far": "genuine pairs of the protocol against all cross-identity pairs",
+            "interval": f"{SHARE_INTERVAL}; thresholds chosen on other folds: variance times {CHOSEN_THRESHOLDS:g}",
+            "interval of eer, tar_at_far": RATE_INTERVAL,
         }
         return Verdict(metrics, scores, None, self._parameters(job), noise, flags, info, settings)
 
@@ -242,7 +232,7 @@ class Judge:
             **lpips,
             "cosine": "embedding of the reconstruction against the original's, both through the unprotected system",
             "ssim_other": "of the reconstruction with another person's image; a face like any other scores no less",
-            "interval": "95 %, bootstrap over identities",
+            "interval": MEAN_INTERVAL,
         }
         attacked = read_state(self.context.ready(made))
         info = {**self._fit_info(job), "reconstruction": dict(attacked.info) if attacked else {}}
@@ -281,7 +271,6 @@ class Judge:
         # A tie is no hit: a constant score would name everybody right.
         rank = 1 + (scores >= own[:, None]).sum(1) - 1
         usable = loaded.test.found[targets] & loaded.test.found[gallery]
-        others = scores[~np.eye(len(scores), dtype=bool)]
         table = pd.DataFrame(
             {
                 "name": [loaded.test.names[i] for i in targets],
@@ -292,20 +281,19 @@ class Judge:
                 "rank1": (rank == 1) & usable,
             }
         )
-        metrics = {"rank1": self._measure(job, table["rank1"].to_numpy(), owners)}
-        for far in _FARS:
-            value = tar_at_far(own, others, far)
-            note = "" if value is not None else f"too few impostor pairs ({len(others)}) for this rate"
-            metrics[f"tar_at_far_{far:g}"] = Measure(value, n=len(own), note=note)
+        metrics = {"rank1": proportion(table["rank1"].to_numpy(), owners)}
+        metrics |= error_rates(own, owners, Impostors.off_diagonal(scores), _FARS, eer=False)
         # What the server itself would say of the same pairs: linkage beyond recognition would show as a difference.
         stored, probes = self._embeddings(job)
         login = stored[targets] @ probes[gallery].T
-        metrics["rank1_login"] = self._measure(job, (login.argmax(1) == np.arange(len(login))) & usable, owners)
+        metrics["rank1_login"] = proportion((login.argmax(1) == np.arange(len(login))) & usable, owners)
         asked = read_state(self.context.ready(task))
         info = {**self._fit_info(job), "gallery": len(gallery), "linkage": dict(asked.info) if asked else {}}
         settings = {
             "rank1": "share of stolen templates whose person scores highest in a gallery of one photograph each",
             "rank1_login": "the same by the system's own similarity to unprotected probes: what recognition is for",
+            "interval": SHARE_INTERVAL,
+            "interval of tar_at_far": RATE_INTERVAL,
         }
         return Verdict(metrics, table, None, self._parameters(job), {}, self._defense_flags(job), info, settings)
 
@@ -340,14 +328,20 @@ class Judge:
                 "srra2": success[1],
             }
         )
-        metrics = {name: self._measure(job, table[name].to_numpy(), owners[left]) for name in ("srra1", "srra2")}
+        metrics = {name: proportion(table[name].to_numpy(), owners[left]) for name in ("srra1", "srra2")}
         settings = {
             "srra": "I: against the stored template of the same image; II: of the person's other image",
             "thresholds": [round(t, 6) for t in decisions.thresholds],
             "denominator": f"{len(genuine)} genuine pairs",
+            "interval": f"{SHARE_INTERVAL}; thresholds as given",
         }
         info = {"presents": attack.present, "wraps": attack.attack}
         return Verdict(metrics, table, None, self._parameters(job), {}, self._defense_flags(job), info, settings)
+
+
+def _accuracy(decisions: FoldAccuracy, owners: NDArray[np.object_], genuine: NDArray[np.bool_]) -> Measure:
+    share = proportion(decisions.correct, owners, weights=decisions.weights, kinds=genuine, inflation=CHOSEN_THRESHOLDS)
+    return replace(share, value=decisions.accuracy)
 
 
 def _somebody_else(owners: NDArray[np.object_]) -> NDArray[np.int64]:
