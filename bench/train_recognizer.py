@@ -253,7 +253,7 @@ def _markdown(card: Mapping[str, Any]) -> str:
         for name, row in card["verification"].items():
             low, high = row["acc_interval"]
             lines.append(
-                f"| {name} | {row['pairs']} | {row['acc']:.4f} | {low:.3f} to {high:.3f} | {row['eer']:.4f} "
+                f"| {name} | {row['pairs']} | {row['acc']:.4f} | {low:.4f} to {high:.4f} | {row['eer']:.4f} "
                 f"| {row['genuine_cosine']:.3f} | {row['impostor_cosine']:.3f} |"
             )
     return "\n".join(lines)

@@ -13,6 +13,7 @@ from bench.errors import DataError
 from bench.labels import harness_part, is_canary
 from bench.metrics.bootstrap import paired_difference
 from bench.metrics.catalogue import Metric, find
+from bench.metrics.proportions import CHOSEN_THRESHOLDS, share_difference
 from bench.seeds import derive_seed
 from bench.settings.model import CompareSettings
 from bench.storage.records import Cell, Measure, Record, Run
@@ -154,10 +155,15 @@ def _interval(
     keys = [key for key in ("name", "left", "right", "other") if key in one and key in other]
     if not keys or not one[keys].equals(other[keys]):
         return None, None
-    owners = one["subject"] if "subject" in one else one["left"].map(_person)
-    seed = derive_seed("bootstrap", record.cell.dataset)
-    values = [np.asarray(table[column], dtype=np.float64) for table in (other, one)]
-    _, low, high = paired_difference(values[0], values[1], owners.to_numpy(dtype=object), seed=seed)
+    owners = one[["subject"]] if "subject" in one else one[["left", "right"]].map(_person)
+    people = owners.to_numpy(dtype=object)
+    first, second = (np.asarray(table[column], dtype=np.float64) for table in (other, one))
+    if one[column].dtype == bool:
+        inflation = CHOSEN_THRESHOLDS if metric in _COLUMNS else 1.0
+        _, low, high = share_difference(first, second, people, inflation=inflation)
+    else:
+        seed = derive_seed("bootstrap", record.cell.dataset)
+        _, low, high = paired_difference(first, second, people[:, 0], seed=seed)
     return low, high
 
 

@@ -68,7 +68,8 @@ def _ignorant(board: Board, entry: Entry, attacks: int) -> tuple[bool, str]:
     owners = scores["subject"].to_numpy(dtype=object)
     seed = derive_seed("bootstrap", board.dataset)
     mean, low, high = interval(difference, owners, seed=seed, resamples=4000, level=level)
-    return low <= 0 <= high, f"own minus other image: {mean:+.4f} [{low:+.4f}, {high:+.4f}]"
+    ends = f" [{low:+.4f}, {high:+.4f}]" if low < high else ""
+    return low <= 0 <= high, f"own minus other image: {mean:+.4f}{ends}"
 
 
 def blind_floor(board: Board) -> float:

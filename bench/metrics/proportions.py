@@ -4,9 +4,9 @@ A bootstrap cannot know what it has not seen: where all decisions are right, eve
 ask instead how many independent decisions the sample is worth, and give that number to Agresti and Coull (1998).
 
 The effective size is share * (1 - share) / variance, never more than the sample's (Dean and Pagano 2015). The variance
-sums residuals by person, so that two pairs with a person in common may err together (Aronow, Samii and Assenova 2015);
-few people lower it by Korn and Graubard's (1998) ratio of t quantiles. How often the intervals hold the truth, and how
-the vertex bootstrap and BCa compare, stands in docs/concepts.md.
+sums residuals by person, so that two pairs with a person in common may err together (Aronow, Samii and Assenova 2015).
+Few people lower the size by Korn and Graubard's (1998) ratio of t quantiles, and few mistakes by what they could not
+show. How often the intervals hold the truth, and how the vertex bootstrap and BCa compare, stands in docs/intervals.md.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from bench.storage.records import Measure
 
 #: By how much choosing a threshold on the other folds raises the variance of accuracy; 1.0 to 1.5 in simulation.
 CHOSEN_THRESHOLDS = 1.25
+
+_SUPPOSED = 2  #: mistakes (or successes, where these are rarer) that are supposed beside those that were seen,
+_SUPPOSED_ALIKE = 0.3  #: and the correlation of one person's decisions that they show
 
 _TAIL = 0.975
 _Z = float(ndtri(_TAIL))
@@ -63,14 +66,19 @@ def effective_size(
     shares = _normalised(weights, len(values))
     counted = float(1 / (shares**2).sum())
     left, right, people = _people(owners)
-    mean = float(shares @ values)
-    spread = float(shares @ values**2) - mean**2
-    size = counted
+    group = np.zeros(len(values), dtype=np.int64) if kinds is None else np.unique(kinds, return_inverse=True)[1]
+    effect = 1.0  # by how much the variance exceeds that of independent decisions
     if values.min() < values.max() and people > 1:
-        variance = _variance(values, shares, left, right, kinds) * inflation * people / (people - 1)
-        size = min(counted, spread / variance) if variance > 0 else counted
+        means = np.bincount(group, shares * values) / np.bincount(group, shares)
+        variance = _over_sharing(shares * (values - means[group]), left, right) * inflation * people / (people - 1)
+        effect = max(1.0, counted * variance / (float(shares @ values**2) - float(shares @ values) ** 2))
+    # Few mistakes say little about whether the same people make them: some more are supposed, as people make them.
+    rare = min(np.count_nonzero(values), np.count_nonzero(values == 0))
+    partners = _over_sharing(shares, left + people * group, right + people * group) * counted - 1
+    supposed = 1 + _SUPPOSED_ALIKE * partners
+    effect = max(effect, (rare * effect + _SUPPOSED * supposed) / (rare + _SUPPOSED))
     held = np.bincount(left, shares, people) + np.bincount(right, np.where(left != right, shares, 0), people)
-    return max(size * few_people(counted, float(held.sum() ** 2 / (held**2).sum())), 1.0)
+    return max(counted / effect * few_people(counted, float(held.sum() ** 2 / (held**2).sum())), 1.0)
 
 
 def few_people(decisions: float, people: float) -> float:
@@ -82,8 +90,9 @@ def few_people(decisions: float, people: float) -> float:
 def _normalised(weights: NDArray[Any] | None, count: int) -> NDArray[np.float64]:
     if weights is None:
         return np.full(count, 1 / count)
-    whole = np.asarray(weights, dtype=np.float64)
-    return whole / whole.sum()
+    whole: NDArray[np.float64] = np.asarray(weights, dtype=np.float64)
+    shares: NDArray[np.float64] = whole / whole.sum()
+    return shares
 
 
 def _people(owners: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
@@ -95,23 +104,14 @@ def _people(owners: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64],
     return left, right, len(names)
 
 
-def _variance(
-    values: NDArray[np.float64],
-    shares: NDArray[np.float64],
-    left: NDArray[np.int64],
-    right: NDArray[np.int64],
-    kinds: NDArray[Any] | None,
-) -> float:
-    """Of the mean: the products of the residuals of all pairs of pairs that have a person in common, summed."""
-    group = np.zeros(len(values), dtype=np.int64) if kinds is None else np.unique(kinds, return_inverse=True)[1]
-    means = np.bincount(group, shares * values) / np.bincount(group, shares)
-    residual = shares * (values - means[group])
+def _over_sharing(parts: NDArray[np.float64], left: NDArray[np.int64], right: NDArray[np.int64]) -> float:
+    """The sum of the products of all pairs of pairs that have a person in common, each with itself included."""
     people = int(max(left.max(), right.max())) + 1
     two = left != right
-    by_person = np.bincount(left, residual, people) + np.bincount(right[two], residual[two], people)
+    by_person = np.bincount(left, parts, people) + np.bincount(right[two], parts[two], people)
     # Pairs of the same two people were counted twice, once with each of them.
     couple = np.unique(np.minimum(left, right)[two] * people + np.maximum(left, right)[two], return_inverse=True)[1]
-    by_couple = np.bincount(couple, residual[two])
+    by_couple = np.bincount(couple, parts[two])
     return float((by_person**2).sum() - (by_couple**2).sum())
 
 

@@ -1,4 +1,4 @@
-"""EER and TAR at FAR with 95 % intervals: both depend on a threshold that impostors set, and both have errors of theirs.
+"""EER and TAR at FAR with 95 % intervals: genuine pairs and impostors are both drawn by chance.
 
 The intervals of the two rates are carried over to the figure one at a time, and their reaches added as squares: "method
 of variance estimates recovery", Zou and Donner (2008). Either rate's own interval is that of a share
@@ -106,11 +106,9 @@ class _Trial:
         threshold = self._others[count - let_in] if let_in else np.nextafter(self._others[-1], math.inf)
         own = agresti_coull(value, self._genuine_size(self.genuine >= threshold))
         others = agresti_coull(value, self._impostor_size(let_in))
-        # More false acceptances by some amount are as many false rejections less, seen from that much higher.
-        reached = [
-            (self._eer(own[end] - value), self._eer(value - others[end]) + others[end] - value) for end in (0, 1)
-        ]
-        return _joined(value, reached[0], reached[1], len(self._own))
+        # False acceptances raised by some amount cross where false rejections lowered by it do, that much higher.
+        lows, highs = ((self._eer(own[k] - value), self._eer(value - others[k]) + others[k] - value) for k in (0, 1))
+        return _joined(value, lows, highs, len(self._own))
 
     def _eer(self, raised: float) -> float:
         return equal_error_rate(self._own, self._others, raised)

@@ -133,7 +133,7 @@ class Impostors:
 
 
 def _comparable(person: NDArray[np.int64], both_ways: bool) -> Iterator[tuple[slice, NDArray[np.bool_]]]:
-    """Blocks of rows, and which of their cells compare different people: above the diagonal alone, or on either side."""
+    """Blocks of rows, and which of their cells compare different people: on both sides of the diagonal, or above it."""
     position = np.arange(len(person))
     for start in range(0, len(person), _BLOCK):
         rows = slice(start, start + _BLOCK)

@@ -35,7 +35,8 @@ def curve(run: Run, metric: str = "ssim") -> Figure | None:
         for colour, (defense, line) in zip(colours, some.groupby("defense", sort=False), strict=False):
             line = line.sort_values("x")
             axis.plot(line["x"], line["y"], "o-", color=colour, label=str(defense), markersize=4)
-            axis.fill_between(line["x"], line["low"], line["high"], color=colour, alpha=0.18, linewidth=0)
+            ends = (line[end].astype(float) for end in ("low", "high"))
+            axis.fill_between(line["x"], *ends, color=colour, alpha=0.18, linewidth=0)
         if metric == "ssim":
             floor = floors[dataset, recognizer]
             axis.axhline(floor, color="0.5", linestyle="--", linewidth=1, label="blind floor")

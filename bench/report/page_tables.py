@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -16,7 +15,7 @@ from bench.analysis.embeddings import METRICS as EMBEDDING_METRICS
 from bench.labels import at_level
 from bench.metrics.catalogue import of_kind
 from bench.report.side_tables import Side
-from bench.report.text import number_text
+from bench.report.text import interval_text, number_text
 from bench.storage.records import Measure, Record
 
 _CELLS = (*of_kind("reconstruction"), *of_kind("replay"))
@@ -56,9 +55,7 @@ def _figure(value: Any, low: Any = None, high: Any = None, decimals: int = 3) ->
     text = number_text(value, decimals)
     if text == "–":
         return Value(text)
-    certain = low is None or high is None or math.isnan(low) or math.isnan(high)
-    interval = "" if certain else f"[{number_text(low, decimals)}, {number_text(high, decimals)}]"
-    return Value(text, interval, float(value))
+    return Value(text, interval_text(low, high, decimals), float(value))
 
 
 def _attack(label: str, level: str) -> Value:

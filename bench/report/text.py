@@ -21,9 +21,23 @@ def number_text(value: Any, decimals: int) -> str:
 def figure_text(value: Any, low: Any, high: Any, decimals: int) -> str:
     """ ".812 [.790, .834]"."""
     text = number_text(value, decimals)
-    if text == "–" or low is None or math.isnan(low):
-        return text
-    return f"{text} [{number_text(low, decimals)}, {number_text(high, decimals)}]"
+    return text if text == "–" else f"{text} {interval_text(low, high, decimals)}".rstrip()
+
+
+def interval_text(low: Any, high: Any, decimals: int) -> str:
+    """ "[.790, .834]"; nothing where there is no interval, or an empty one.
+
+    Ends that would read the same are rounded outwards: ".9996 to 1" is "[.999, 1.000]" and not "[1.000, 1.000]".
+    """
+    if low is None or high is None or not low < high:
+        return ""
+    ends = [number_text(end, decimals) for end in (low, high)]
+    if ends[0] == ends[1]:
+        steps = 10.0**decimals
+        ends = [
+            number_text(end, decimals) for end in (math.floor(low * steps) / steps, math.ceil(high * steps) / steps)
+        ]
+    return f"[{ends[0]}, {ends[1]}]"
 
 
 def plain(text: str) -> str:

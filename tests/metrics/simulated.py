@@ -1,4 +1,4 @@
-"""How often intervals hold the truth, by simulation: `python tests/metrics/coverage.py` prints the tables of the docs.
+"""How often intervals hold the truth, by simulation: `python tests/metrics/simulated.py` prints the tables of the docs.
 
 Similarities are normal, with a share of their variance that belongs to the people of a pair. A design says who is in
 which pair and fold. Accuracy goes through the whole protocol, its thresholds chosen on the other folds; its true value
