@@ -155,7 +155,7 @@ def _interval(
     keys = [key for key in ("name", "left", "right", "other") if key in one and key in other]
     if not keys or not one[keys].equals(other[keys]):
         return None, None
-    owners = one[["subject"]] if "subject" in one else one[["left", "right"]].map(_person)
+    owners = one["subject"] if "subject" in one else one[["left", "right"]].map(_person)
     people = owners.to_numpy(dtype=object)
     first, second = (np.asarray(table[column], dtype=np.float64) for table in (other, one))
     if one[column].dtype == bool:
@@ -163,7 +163,7 @@ def _interval(
         _, low, high = share_difference(first, second, people, inflation=inflation)
     else:
         seed = derive_seed("bootstrap", record.cell.dataset)
-        _, low, high = paired_difference(first, second, people[:, 0], seed=seed)
+        _, low, high = paired_difference(first, second, people, seed=seed)
     return low, high
 
 
