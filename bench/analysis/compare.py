@@ -159,7 +159,7 @@ def _interval(
     people = owners.to_numpy(dtype=object)
     first, second = (np.asarray(table[column], dtype=np.float64) for table in (other, one))
     if one[column].dtype == bool:
-        inflation = CHOSEN_THRESHOLDS if metric in _COLUMNS else 1.0
+        inflation = CHOSEN_THRESHOLDS if record.cell.kind == "utility" else 1.0
         _, low, high = share_difference(first, second, people, inflation=inflation)
     else:
         seed = derive_seed("bootstrap", record.cell.dataset)

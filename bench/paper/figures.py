@@ -89,7 +89,7 @@ def _trade_off(filled: Filled) -> Figure:
     _under(
         figure,
         f"{caption(filled)} Along each line, from the right: bounds of {', '.join(f'{b:g}' for b in BOUNDS)}. "
-        "Bars: 95 % intervals, bootstrap over identities.",
+        "Bars: 95 % intervals over identities.",
         _COLUMN,
     )
     return figure

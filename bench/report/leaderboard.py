@@ -85,7 +85,7 @@ def render(frame: pd.DataFrame, fmt: Format, run: Run | None = None) -> str:
 
 
 _NOTE = (
-    "95 % intervals by bootstrap over identities. *worst*: the single attack that rebuilds most, and what it reaches; "
+    "95 % intervals over identities. *worst*: the single attack that rebuilds most, and what it reaches; "
     "≥: an attack is missing, and the row stands below those that faced all; *oracle bound*: per image the best of all "
     "attacks. Arrows point to better protection or better use."
 )

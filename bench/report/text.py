@@ -81,7 +81,7 @@ def booktabs(rows: list[list[str]], columns: str, caption: str) -> str:
             r"  \centering",
             r"  \scriptsize",
             r"  \setlength{\tabcolsep}{3pt}",
-            f"  \\caption{{{escape_tex(caption)}. Brackets: 95\\,\\% intervals, bootstrap over identities.}}",
+            f"  \\caption{{{escape_tex(caption)}. Brackets: 95\\,\\% intervals over identities.}}",
             f"  \\begin{{tabular}}{{{columns}}}",
             r"    \toprule",
             f"    {lines[0]}",

@@ -59,7 +59,7 @@ class MetricSettings(Strict):
     lpips: bool = True
     lpips_backbone: str = ""  #: a local file of AlexNet's features; empty: torchvision's own download, if allowed
     lpips_download: bool = False
-    bootstrap: int = Field(default=1000, ge=100)  #: resamples behind every interval
+    bootstrap: int = Field(default=1000, ge=100)  #: resamples behind the intervals of mean scores
 
 
 class _Tolerances(Strict):

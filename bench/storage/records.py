@@ -25,9 +25,10 @@ Status = Literal["ok", "skipped", "error"]
 
 @dataclass(frozen=True)
 class Measure:
-    """A figure with its 95 % interval (bootstrap over identities) and the number of images or pairs behind it.
+    """A figure with its 95 % interval (over identities) and the number of images or pairs behind it.
 
-    `value` is None where the figure could not be had; `note` then says why ("unavailable: no LPIPS backbone").
+    `value` is None where the figure could not be had; `note` then says why ("unavailable: no LPIPS backbone"). `low`
+    and `high` are None where there is no interval ("no interval: one person"), and never the same number.
     """
 
     value: float | None

@@ -128,6 +128,41 @@ def test_verdicts_are_antisymmetric(tmp_path_factory: pytest.TempPathFactory, fi
     shutil.rmtree(folder)
 
 
+def _decided(run: Run, wrong: int) -> None:
+    """A replay and a utility cell of 80 decisions each, so many of them against the defence."""
+    right = np.arange(80) >= wrong
+    common = {"provenance": {"protocol": 1}, "origin": {"data": "d", "recognizer": "r", "code": "c"}}
+    names = [f"p{i}/1" for i in range(80)]
+    replay = pd.DataFrame({"name": names, "subject": [f"p{i}" for i in range(80)], "srra1": ~right})
+    cell = Cell("replay", "faces", "net", "veil", "replay", "encoder", "template")
+    run.write(Record(cell, "k", "ok", metrics={"srra1": Measure(wrong / 80, n=80)}, **common), replay)  # type: ignore[arg-type]
+    pairs = pd.DataFrame({"left": names, "right": [f"p{(i + 1) % 80}/2" for i in range(80)], "correct": right})
+    metrics = {"acc": Measure(1 - wrong / 80, n=80)}
+    run.write(Record(Cell("utility", "faces", "net", "veil"), "k", "ok", metrics=metrics, **common), pairs)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "verdict"),
+    [(0, 0, "within noise"), (0, 4, "within noise"), (0, 20, "worse"), (20, 0, "better"), (80, 0, "better")],
+)
+def test_decisions_are_compared_near_the_edge(tmp_path: Path, before: int, after: int, verdict: str) -> None:
+    base, new = _runs(tmp_path)
+    _decided(base, before)
+    _decided(new, after)
+    found = compare(base, new, CompareSettings())
+    assert {f.metric: f.verdict for f in found} == {"acc": verdict, "srra1": verdict}
+    for finding in found:
+        assert finding.low is not None and finding.high is not None and finding.low < finding.high
+        assert finding.low <= (finding.new or 0) - (finding.base or 0) <= finding.high
+
+
+def test_runs_of_percentile_intervals_are_still_read() -> None:
+    reference = Run(ROOT / "results" / "reference")
+    found = compare(reference, reference, CompareSettings())
+    assert {f.verdict for f in found} == {"within noise"}
+    assert any(f.metric == "acc" and f.low is not None and f.low < f.high for f in found)
+
+
 GATED = (
     CONFIG.replace('attacks = ["mean_face", "resrec", "replay"]', 'attacks = ["mean_face", "attack"]')
     .replace('defenses = ["unprotected", "laplace", "advface"]', 'defenses = ["unprotected", "mine"]')

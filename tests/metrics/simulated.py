@@ -16,7 +16,7 @@ import numpy as np
 from scipy.stats import norm
 
 from bench.metrics.bootstrap import _weights
-from bench.metrics.proportions import CHOSEN_THRESHOLDS, agresti_coull, proportion
+from bench.metrics.proportions import CHOSEN_THRESHOLDS, agresti_coull, effective_size, proportion
 from bench.metrics.rates import error_rates
 from bench.metrics.verification import FoldAccuracy, Impostors, fold_accuracy
 
@@ -142,6 +142,18 @@ def bootstrap_size(design: Design, found: FoldAccuracy) -> tuple[float, float]:
     return agresti_coull(mean, min(count, mean * (1 - mean) / variance) if variance > 0 else count)
 
 
+def wilson(design: Design, found: FoldAccuracy) -> tuple[float, float]:
+    """Wilson's (1927), with our effective size."""
+    share = found.accuracy
+    size = effective_size(
+        found.correct, design.owners, weights=found.weights, kinds=design.genuine, inflation=CHOSEN_THRESHOLDS
+    )
+    z = 1.96
+    centre = (share + z * z / (2 * size)) / (1 + z * z / size)
+    half = z / (1 + z * z / size) * np.sqrt(max(share * (1 - share), 0) / size + z * z / (4 * size * size))
+    return min(centre - half, share), max(centre + half, share)
+
+
 def given_thresholds(design: Design, found: FoldAccuracy) -> tuple[float, float]:
     """Ours, as if the thresholds had been given."""
     return chosen(design, found, 1.0)
@@ -157,9 +169,10 @@ def chosen(design: Design, found: FoldAccuracy, inflation: float = CHOSEN_THRESH
 METHODS: Mapping[str, Method] = {
     "percentile (before)": percentile,
     "BCa": bca,
-    "Agresti-Coull, bootstrap's size": bootstrap_size,
-    "Agresti-Coull, by person": given_thresholds,
-    "and chosen thresholds (now)": chosen,
+    "bootstrap's size": bootstrap_size,
+    "Wilson": wilson,
+    "thresholds given": given_thresholds,
+    "now": chosen,
 }
 
 

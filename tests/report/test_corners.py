@@ -11,6 +11,7 @@ from bench.analysis.leaderboard import leaderboard
 from bench.report.grid import grid, write_grids
 from bench.report.heatmap import heatmap, save
 from bench.report.leaderboard import render
+from bench.report.text import figure_text
 from bench.storage.records import Cell, Measure, Record, Run
 
 LPIPS = Measure(None, note="unavailable: no backbone")
@@ -27,6 +28,22 @@ def _good(run: Run, cell: Cell, ssim: float, people: str = "abcdef") -> None:
     samples = {"original": picture, "reconstruction": picture, "name": np.array(names)}
     metrics = {"ssim": Measure(ssim, ssim, ssim, len(names)), "lpips": LPIPS}
     run.write(Record(cell, "k", "ok", metrics=metrics), scores, samples)
+
+
+@pytest.mark.parametrize(
+    ("figure", "said"),
+    [
+        ((1.0, 0.9777, 1.0), "1.000 [.978, 1.000]"),
+        ((1.0, 0.9996, 1.0), "1.000 [.999, 1.000]"),
+        ((0.0003, 0.0001, 0.0004), ".000 [.000, .001]"),
+        ((1.0, 1.0, 1.0), "1.000"),  # of a run whose intervals were percentiles
+        ((0.5, None, None), ".500"),
+        ((None, None, None), "–"),
+        ((0.5, float("nan"), float("nan")), ".500"),
+    ],
+)
+def test_no_interval_is_printed_empty(figure: tuple[float | None, ...], said: str) -> None:
+    assert figure_text(*figure, 3) == said
 
 
 def test_a_message_of_many_lines_stays_one_row(tmp_path: Path) -> None:

@@ -54,8 +54,10 @@ def test_what_the_figures_must_obey(finished: Path) -> None:
     }
     for name, record in records.items():
         for figure, measure in record["metrics"].items():
-            if measure["value"] is not None and measure["low"] is not None:
+            if measure["value"] is not None and "no interval" not in measure["note"]:
                 assert measure["low"] <= measure["value"] <= measure["high"], (name, figure)
+                assert measure["low"] < measure["high"], (name, figure)
+        assert record["settings"]["interval"].startswith("95 %")
         if record["cell"]["kind"] == "reconstruction":
             scores = pd.read_parquet(finished / "out/main/records" / f"{name}.parquet")
             assert len(scores) == 32
