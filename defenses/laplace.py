@@ -1,5 +1,6 @@
 """Laplace noise, the AdvFace paper's differential-privacy baseline (section 5.1.3)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -58,6 +59,8 @@ class Laplace(Defense):
             return features + system.state.tensors["channel_range"].to(features) / self.budget * noise  # type: ignore[no-any-return]
         return self.reference(system, features) + 2 * self.radius / self.budget * noise
 
-    def claims(self) -> str:
+    def claims(self, image_size: tuple[int, int]) -> Mapping[str, str | float]:
         """Differential privacy, where the convention earns it."""
-        return f"{self.budget:g}-DP per template (L1 radius {self.radius:g})" if self.convention == "clipped" else ""
+        if self.convention != "clipped":
+            return {}
+        return {"epsilon": self.budget, "of": f"a template, its features within an L1 ball of radius {self.radius:g}"}

@@ -217,6 +217,8 @@ class _Looks:
         return self.defense.template_dtype
 
     def reference(self) -> None:
+        if not self.defense.adds_noise:
+            raise Pointless("it adds no noise: adds_noise = False")
         features = self.encoded()
         with torch.no_grad():
             start = self.defense.reference(self.system, features)

@@ -46,6 +46,11 @@ class System:
         """Server: features to the templates that it stores."""
         return self.defense.protect(self, features, rng)
 
+    def send(self, images: Tensor, rng: ImageRng) -> Tensor:
+        """What leaves the client for images (B, 3, H, W): features, or templates where the client makes those."""
+        features = self.encode(images)
+        return self.protect(features, rng) if self.defense.client_side else features
+
     def embed(self, templates: Tensor) -> Tensor:
         """Server: templates to unit embeddings (B, D).
 
@@ -66,6 +71,10 @@ class Defense(ABC):
     """
 
     randomized: ClassVar[bool] = False  #: the same image protected twice gives two templates
+    #: The client protects, and the server stores what it is sent: whoever has a client device sees templates of own
+    #: images, and a probe is protected as well.
+    client_side: ClassVar[bool] = False
+    adds_noise: ClassVar[bool] = True  #: False: `protect` picks, reorders or mixes; there is no noise to measure
     template_dtype: ClassVar[Literal["float32", "float16"]] = "float32"  #: in which the server stores templates
     #: Fields that change nothing in `fit`, or nothing in the steps up to the stored template (`fit`, `encode`,
     #: `protect`, `prepare`). Settings that differ in these alone share what the step made.
@@ -132,13 +141,13 @@ class Defense(ABC):
         return system.recognizer.embed(templates)
 
     def reference(self, system: System, features: Tensor) -> Tensor:
-        """Where the noise starts from, for the record alone. Default: the client's features."""
+        """Where the noise starts from, for the record alone (where `adds_noise`). Default: the client's features."""
         return features
 
     def layout(self, recognizer: SplitNetwork) -> tuple[Conv, ...]:
         """The convolutions of `encode`, which a mirrored decoder reverses. Default: those of the recogniser's E."""
         return recognizer.layout
 
-    def claims(self) -> str:
-        """A formal guarantee, in words, where there is one (say, an epsilon). Default: none."""
-        return ""
+    def claims(self, image_size: tuple[int, int]) -> Mapping[str, str | float]:
+        """Formal guarantees for images of (height, width) pixels, each by its name (say, an epsilon). Default: none."""
+        return {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -38,7 +39,8 @@ def client_alone(network: SplitNetwork) -> SplitNetwork:
 class Oracle:
     """The attacker's only way to the system. Levels nest; a call above the declared one raises `KnowledgeError`.
 
-    Architecture (`layout`, `feature_shape`, `image_size`) and the device to compute on are known to everybody.
+    Architecture (`layout`, `feature_shape`, `image_size`), whether the client draws anew each time (`varies`), and the
+    device to compute on are known to everybody.
 
     Attributes:
         queries: how often each method was called, and `METHOD_images`, for how many images.
@@ -64,10 +66,19 @@ class Oracle:
         self.device = system.device
         self.image_size = system.recognizer.image_size
         self._system, self._rng, self._stored, self._surrogate = system, rng, stored, surrogate
-        with torch.no_grad():
-            probe = system.encode(torch.zeros(1, 3, *self.image_size, device=self.device))
-        self.feature_shape: tuple[int, ...] = tuple(probe.shape[1:])
         self.layout: tuple[Conv, ...] = system.defense.layout(system.recognizer)
+        self.varies = system.defense.client_side and system.defense.randomized
+
+    @cached_property
+    def feature_shape(self) -> tuple[int, ...]:
+        """(C, h, w) of what a client sends."""
+        with torch.no_grad():
+            return tuple(self._sent("probe", torch.zeros(1, 3, *self.image_size)).shape[1:])
+
+    def _sent(self, method: str, images: Tensor) -> Tensor:
+        """What leaves a client that was given own images; every call draws fresh randomness."""
+        call = self._rng.child(method, self.queries[method])
+        return self._system.send(images.to(self.device), call.images([*map(str, range(len(images)))]))
 
     def _ask(self, method: str, level: Knowledge, images: int = 0) -> None:
         if self.level < level:
@@ -86,10 +97,10 @@ class Oracle:
         return {name: round(sum(values) / len(values), 6) for name, values in self._reported.items()}
 
     def encode(self, images: Tensor) -> Tensor:
-        """`encoder`: the client's features of own images; values without gradients."""
+        """`encoder`: what a client device sends for own images; values without gradients."""
         self._ask("encode", Knowledge.ENCODER, len(images))
         with torch.no_grad():
-            return self._system.encode(images.to(self.device))
+            return self._sent("encode", images)
 
     @property
     def defense(self) -> Defense:
@@ -117,7 +128,7 @@ class Oracle:
         if self._stored is None:
             raise KnowledgeError("no stored templates to compare with while fitting")
         with torch.no_grad():
-            probes = self._system.embed(self._system.encode(images.to(self.device)))
+            probes = self._system.embed(self._sent("similarity", images))
             return (probes * self._stored[list(targets)].to(probes)).sum(1)
 
     def similarities(self, images: Tensor, targets: Sequence[int]) -> Tensor:
@@ -126,14 +137,14 @@ class Oracle:
         if self._stored is None:
             raise KnowledgeError("no stored templates to compare with while fitting")
         with torch.no_grad():
-            probes = self._system.embed(self._system.encode(images.to(self.device)))
+            probes = self._system.embed(self._sent("similarity", images))
             return probes @ self._stored[list(targets)].to(probes).T
 
     def embed(self, images: Tensor) -> Tensor:
-        """`enrolment`: embeddings (B, D) of own images, unprotected."""
+        """`enrolment`: embeddings (B, D) of own images, as the server makes them of a probe."""
         self._ask("embed", Knowledge.ENROLMENT, len(images))
         with torch.no_grad():
-            return self._system.embed(self._system.encode(images.to(self.device)))
+            return self._system.embed(self._sent("embed", images))
 
     @property
     def system(self) -> System:

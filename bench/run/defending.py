@@ -132,8 +132,9 @@ def make_templates(context: RunContext, task: Task, folder: Path) -> None:
             stored = artefacts.create_templates(folder, dtype, shape)
         stored[batch] = templates.float().cpu().numpy()
         batches.append(batch)
-        with torch.no_grad():
-            noise.add(features, system.defense.reference(system, features), templates)
+        if system.defense.adds_noise:
+            with torch.no_grad():
+                noise.add(features, system.defense.reference(system, features), templates)
         started = time.perf_counter()
     assert stored is not None
     info = {
@@ -148,8 +149,9 @@ def make_templates(context: RunContext, task: Task, folder: Path) -> None:
 
 
 def make_embeddings(context: RunContext, task: Task, folder: Path) -> None:
-    """Embeddings of the stored templates, and of unprotected probes through the same server."""
+    """Embeddings of the stored templates, and of probes as the client sends them, through the same server."""
     loaded = context.loaded(task.scene)
+    rng = context.rng(task.seed, "probe", type(context.settings.defenses[task.defense]).__name__)
     templates_task = task.need("templates")
     assert templates_task is not None
     system = context.system(task, recognises=True)
@@ -157,7 +159,8 @@ def make_embeddings(context: RunContext, task: Task, folder: Path) -> None:
 
     def embed(batch: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
         values = torch.from_numpy(templates[batch]).to(context.device, torch.float32)
-        probes = system.embed(system.encode(loaded.test.batch(batch, context.device)))
+        names = rng.images([loaded.test.names[i] for i in batch])
+        probes = system.embed(system.send(loaded.test.batch(batch, context.device), names))
         return system.embed(values).cpu().numpy(), probes.cpu().numpy()
 
     parts = []

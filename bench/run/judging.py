@@ -132,9 +132,11 @@ class Judge:
         made = read_state(self.context.ready(templates))
         made_info = dict(made.info) if made else {}
         noise = made_info.pop("noise", {})
+        claims = dict(self.bench.settings.defenses[job.cell.defense].claims(stage.network.image_size))
         info = {
             **made_info,
             **self._fit_info(job),
+            **({"claims": claims} if claims else {}),
             "thresholds": [round(t, 6) for t in decisions.thresholds],
             "impostor_pairs": len(impostors.similarity),
             "images": len(loaded.test),
@@ -158,9 +160,6 @@ class Judge:
     def _parameters(self, job: Job) -> dict[str, Any]:
         settings = self.context.settings
         found: dict[str, Any] = {"defense": asdict(settings.defenses[job.cell.defense])}
-        claims = settings.defenses[job.cell.defense].claims()
-        if claims:
-            found["claims"] = claims
         if job.cell.attack:
             found["attack"] = asdict(settings.attacks[job.cell.attack])
         return found

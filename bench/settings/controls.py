@@ -61,8 +61,8 @@ class Control(HarnessDefense):
 
     @property
     def useful(self) -> bool:
-        """Noise costs accuracy, whatever it hides."""
-        return True
+        """Noise costs accuracy, whatever it hides; unless only a server that was trained for the real one could say."""
+        return not self.defense.client_side
 
     @property
     def parts(self) -> tuple[Defense, ...]:
@@ -78,6 +78,11 @@ class Control(HarnessDefense):
     def has_own_client(self) -> bool:
         """As the defence."""
         return bool(self.defense.has_own_client)
+
+    @property
+    def client_side(self) -> bool:  # type: ignore[override]
+        """As the defence."""
+        return bool(self.defense.client_side)
 
     def faces(self, attack: Attack) -> bool:
         """Those who learn nothing of the noise and see it once: a control asks what the noise itself hides."""
@@ -228,6 +233,6 @@ def canaries() -> dict[str, Defense]:
 
 def controls(label: str, defense: Defense) -> dict[str, Defense]:
     """The controls of a defence that adds something to the features; none for others."""
-    if type(defense).protect is Defense.protect:
+    if type(defense).protect is Defense.protect or not defense.adds_noise:
         return {}
     return {labels.control(label, noise): Control(defense=defense, noise=noise) for noise in ("random", "swapped")}

@@ -1,4 +1,4 @@
-"""The block cosine transform of faces that frequency-domain defences store (Mi et al. 2022, DuetFace, section 3.2).
+"""The block cosine transform of faces: the front end of the frequency family (Mi et al. 2022, DuetFace, section 3.2).
 
 An image is enlarged (bilinear, align_corners), turned into full-range YCbCr on 0 to 255, shifted by -128, cut into
 blocks of 8 x 8 pixels, and each block is given its orthonormal DCT-II. Enlarging and transforming a block are linear
@@ -69,6 +69,31 @@ def grid(image_size: tuple[int, int], upsample: int = 8) -> tuple[int, int]:
     """Blocks in (rows, columns): with `upsample` 8 as many as pixels."""
     height, width = (math.ceil(side * upsample / BLOCK) for side in image_size)
     return height, width
+
+
+@cache
+def _reading(side: int) -> Tensor:
+    """(pixel, frequency): what each frequency of a pixel's own block adds to it where the enlarged side is shrunk.
+
+    With `align_corners` pixel i of the small side lies 7 i / (side - 1) into block i, between two enlarged pixels.
+    """
+    inside = torch.arange(side, dtype=torch.float64) * (BLOCK - 1) / max(1, side - 1)
+    place = torch.arange(BLOCK, dtype=torch.float64)
+    between = (1 - (inside[:, None] - place).abs()).clamp_min(0)
+    return between @ dct_matrix(BLOCK).T
+
+
+def read_block_dct(coefficients: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """Coefficients (B, 192, H, W), enlarged by 8, to images (B, 3, H, W) as MinusFace reads them; not clamped.
+
+    The blocks are folded back, turned into RGB and shrunk by 8 (bilinear, `align_corners`): one of the many left
+    inverses of `block_dct`, a little blurred, and not the least-squares one. A pixel sees its own block alone.
+    """
+    rows, columns = (_reading(side).to(coefficients) for side in image_size)
+    unmix = torch.linalg.inv(255 * _YCBCR).to(coefficients)
+    blocks = coefficients.reshape(len(coefficients), 3, BLOCK, BLOCK, *image_size)
+    planes = torch.einsum("bpuvhw,hu,wv->bphw", blocks, rows, columns)
+    return torch.einsum("cp,bphw->bchw", unmix, planes + _SHIFT.to(coefficients)[:, None, None])
 
 
 def block_dct(images: Tensor, upsample: int = 8, channels: Sequence[int] | None = None) -> Tensor:

@@ -105,9 +105,9 @@ def test_only_clipped_features_earn_the_word_epsilon(scene: tuple[SplitNetwork, 
     features = clipped.encode(scene[1].batch(slice(0, 8)))
     norms = clipped.defense.reference(clipped, features).abs().sum((1, 2, 3))
     assert float(norms.max()) <= 50.0 + 1e-3
-    assert "1-DP" in clipped.defense.claims()
+    assert clipped.defense.claims((24, 20))["epsilon"] == 1.0
     for convention in ("fixed", "minmax", "channel"):
-        assert _system(scene, "laplace", convention=convention).defense.claims() == ""
+        assert _system(scene, "laplace", convention=convention).defense.claims((24, 20)) == {}
 
 
 def test_advface_climbs_the_shadows_loss_within_its_bound(scene: tuple[SplitNetwork, FaceSet]) -> None:

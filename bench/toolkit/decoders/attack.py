@@ -113,12 +113,14 @@ class DecoderAttack(ReconstructionAttack):
             rng,
             oracle.device,
             f"training {type(self).__name__}",
-            fixed=not self.augment,
+            fixed=not self.augment and not oracle.varies,
         )
 
     def adapt(self, oracle: Oracle, public: FaceSet, rng: Rng, start: State | None) -> State | None:
-        """Goes on with templates, where the server stores something else than the client's features."""
-        if start is None or self.level == Knowledge.ENCODER or type(oracle.defense).protect is Defense.protect:
+        """Goes on with templates, where the server stores something else than what the client sends."""
+        if start is None or self.level == Knowledge.ENCODER:
+            return start
+        if type(oracle.defense).protect is Defense.protect or oracle.defense.client_side:
             return start
         faces = public.subset(range(min(len(public), self.enrolled)))
         epochs = math.ceil(self.adaptation.epochs * max(1.0, _ENROLLED / len(faces)))
