@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from scipy.ndimage import median_filter
 from torch import Tensor
 
 from bench.contracts import (
@@ -23,12 +21,10 @@ from bench.contracts import (
     System,
 )
 from bench.errors import NotApplicable
-from bench.toolkit.block_dct import dct_matrix
+from bench.toolkit.affine import AFFINE, cosine, departure, dot, like, maps, spectrum
 from bench.toolkit.progress import track
 
 _BATCH = 8  #: images solved side by side
-_AFFINE = 1e-3  #: largest relative departure from an affine map that counts as rounding
-_PROBES = 8  #: random images by which the map's spectrum is estimated
 _SOLVED = 0.02  #: converged: so much of the template's departure from the mean face's is left unexplained
 _QUANTILES = (0.0, 0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98, 1.0)
 
@@ -78,13 +74,15 @@ class LinearInversion(ReconstructionAttack):
             NotApplicable: it is not affine.
         """
         system = oracle.surrogate
-        departure = _departure(system, public, oracle.device)
-        if departure > _AFFINE:
-            raise NotApplicable(f"the client's step is not affine (departs by {departure:.2g})")
+        if type(oracle.defense).protect is not Defense.protect and not oracle.defense.adds_noise:
+            raise NotApplicable("what is stored is no noisy copy of the client's features")
+        apart = departure(system.encode, public, oracle.device)
+        if apart > AFFINE:
+            raise NotApplicable(f"the client's step is not affine (departs by {apart:.2g})")
         chunks = [public.batch(slice(i, i + 50)).sum(0) for i in range(0, len(public), 50)]
         mean = torch.stack(chunks).sum(0) / len(public)
-        spectrum = _spectrum(system, mean.to(oracle.device), rng)
-        state = State({"start": mean, "spectrum": spectrum.cpu()})
+        seen = spectrum(system.encode, mean.to(oracle.device), rng)
+        state = State({"start": mean, "spectrum": seen.cpu()})
         faces = public.subset(range(min(len(public), self.calibration)))
         truth = faces.batch(slice(None))
         with torch.no_grad():
@@ -98,7 +96,7 @@ class LinearInversion(ReconstructionAttack):
         offset = hidden.mean(0)
         weights = torch.linalg.solve(gram, (features - centre).T @ (hidden - offset).flatten(1).double())
         learned = {"centre": centre, "offset": offset, "weights": weights.float()}
-        info = {"departure_from_affine": departure, "hidden_rms": float(hidden.square().mean().sqrt())}
+        info = {"departure_from_affine": apart, "hidden_rms": float(hidden.square().mean().sqrt())}
         return State({**state.tensors, **learned}, info)
 
     def reconstruct(self, oracle: Oracle, state: Any, leak: Leak, rng: ImageRng) -> Tensor:
@@ -115,78 +113,32 @@ class LinearInversion(ReconstructionAttack):
     def _solve(self, system: System, state: State, stolen: Tensor) -> tuple[Tensor, Tensor]:
         """(images, what is left of the template's departure from the mean face's, as a share)."""
         start = state.tensors["start"].to(stolen.device).expand(len(stolen), -1, -1, -1)
-        spectrum = state.tensors["spectrum"].to(stolen.device)
-        forward, adjoint, missing = _maps(system, start, stolen)
+        seen = state.tensors["spectrum"].to(stolen.device)
+        forward, adjoint, there = maps(system.encode, start)
+        missing = stolen - there
 
         def precondition(gradient: Tensor) -> Tensor:
-            return _cosine(_cosine(gradient) / spectrum, inverse=True)
+            return cosine(cosine(gradient) / seen, inverse=True)
 
         step = torch.zeros_like(start)
         residual = adjoint(missing)
         direction = precondition(residual)
-        norm = _dot(residual, direction)
-        first = _dot(missing, missing).clamp_min(1e-20)
+        norm = dot(residual, direction)
+        first = dot(missing, missing).clamp_min(1e-20)
         for _ in range(self.iterations):
-            solved = _dot(missing, missing) < self.tolerance**2 * first
+            solved = dot(missing, missing) < self.tolerance**2 * first
             if bool(solved.all()):
                 break
-            seen = forward(direction)
-            scale = torch.where(solved, 0, norm / _dot(seen, seen).clamp_min(1e-20))  # not a batch mate's affair
-            step += _like(scale, step) * direction
-            missing = missing - _like(scale, missing) * seen
+            through = forward(direction)
+            scale = torch.where(solved, 0, norm / dot(through, through).clamp_min(1e-20))  # not a batch mate's affair
+            step += like(scale, step) * direction
+            missing = missing - like(scale, missing) * through
             residual = adjoint(missing)
             better = precondition(residual)
-            following = _dot(residual, better)
-            direction = better + _like(following / norm.clamp_min(1e-20), direction) * direction
+            following = dot(residual, better)
+            direction = better + like(following / norm.clamp_min(1e-20), direction) * direction
             norm = following
-        return start + step, (_dot(missing, missing) / first).sqrt()
-
-
-def _departure(system: System, public: FaceSet, device: torch.device) -> float:
-    """How far the client's step is from affine between two faces, relative to their distance."""
-    one, other = (public.batch(slice(i, i + 1), device) for i in (0, len(public) - 1))
-    with torch.no_grad():
-        ends = [system.encode(image) for image in (one, other)]
-        between = system.encode(0.3 * one + 0.7 * other)
-    apart = (ends[0] - ends[1]).norm().clamp_min(1e-12)
-    return float((between - 0.3 * ends[0] - 0.7 * ends[1]).norm() / apart)
-
-
-def _maps(
-    system: System, start: Tensor, stolen: Tensor
-) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], Tensor]:
-    """(A, its transpose, what the start's template lacks of the stolen one), all on float32 batches."""
-    origin = start.clone().requires_grad_()
-    with torch.enable_grad():
-        # One graph serves all steps: the map is affine, so its gradient is the same everywhere.
-        there = system.encode(origin)
-
-    def forward(direction: Tensor) -> Tensor:
-        with torch.no_grad():
-            return system.encode(start + direction) - there.detach()
-
-    def adjoint(value: Tensor) -> Tensor:
-        return torch.autograd.grad(there, origin, value, retain_graph=True)[0]
-
-    return forward, adjoint, stolen - there.detach()
-
-
-def _spectrum(system: System, start: Tensor, rng: Rng) -> Tensor:
-    """(3, H, W): the diagonal of A^T A in the cosine basis, by random probes, smoothed and kept above rounding."""
-    noise = torch.randn(_PROBES, *start.shape, generator=rng.child("probes").torch()).to(start)
-    origin = start.expand(_PROBES, -1, -1, -1)
-    with torch.no_grad():
-        template = system.encode(origin)
-    forward, adjoint, _ = _maps(system, origin, template)
-    diagonal = (_cosine(noise) * _cosine(adjoint(forward(noise)))).mean(0)
-    smooth = torch.stack([torch.from_numpy(median_filter(p.abs().cpu().numpy(), 5, mode="nearest")) for p in diagonal])
-    return smooth.clamp_min(float(smooth.max()) * 1e-7).to(start)
-
-
-def _cosine(images: Tensor, inverse: bool = False) -> Tensor:
-    """Orthonormal DCT-II of whole planes."""
-    rows, columns = (dct_matrix(side).to(images) for side in images.shape[-2:])
-    return rows.T @ images @ columns if inverse else rows @ images @ columns.T
+        return start + step, (dot(missing, missing) / first).sqrt()
 
 
 def _features(solved: Tensor) -> Tensor:
@@ -195,11 +147,3 @@ def _features(solved: Tensor) -> Tensor:
     planes = planes - planes.mean(2, keepdim=True)
     levels = torch.quantile(planes, torch.tensor(_QUANTILES, dtype=torch.float64), dim=2).permute(1, 2, 0)
     return torch.cat([levels.flatten(1), solved.double().mean((2, 3))], 1)
-
-
-def _dot(one: Tensor, other: Tensor) -> Tensor:
-    return (one.flatten(1) * other.flatten(1)).sum(1)
-
-
-def _like(values: Tensor, tensor: Tensor) -> Tensor:
-    return values.reshape(-1, *[1] * (tensor.ndim - 1))

@@ -1,0 +1,283 @@
+"""Names the channels that a client picked, solves for the face by linear algebra, and guesses what the channels lack.
+
+The frequency family hides a face by which channels it shows, in which order, or under noise. All of it is done with a
+map that is affine in the pixels, and the algorithm is known (Kerckhoffs), so that three steps undo it:
+
+1. identify: how much detail of each frequency a face has, and where, differs little between faces. The likelihood of
+   a template's channels under each order that the algorithm may draw names the order;
+2. solve: the likeliest face under a Gaussian prior and the noise that the algorithm adds (a Wiener filter);
+3. guess: a ridge regression on own faces that went through steps 1 and 2 adds what the channels hardly show: the
+   lowest waves, light and colour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bench.contracts import (
+    Defense,
+    FaceSet,
+    ImageRng,
+    Knowledge,
+    Leak,
+    NotApplicable,
+    ReconstructionAttack,
+    Rng,
+    State,
+    System,
+)
+from bench.toolkit.affine import AFFINE, Encode, FacePrior, departure, likeliest, spectrum
+from bench.toolkit.progress import track
+
+if TYPE_CHECKING:
+    from bench.contracts.oracle import Oracle
+
+_BATCH = 8  #: images solved side by side
+_GRID = 12  #: cells a side in which a channel's detail is measured
+_FEW = 100  #: orders that are tried one by one, at most; of more, each channel is named for itself
+_DRAWS = 400  #: looks at the orders that the algorithm draws
+_NOISY = 48  #: looks at its noise
+_COARSE = 12  #: cells a side of the picture that a guess is made from
+_LEVELS = (0.0, 0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IdentifyAndSolve(ReconstructionAttack):
+    """Undoes a client that picks, repeats or reorders channels of an affine map, or adds noise to them.
+
+    Orders and noise are not read off the defence's code: a copy of it is fed channels that hold their own number, or
+    zeros, and looked at. `captures` templates of one image are solved together: their channels are all seen, and their
+    noise is averaged.
+    """
+
+    wants_affine: ClassVar[bool] = True
+
+    captures: int = 1  #: templates of an image, where each is drawn anew
+    iterations: int = 20  #: of conjugate gradients
+    rounds: int = 2  #: of naming channels again by what the solved face would have sent, where there are many orders
+    noise: float = 1e-2  #: taken for what is unknown of a channel, as a share of its deviation
+    faces: int = 200  #: public faces by which channels and the prior are known
+    learned: int = 128  #: public faces that are solved to learn to guess what is missing; 0: no guess
+    ridge: float = 3.0  #: of the guess, in deviations of what it is made from
+    images: int | None = None  #: attacked; None: all
+
+    def __post_init__(self) -> None:
+        if min(self.captures, self.iterations, self.faces - 1) < 1 or min(self.rounds, self.learned) < 0:
+            raise ValueError(
+                "captures and iterations must be at least 1, faces at least 2, rounds and learned at least 0"
+            )
+        if min(self.noise, self.ridge) <= 0:
+            raise ValueError("noise and ridge must be above 0")
+
+    @property
+    def level(self) -> Knowledge:
+        """An own copy of the client, with gradients; no query to the system."""
+        return Knowledge.ALGORITHM
+
+    @property
+    def asks_surrogate(self) -> bool:
+        """The copy of the client."""
+        return True
+
+    @property
+    def copies(self) -> int:
+        """As many as are solved together."""
+        return self.captures
+
+    def subset(self, defense: Defense) -> int | None:
+        """As set."""
+        return self.images
+
+    def fit(self, oracle: Oracle, public: FaceSet, rng: Rng) -> State:
+        """Looks at what the algorithm draws, measures channels on own faces, and learns to guess what is missing.
+
+        Raises:
+            NotApplicable: the client is not affine, or what it stores is neither its channels nor these with noise.
+        """
+        system = oracle.surrogate
+        apart = departure(system.encode, public, oracle.device)
+        if apart > AFFINE:
+            raise NotApplicable(f"the client's step is not affine (departs by {apart:.2g})")
+        faces = public.subset(range(min(len(public), self.faces)))
+        prior = FacePrior.of(faces)
+        tensors, info = _law(system, prior.mean.to(oracle.device), rng.child("law"))
+        tensors |= {"mean": prior.mean, "colours": prior.colours, "power": prior.power}
+        with torch.no_grad():
+            sent = [system.encode(some) for some in _batches(faces, oracle.device)]
+        if "chances" in tensors:
+            profiles = torch.cat([_profile(some) for some in sent])
+            common = (profiles - profiles.mean(0)).mean((1, 2), keepdim=True)
+            tensors["profile"] = profiles.mean(0).cpu()
+            tensors["spread"] = ((profiles - profiles.mean(0) - common).var(0) + 1e-3).cpu()
+            deviation = torch.stack([some.var((0, 2, 3)) for some in sent]).mean(0).sqrt().clamp_min(1e-6)
+            tensors["weight"] = (self.noise * deviation).square().reciprocal().cpu()
+            expected = tensors["weight"] * tensors["chances"].sum(0)
+            weight = expected[:, None, None]
+        else:
+            weight = tensors["weight"]
+        prior = prior.to(oracle.device)
+        seen = spectrum(system.encode, prior.mean, rng, weight.to(oracle.device), prior.to_waves)
+        state = State({**tensors, "spectrum": seen.cpu()}, {"departure_from_affine": apart, **info})
+        return self._learn_to_guess(oracle, state, public, rng) if self.learned else state
+
+    def _learn_to_guess(self, oracle: Oracle, state: State, public: FaceSet, rng: Rng) -> State:
+        system, own = oracle.surrogate, public.subset(range(min(len(public), self.learned)))
+        seen, missing = [], []
+        batches = -(-len(own) // _BATCH)
+        for number, images in enumerate(track(_batches(own, oracle.device), "solving own faces", batches)):
+            names = [*map(str, range(len(images)))]
+            with torch.no_grad():
+                sent = system.encode(images)
+                draws = range(self.captures if system.defense.randomized else 1)
+                stolen = [system.protect(sent, rng.child("own", number, draw).images(names)) for draw in draws]
+            solved = self._solve(system, state, stolen)[0]
+            seen.append(_clues(solved))
+            missing.append((images - solved).flatten(1).cpu())
+        x, y = torch.cat(seen), torch.cat(missing)
+        centre, scale, offset = x.mean(0), x.std(0) + 1e-9, y.mean(0)
+        x = (x - centre) / scale
+        gram = x @ x.T + self.ridge * len(x) * torch.eye(len(x), dtype=x.dtype)
+        weights = x.T @ torch.linalg.solve(gram, (y - offset).double())
+        guess = {"centre": centre, "scale": scale, "offset": offset, "weights": weights.float()}
+        rms = {"missing_rms": float(y.square().mean().sqrt())}
+        return State(
+            {**state.tensors, **{f"guess.{name}": value for name, value in guess.items()}}, {**state.info, **rms}
+        )
+
+    def reconstruct(self, oracle: Oracle, state: Any, leak: Leak, rng: ImageRng) -> Tensor:
+        """Identifies, solves and guesses, a few images side by side, each on its own."""
+        system, learned = oracle.surrogate, state.tensors
+        templates = [leak.values, *leak.others]
+        parts = []
+        for first in track(range(0, len(leak.values), _BATCH), "solving", -(-len(leak.values) // _BATCH)):
+            images, left, margin = self._solve(system, state, [some[first : first + _BATCH] for some in templates])
+            oracle.report(relative_residual=left, margin=margin)
+            if self.learned:
+                clues = (_clues(images) - learned["guess.centre"]) / learned["guess.scale"]
+                guess = learned["guess.offset"] + clues.float() @ learned["guess.weights"]
+                images = images + guess.reshape(images.shape).to(images)
+            parts.append(images)
+        return torch.cat(parts)
+
+    def _solve(self, system: System, state: State, stolen: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """(images, what is left of the equations' residual, by how much the named order beats the next one)."""
+        known = {name: value.to(stolen[0].device) for name, value in state.tensors.items()}
+        prior = FacePrior(known["mean"], known["colours"], known["power"])
+        nothing = torch.zeros(len(stolen[0]), device=stolen[0].device)
+        if "chances" not in known:
+            target, weight = torch.stack([*stolen]).mean(0) - known["offset"], len(stolen) * known["weight"]
+            return *likeliest(system.encode, prior, target, weight, known["spectrum"], self.iterations), nothing
+        named, margins = zip(*(_identify(some, known) for some in stolen), strict=True)
+        chosen, target = torch.cat(named, 1), torch.cat([*stolen], 1)
+        many = known["orders"].shape[0] == 0
+        for turn in range(1 + self.rounds * many):
+            weight = known["weight"][chosen][:, :, None, None]
+            encode = _picking(system, chosen)
+            found, left = likeliest(encode, prior, target, weight, len(stolen) * known["spectrum"], self.iterations)
+            if turn < self.rounds * many:
+                with torch.no_grad():
+                    chosen = _nearest(target, system.encode(found))
+        return found, left, torch.stack(margins).mean(0)
+
+
+def _batches(faces: FaceSet, device: torch.device) -> Iterator[Tensor]:
+    return (faces.batch(slice(i, i + _BATCH), device) for i in range(0, len(faces), _BATCH))
+
+
+def _law(system: System, face: Tensor, rng: Rng) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What the algorithm does to channels, by looking at it.
+
+    Returns:
+        For picked channels `orders` (N, C'), if they are few, and `chances` (C', C) of each channel in each place; for
+        noise its `offset` and `weight`, the inverse variance, each (C, h, w).
+    """
+    with torch.no_grad():
+        sent = system.encode(face[None])
+        channels = sent.shape[1]
+        numbers = torch.arange(1.0, channels + 1, device=sent.device)[:, None, None].expand(_BATCH, *sent.shape[1:])
+
+        def looks(features: Tensor, count: int) -> Iterator[Tensor]:
+            for first in range(0, count, _BATCH):
+                names = [f"{first + place}" for place in range(_BATCH)]
+                yield system.protect(features.contiguous(), rng.images(names))
+
+        stored = next(looks(numbers, _BATCH))
+        flat = stored[:, :, 0, 0]
+        if bool((stored == flat[:, :, None, None]).all()) and set(flat.unique().tolist()) <= set(
+            range(1, channels + 1)
+        ):
+            drawn = torch.cat([some[:, :, 0, 0].long() - 1 for some in looks(numbers, _DRAWS)]).cpu()
+            chances = F.one_hot(drawn, channels).float().mean(0)
+            orders = torch.unique(drawn, dim=0)  # type: ignore[no-untyped-call]
+            few = orders if len(orders) <= _FEW else orders[:0]
+            return {"chances": chances, "orders": few}, {"orders_seen": len(orders)}
+        if not system.defense.adds_noise or stored.shape[1:] != sent.shape[1:]:
+            raise NotApplicable("what is stored is neither channels of the client's nor these with noise")
+        drawn = torch.cat([*looks(torch.zeros_like(numbers), _NOISY)])
+        weight = drawn.var(0).clamp_min(1e-8).reciprocal()
+        return {"offset": drawn.mean(0).cpu(), "weight": weight.cpu()}, {}
+
+
+def _profile(channels: Tensor) -> Tensor:
+    """(B, C, cells): the logarithm of how much a channel varies in each cell of the picture."""
+    square, level = (F.adaptive_avg_pool2d(x, _GRID) for x in (channels.square(), channels))
+    return ((square - level.square()).clamp_min(0) + 1e-8).log().flatten(2)
+
+
+def _identify(stolen: Tensor, known: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """(the channel in each place (B, C'), the margin (B,) by which it is the likeliest, in nats a channel)."""
+    seen, mean, spread, orders = _profile(stolen), known["profile"], known["spread"], known["orders"]
+    if len(orders) == 1:
+        return orders.expand(len(stolen), -1), torch.zeros(len(stolen), device=stolen.device)
+    rare = -2 * (known["chances"] + 1e-4).log()
+    energy = stolen.double().square().sum((2, 3))
+    same = ((energy[:, :, None] - energy[:, None]).abs() < 1e-9 * energy[:, :, None]).float()
+    contrast = seen.new_zeros(len(seen), 1, 1)
+    for _ in range(4):  # a picture of much contrast has more of every channel: what is common is taken off
+        x = seen - contrast
+        cost = x.square() @ (1 / spread).T - 2 * x @ (mean / spread).T + (mean.square() / spread + spread.log()).sum(1)
+        if len(orders):
+            places = torch.arange(orders.shape[1], device=orders.device)
+            total = torch.stack([cost[:, places, order].sum(1) for order in orders], 1)
+            chosen = orders[total.argmin(1)]
+            best = total.topk(2, largest=False).values
+            margin = (best[:, 1] - best[:, 0]) / 2 / orders.shape[1]
+        else:
+            # Places that hold the same picture show the same channel.
+            total = torch.einsum("bij,bjc->bic", same, 16 * cost / seen.shape[2] + rare)
+            chosen = total.argmin(2)
+            best = total.topk(2, largest=False).values
+            margin = ((best[..., 1] - best[..., 0]) / 2).mean(1)
+        contrast = (seen - mean[chosen]).mean((1, 2), keepdim=True)
+    return chosen, margin
+
+
+def _nearest(target: Tensor, sent: Tensor) -> Tensor:
+    """(B, C'): of the channels that a solved face would have sent, the one most like what stands in each place."""
+    one, other = target.flatten(2), sent.flatten(2)
+    apart: Tensor = other.square().sum(2)[:, None] - 2 * one @ other.transpose(1, 2)
+    return apart.argmin(2)
+
+
+def _clues(solved: Tensor) -> Tensor:
+    """(B, F) float64: how each plane's values are spread about their mean, and the picture in coarse cells."""
+    planes = solved.cpu().flatten(2).double()
+    planes = planes - planes.mean(2, keepdim=True)
+    levels = torch.quantile(planes, torch.tensor(_LEVELS, dtype=torch.float64), dim=2).permute(1, 2, 0)
+    return torch.cat([levels.flatten(1), F.adaptive_avg_pool2d(solved.cpu().double(), _COARSE).flatten(1)], 1)
+
+
+def _picking(system: System, chosen: Tensor) -> Encode:
+    """The client's step, of whose channels each image shows its own."""
+
+    def encode(images: Tensor) -> Tensor:
+        sent = system.encode(images)
+        return sent.gather(1, chosen[:, :, None, None].expand(-1, -1, *sent.shape[-2:]))
+
+    return encode

@@ -1,0 +1,153 @@
+"""Least squares through an affine client: is it one, its transpose, and the likeliest face behind a template."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from scipy.ndimage import median_filter
+from torch import Tensor
+
+from bench.contracts import FaceSet, Rng
+from bench.toolkit.block_dct import dct_matrix
+
+Encode = Callable[[Tensor], Tensor]
+
+AFFINE = 1e-3  #: largest relative departure from an affine map that counts as rounding
+_PROBES = 8  #: random images by which a map's spectrum is estimated
+_BATCH = 50
+
+
+def departure(encode: Encode, public: FaceSet, device: torch.device) -> float:
+    """How far a client's step is from affine between two faces, relative to their distance."""
+    one, other = (public.batch(slice(i, i + 1), device) for i in (0, len(public) - 1))
+    with torch.no_grad():
+        ends = [encode(image) for image in (one, other)]
+        between = encode(0.3 * one + 0.7 * other)
+    apart = (ends[0] - ends[1]).norm().clamp_min(1e-12)
+    return float((between - 0.3 * ends[0] - 0.7 * ends[1]).norm() / apart)
+
+
+def maps(encode: Encode, start: Tensor) -> tuple[Encode, Encode, Tensor]:
+    """(A, its transpose, what `encode` makes of `start`), all on float32 batches as large as `start`."""
+    origin = start.clone().requires_grad_()
+    with torch.enable_grad():
+        # One graph serves all steps: the map is affine, so its gradient is the same everywhere.
+        there = encode(origin)
+
+    def forward(direction: Tensor) -> Tensor:
+        with torch.no_grad():
+            return encode(start + direction) - there.detach()
+
+    def adjoint(value: Tensor) -> Tensor:
+        return torch.autograd.grad(there, origin, value, retain_graph=True)[0]
+
+    return forward, adjoint, there.detach()
+
+
+def cosine(images: Tensor, inverse: bool = False) -> Tensor:
+    """Orthonormal DCT-II of whole planes."""
+    rows, columns = (dct_matrix(side).to(images) for side in images.shape[-2:])
+    return rows.T @ images @ columns if inverse else rows @ images @ columns.T
+
+
+def spectrum(
+    encode: Encode,
+    start: Tensor,
+    rng: Rng,
+    weight: Tensor | float = 1.0,
+    to_waves: Encode = cosine,
+) -> Tensor:
+    """(3, H, W): the diagonal of A^T W A in the cosine basis, by random probes, smoothed and kept above rounding.
+
+    Args:
+        start: (3, H, W).
+        weight: W, which goes with a template of one image.
+        to_waves: the basis.
+    """
+    noise = torch.randn(_PROBES, *start.shape, generator=rng.child("probes").torch()).to(start)
+    forward, adjoint, _ = maps(encode, start.expand(_PROBES, -1, -1, -1))
+    diagonal = (to_waves(noise) * to_waves(adjoint(weight * forward(noise)))).mean(0)
+    smooth = torch.stack([torch.from_numpy(median_filter(p.abs().cpu().numpy(), 5, mode="nearest")) for p in diagonal])
+    return smooth.clamp_min(float(smooth.max()) * 1e-7).to(start)
+
+
+@dataclass(frozen=True, eq=False)
+class FacePrior:
+    """Faces as a Gaussian process: a mean face, and independent waves of independent colours about it."""
+
+    mean: Tensor  #: (3, H, W)
+    colours: Tensor  #: (3, 3): the columns are the colours in which faces vary independently
+    power: Tensor  #: (3, H, W): the variance of each wave of each colour
+
+    @classmethod
+    def of(cls, faces: FaceSet) -> Self:
+        """Measured on public faces, and smoothed: there are fewer of them than waves."""
+        parts = [faces.batch(slice(first, first + _BATCH)) for first in range(0, len(faces), _BATCH)]
+        mean = torch.stack([part.sum(0) for part in parts]).sum(0) / len(faces)
+        covariance = torch.stack([torch.einsum("bchw,bdhw->cd", part - mean, part - mean) for part in parts]).sum(0)
+        colours = torch.linalg.eigh(covariance.double()).eigenvectors.float()
+        flat = cls(mean, colours, torch.ones_like(mean))
+        power = torch.stack([flat.to_waves(part - mean).square().sum(0) for part in parts]).sum(0) / len(faces)
+        return cls(mean, colours, torch.from_numpy(median_filter(power.numpy(), (1, 3, 3))).clamp_min(1e-9))
+
+    def to(self, device: torch.device) -> Self:
+        """The same, elsewhere."""
+        return type(self)(self.mean.to(device), self.colours.to(device), self.power.to(device))
+
+    def to_waves(self, images: Tensor) -> Tensor:
+        """Departures from the mean, (B, 3, H, W), in the basis in which the prior is independent; orthonormal."""
+        return cosine(torch.einsum("cd,bchw->bdhw", self.colours, images))
+
+    def to_images(self, waves: Tensor) -> Tensor:
+        """The inverse of `to_waves`."""
+        return torch.einsum("cd,bdhw->bchw", self.colours, cosine(waves, inverse=True))
+
+
+def likeliest(
+    encode: Encode, prior: FacePrior, stolen: Tensor, weight: Tensor, seen: Tensor, iterations: int
+) -> tuple[Tensor, Tensor]:
+    """The most likely faces behind templates with Gaussian noise: a Wiener filter through the client's step.
+
+    Preconditioned conjugate gradients on (A^T W A + P^-1) x = A^T W (t - A m), with the prior's mean m and power P.
+
+    Args:
+        encode: affine; images (B, 3, H, W) to templates as large as `stolen`.
+        weight: W, the noise's inverse variance, as large as `stolen` or broadcast to it.
+        seen: `spectrum` of it, in the prior's basis.
+
+    Returns:
+        Images (B, 3, H, W), not clamped, and how much of the equations' residual was left, (B,).
+    """
+    forward, adjoint, there = maps(encode, prior.mean.expand(len(stolen), -1, -1, -1))
+    step = torch.zeros_like(prior.mean.expand(len(stolen), -1, -1, -1))
+    residual = adjoint(weight * (stolen - there))
+
+    def precondition(gradient: Tensor) -> Tensor:
+        return prior.to_images(prior.to_waves(gradient) / (seen + 1 / prior.power))
+
+    better = precondition(residual)
+    direction = better
+    norm = first = dot(residual, better)
+    for _ in range(iterations):
+        through = adjoint(weight * forward(direction)) + prior.to_images(prior.to_waves(direction) / prior.power)
+        scale = like(norm / dot(direction, through).clamp_min(1e-20), step)
+        step = step + scale * direction
+        residual = residual - scale * through
+        better = precondition(residual)
+        following = dot(residual, better)
+        direction = better + like(following / norm.clamp_min(1e-20), direction) * direction
+        norm = following
+    return prior.mean + step, (norm / first.clamp_min(1e-20)).clamp_min(0).sqrt()
+
+
+def dot(one: Tensor, other: Tensor) -> Tensor:
+    """Inner products of a batch, (B,)."""
+    return (one.flatten(1) * other.flatten(1)).sum(1)
+
+
+def like(values: Tensor, tensor: Tensor) -> Tensor:
+    """A value an image, shaped to multiply `tensor`."""
+    return values.reshape(-1, *[1] * (tensor.ndim - 1))
