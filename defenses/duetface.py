@@ -14,7 +14,9 @@ from torch import Tensor
 
 from bench.contracts import SplitNetwork, System
 from bench.toolkit.block_dct import BLOCK, CHANNELS, block_dct, inverse_block_dct
+from bench.toolkit.embedding_training import Recipe
 from bench.toolkit.frequency_defense import STRONG, FrequencyDefense, FrequencyNetwork
+from bench.toolkit.server_training import Labels
 
 _STORED = [c for c in range(CHANNELS) if c % BLOCK**2 not in STRONG]
 
@@ -32,6 +34,8 @@ class DuetFace(FrequencyDefense):
         "protect": frozenset({"mode", "weights", "recipe"}),
     }
 
+    mode: Labels = "auto"
+    recipe: Recipe = Recipe(epochs=6, batch=32, schedule="cosine", warm_up=0)
     upsample: Literal[1, 8] = 8  #: 8: the paper's, channels as large as the image; 1: plain 8 x 8 blocks
 
     def network(self, recognizer: SplitNetwork) -> FrequencyNetwork:

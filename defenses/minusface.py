@@ -73,9 +73,9 @@ class MinusFace(FrequencyDefense):
     }
 
     width: int = 16  #: channels of the generator's first level; the paper's 64
-    steps: int = 600  #: of training the generator
+    steps: int = 300  #: of training the generator
     batch: int = 8
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     picture: float = 5.0  #: weight of the picture's L1 beside recognition
     clamp: bool = True  #: the picture, to [0, 1]; what lies beyond is lost
 

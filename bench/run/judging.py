@@ -132,7 +132,7 @@ class Judge:
         made = read_state(self.context.ready(templates))
         made_info = dict(made.info) if made else {}
         noise = made_info.pop("noise", {})
-        claims = dict(self.bench.settings.defenses[job.cell.defense].claims(stage.network.image_size))
+        claims = dict(self.context.settings.defenses[job.cell.defense].claims(loaded.network.image_size))
         info = {
             **made_info,
             **self._fit_info(job),

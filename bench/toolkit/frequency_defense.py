@@ -148,8 +148,8 @@ def learn_client(
 class FrequencyDefense(Defense):
     """A client that sends frequencies, and a server that recognises with the recogniser under test, retrained on them.
 
-    The server learns from identities, or is distilled from the recogniser under test where there are too few (`mode`),
-    or is read from `weights`.
+    The server is distilled from the recogniser under test, or learns from identities (`mode`), or is read from
+    `weights`.
     """
 
     client_side: ClassVar[bool] = True
@@ -161,9 +161,9 @@ class FrequencyDefense(Defense):
         "protect": frozenset({"mode", "weights", "recipe"}),
     }
 
-    mode: Labels = "auto"  #: what the server's recogniser learns from
+    mode: Labels = "teacher"  #: what the server's recogniser learns from
     weights: str = ""  #: a trained recogniser (.safetensors); empty: trained here, on the defender's public faces
-    recipe: Recipe = Recipe(epochs=6, batch=32, schedule="cosine", warm_up=0)
+    recipe: Recipe = Recipe(epochs=20, batch=16, schedule="cosine", warm_up=0)
 
     @abstractmethod
     def network(self, recognizer: SplitNetwork) -> FrequencyNetwork:

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.fft import dctn
+from scipy.fft import dctn, idctn
 from torch import Tensor
 
-from bench.toolkit.block_dct import BLOCK, CHANNELS, block_dct, grid, inverse_block_dct
+from bench.toolkit.block_dct import BLOCK, CHANNELS, block_dct, grid, inverse_block_dct, read_block_dct
 
 SHAPES = st.tuples(st.integers(1, 2), st.integers(2, 20), st.integers(2, 20))
 
@@ -53,6 +53,23 @@ def test_the_inverse_gives_the_image_back(shape: tuple[int, int, int], upsample:
     images = _images(shape, seed)
     again = inverse_block_dct(block_dct(images, upsample), shape[1:], upsample)
     np.testing.assert_allclose(again.numpy(), images.numpy(), atol=1e-8)
+
+
+@given(SHAPES, st.integers(0, 99))
+@settings(max_examples=15, deadline=None)
+def test_reading_folds_the_blocks_and_shrinks_the_picture(shape: tuple[int, int, int], seed: int) -> None:
+    batch, height, width = shape
+    found = torch.randn(batch, CHANNELS, height, width, generator=torch.Generator().manual_seed(seed)).double() * 30
+    planes = np.zeros((batch, 3, 8 * height, 8 * width))
+    for i in range(height):
+        for j in range(width):
+            block = found[:, :, i, j].reshape(batch, 3, BLOCK, BLOCK).numpy()
+            planes[:, :, 8 * i : 8 * i + 8, 8 * j : 8 * j + 8] = idctn(block, axes=(2, 3), norm="ortho")
+    luma, blue, red = torch.from_numpy(planes + 128).unbind(1)
+    colours = luma + 1.402 * (red - 128), luma - 0.344136 * (blue - 128) - 0.714136 * (red - 128)
+    image = torch.stack([*colours, luma + 1.772 * (blue - 128)], 1) / 255
+    wanted = F.interpolate(image, size=(height, width), mode="bilinear", align_corners=True)
+    np.testing.assert_allclose(read_block_dct(found, (height, width)).numpy(), wanted.numpy(), atol=1e-4)
 
 
 def test_a_flat_image_has_nothing_but_its_mean() -> None:

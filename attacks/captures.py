@@ -1,0 +1,71 @@
+"""Several captures of one face, averaged, and a decoder that has learned from such means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from torch import Tensor
+
+from bench.contracts import FaceSet, Knowledge, ReconstructionAttack, Rng, State
+from bench.toolkit.decoders import DecoderAttack, Training, build_decoder, train_decoder
+from bench.toolkit.decoders.networks import Architecture
+
+if TYPE_CHECKING:
+    from bench.contracts.oracle import Oracle
+
+
+@dataclass(frozen=True, kw_only=True)
+class Captures(DecoderAttack):
+    """A U-Net on the mean of `average` captures, where the client draws anew each time.
+
+    `resrec` with `average` reads means with a decoder that has seen single templates: right for noise that is added,
+    wrong for a shuffle, whose mean looks like none of its draws. Over all orders of its channels the mean of what
+    MinusFace sends is a fixed filter of one picture, the mean of its channels. A client that draws nothing is decoded
+    as ever.
+    """
+
+    architecture: ClassVar[Architecture] = "unet"
+
+    average: int = 16
+    training: Training = Training(epochs=30, batch=8, flip=False, images=300)  #: each image is captured once for good
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.knowledge != "encoder":
+            raise ValueError("captures learns from a client device alone: knowledge is encoder")
+
+    @property
+    def level(self) -> Knowledge:
+        """A client device, asked several times."""
+        return Knowledge.ENCODER
+
+    @property
+    def base(self) -> ReconstructionAttack | None:
+        """None: what it sees in training depends on how many captures there are."""
+        return None
+
+    def fit(self, oracle: Oracle, public: FaceSet, rng: Rng) -> State:
+        """Trains the decoder on means of captures of own faces."""
+        count = self.average if oracle.varies else 1
+
+        def encode(images: Tensor) -> Tensor:
+            total = oracle.encode(images)
+            for _ in range(count - 1):
+                total = total + oracle.encode(images)
+            return total / count
+
+        return train_decoder(
+            lambda: build_decoder(self._spec, oracle.feature_shape, oracle.layout, oracle.image_size),
+            encode,
+            public,
+            self.training,
+            rng,
+            oracle.device,
+            "training on means of captures",
+            fixed=True,
+        )
+
+    def adapt(self, oracle: Oracle, public: FaceSet, rng: Rng, start: State | None) -> State | None:
+        """Nothing to go on from."""
+        return start
