@@ -42,12 +42,12 @@ class DCTDP(FrequencyDefense):
     epsilon: float = 1.0  #: the budget of a value, on average; the papers that compare with it take 1, its code 4
     sensitivity: Literal["measured", "ones"] = "measured"  #: each value's range over the defender's public faces
     noise: Literal["image", "batch"] = "image"  #: drawn for each image, or once for all in a batch
-    steps: int = 120  #: of learning where the noise goes; 0: everywhere alike
+    fit_steps: int = 120  #: of learning where the noise goes; 0: everywhere alike
     learning_rate: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.epsilon <= 0 or self.steps < 0 or self.learning_rate <= 0:
-            raise ValueError("epsilon and learning_rate must be above 0, and steps at least 0")
+        if self.epsilon <= 0 or self.fit_steps < 0 or self.learning_rate <= 0:
+            raise ValueError("epsilon and learning_rate must be above 0, and fit_steps at least 0")
 
     @property
     def protect_batch(self) -> int | None:
@@ -80,7 +80,7 @@ class DCTDP(FrequencyDefense):
             return 1 - torch.cosine_similarity(found, wanted).mean()
 
         account = learn_client(
-            [rho, loc], loss, public, self.steps, 8, self.learning_rate, rng.child("order"), "learning the budgets"
+            [rho, loc], loss, public, self.fit_steps, 8, self.learning_rate, rng.child("order"), "learning the budgets"
         )
         with torch.no_grad():
             scale = sensitivity / self._budgets(rho)

@@ -73,15 +73,15 @@ class MinusFace(FrequencyDefense):
     }
 
     width: int = 16  #: channels of the generator's first level; the paper's 64
-    steps: int = 300  #: of training the generator
+    fit_steps: int = 300  #: of training the generator
     batch: int = 8
     learning_rate: float = 2e-3
     picture: float = 5.0  #: weight of the picture's L1 beside recognition
     clamp: bool = True  #: the picture, to [0, 1]; what lies beyond is lost
 
     def __post_init__(self) -> None:
-        if min(self.width, self.steps, self.batch) < 1 or self.learning_rate <= 0 or self.picture < 0:
-            raise ValueError("width, steps and batch must be at least 1, learning_rate above 0, picture at least 0")
+        if min(self.width, self.fit_steps, self.batch) < 1 or self.learning_rate <= 0 or self.picture < 0:
+            raise ValueError("width, fit_steps and batch must be at least 1, learning_rate above 0, picture at least 0")
 
     def network(self, recognizer: SplitNetwork) -> FrequencyNetwork:
         """The recogniser itself: templates are as large as images."""
@@ -112,7 +112,7 @@ class MinusFace(FrequencyDefense):
         trained = [*generator.parameters(), *student.parameters()]
         what = "training the generator of MinusFace"
         account = learn_client(
-            trained, loss, public, self.steps, self.batch, self.learning_rate, rng.child("order"), what
+            trained, loss, public, self.fit_steps, self.batch, self.learning_rate, rng.child("order"), what
         )
         return State({name: value.detach().cpu().clone() for name, value in generator.state_dict().items()}, account)
 

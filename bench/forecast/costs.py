@@ -38,6 +38,7 @@ from bench.toolkit.precision import keep_freed_memory, pick_device
 _PROBE = 16  #: pictures a probe is made with
 _STEPS = 4  #: of an optimisation's, that are timed
 _FURTHER = 2  #: epochs after the first, that are timed
+_FIT_STEPS = 2  #: of a defence's own training, that are timed
 _LONG = 5.0  #: seconds in which warming up counts for little
 
 
@@ -119,6 +120,8 @@ def _shortened(plugin: Any) -> Any:
         short["training"] = replace(plugin.training, epochs=1, images=None)
     if "recipe" in names:
         short["recipe"] = replace(plugin.recipe, epochs=1, head_epochs=0)
+    if "fit_steps" in names:
+        short["fit_steps"] = min(plugin.fit_steps, _FIT_STEPS)
     return replace(plugin, **short)
 
 
@@ -192,8 +195,10 @@ class _Probe:
     def _fit_seconds(self, plugin: Any, first: float, fit: Callable[[Any], Any], public: int) -> float:
         """Seconds of a whole fitting whose first epoch took so long: features that are kept cost nothing later."""
         training = getattr(plugin, "training", None)
+        if hasattr(plugin, "fit_steps"):
+            return first * max(1.0, float(plugin.fit_steps) / _FIT_STEPS)
         if training is None:
-            return first * public / len(self.faces)
+            return first * min(public, getattr(plugin, "learned", public)) / len(self.faces)
         longer = replace(plugin, training=replace(training, epochs=1 + _FURTHER, images=None))
         began = time.perf_counter()
         fit(longer)

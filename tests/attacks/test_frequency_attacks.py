@@ -77,7 +77,7 @@ def test_channels_are_named_right(scene: Scene, name: str) -> None:
 
 
 def test_a_wiener_filter_beats_least_squares_under_noise(scene: Scene) -> None:
-    defense = _made("defense", "dctdp", epsilon=4.0, steps=0)
+    defense = _made("defense", "dctdp", epsilon=4.0, fit_steps=0)
     plain, _ = _ssim(scene, defense, _made("attack", "linear_inversion", calibration=24, iterations=25))
     filtered, _ = _ssim(scene, defense, _made("attack", "identify_and_solve", **SOLVE))
     averaged, _ = _ssim(scene, defense, _made("attack", "identify_and_solve", captures=8, **SOLVE))
@@ -87,7 +87,7 @@ def test_a_wiener_filter_beats_least_squares_under_noise(scene: Scene) -> None:
 def test_it_opens_the_affine_canary_and_leaves_alone_what_it_cannot_solve(scene: Scene) -> None:
     attack = _made("attack", "identify_and_solve", **SOLVE)
     assert _ssim(scene, Canary(kind="affine"), attack)[0] > 0.9
-    minusface = _made("defense", "minusface", steps=1, width=4)
+    minusface = _made("defense", "minusface", fit_steps=1, width=4)
     for defense, why in ((Canary(kind="open"), "not affine"), (minusface, "not affine")):
         system = scene.system(defense, defense.fit(scene.network, scene.public, Rng(0)))
         with pytest.raises(NotApplicable, match=why):
@@ -107,7 +107,7 @@ def test_the_prior_is_a_change_of_basis(scene: Scene) -> None:
 
 def test_captures_learn_from_means_and_serve_others_as_ever(scene: Scene) -> None:
     assert_sound(_made("attack", "captures", width=16, training={"epochs": 8, "batch": 8}), scene)
-    noisy = _made("defense", "dctdp", steps=0)
+    noisy = _made("defense", "dctdp", fit_steps=0)
     training = {"epochs": 6, "batch": 8, "images": 48, "flip": False}
     few, oracle = _ssim(scene, noisy, _made("attack", "captures", average=1, width=16, training=training))
     many, asked = _ssim(scene, noisy, _made("attack", "captures", average=8, width=16, training=training))
@@ -116,7 +116,7 @@ def test_captures_learn_from_means_and_serve_others_as_ever(scene: Scene) -> Non
 
 
 def _shuffled(scene: Scene) -> tuple[Any, System]:
-    defense = _made("defense", "minusface", steps=20, width=4)
+    defense = _made("defense", "minusface", fit_steps=20, width=4)
     return defense, scene.system(defense, defense.fit(scene.network, scene.public, Rng(0)))
 
 

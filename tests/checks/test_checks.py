@@ -46,6 +46,11 @@ def _made(kind: Any, name: str, **parameters: Any) -> Any:
         ("advface", {"iterations": 2, "width": 8, "batch": 4, "training": BRIEF}),
         ("advface", {"iterations": 2, "width": 8, "bn": "frozen", "bound": "step", "training": BRIEF}),
         ("duetface", {"upsample": 1, "recipe": {"epochs": 1}}),
+        ("partialface", {"recipe": {"epochs": 1}}),
+        ("fracface", {"draw": "batch", "recipe": {"epochs": 1}}),
+        ("dctdp", {"fit_steps": 2, "recipe": {"epochs": 1}}),
+        ("dctdp", {"fit_steps": 2, "noise": "batch", "recipe": {"epochs": 1}}),
+        ("minusface", {"fit_steps": 2, "width": 4, "recipe": {"epochs": 1}}),
     ],
 )
 def test_built_in_defences_keep_their_contract(scene: Scene, name: str, parameters: dict[str, Any]) -> None:
