@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from bench import registry
+from bench.labels import KINDS, word
+from bench.settings import registry
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
@@ -12,8 +13,8 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def _plugins() -> str:
     parts = []
-    for kind in registry.KINDS:
-        parts.append(f"## {registry.word(kind)}s".title())
+    for kind in KINDS:
+        parts.append(f"## {word(kind)}s".title())
         for name in registry.names(kind):
             plugin = registry.describe(kind, name)
             fields = [f"| `{key}` | `{value}` |" for key, value in plugin.parameters.items()]
