@@ -20,7 +20,7 @@ from bench.contracts import (
 from bench.datasets.public_faces import REST, SIDES, Lending
 from bench.errors import DataError, UserError
 from bench.labels import harness_part
-from bench.metrics.catalogue import RATE_INTERVAL, SHARE_INTERVAL
+from bench.metrics.catalogue import RATE_INTERVAL, SHARE_INTERVAL, of_kind
 from bench.settings.controls import Control, HarnessDefense
 from bench.settings.model import Settings
 from bench.storage.files import file_hash
@@ -188,11 +188,11 @@ def _server(defense: Defense) -> dict[str, Any]:
 
 
 def _metrics(settings: Settings) -> dict[str, Any]:
-    """What the scores of a reconstruction depend on: the backbone's bytes, not its place."""
-    chosen = settings.metrics.model_dump()
+    """What a reconstruction's scores depend on: which figures there are, and the backbone's bytes, not its place."""
+    chosen = {**settings.metrics.model_dump(), "figures": [m.name for m in of_kind("reconstruction")]}
     backbone = chosen.pop("lpips_backbone")
     if not chosen["lpips"]:
-        return {"bootstrap": chosen["bootstrap"]}
+        return {name: chosen[name] for name in ("bootstrap", "figures")}
     if backbone:
         path = Path(backbone).expanduser()
         if not path.is_file():

@@ -57,6 +57,7 @@ METRICS = (
     Metric("ssim", "SSIM (7x7)", 3, -1, 0.02, "reconstruction"),
     Metric("psnr_db", "PSNR dB", 1, -1, 0.5, "reconstruction"),
     Metric("mse", "MSE on [0, 1]", 4, +1, 0.003, "reconstruction"),
+    Metric("mae", "MAE on [0, 1]", 4, +1, 0.005, "reconstruction"),
     Metric("lpips", "LPIPS (alex)", 3, +1, 0.02, "reconstruction"),
     Metric("cosine", "cosine", 3, -1, 0.03, "reconstruction"),
     Metric("ssim_other", "SSIM with another face", 3, -1, 0.02, "reconstruction", group="ssim", compared=False),

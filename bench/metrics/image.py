@@ -18,13 +18,14 @@ IMAGE_SETTINGS: dict[str, str] = {
     "ssim": f"as scikit-image, uniform {SSIM_WINDOW}x{SSIM_WINDOW} window, data range 1, mean over RGB",
     "psnr_db": f"mean of per-image dB, peak 1, capped at {PSNR_CAP_DB:g}",
     "mse": "on [0, 1]",
+    "mae": "mean absolute difference, on [0, 1]",
 }
 
 _CHUNK = 2  #: images at once: few enough to stay in a processor's cache, enough to keep threads from each other's way
 
 
 def image_scores(originals: Tensor, reconstructions: Tensor) -> dict[str, NDArray[np.float64]]:
-    """`ssim` (at most 1), `psnr_db` (at most 100 dB) and `mse` (0 to 1) of each image, (B,).
+    """`ssim` (at most 1), `psnr_db` (at most 100 dB), `mse` and `mae` (0 to 1) of each image, (B,).
 
     Values are those of scikit-image's `structural_similarity` and `peak_signal_noise_ratio` on float64 images, which
     the tests hold them to; its loop over images takes twice as long.
@@ -44,14 +45,16 @@ def image_scores(originals: Tensor, reconstructions: Tensor) -> dict[str, NDArra
     chunks = zip(torch.split(originals, _CHUNK), torch.split(reconstructions, _CHUNK), strict=True)
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         found = list(pool.map(_scores, *zip(*chunks, strict=True))) if len(originals) else []
-    ssim, mse = (np.concatenate([np.empty(0), *part]) for part in (zip(*found, strict=True) if found else ((), ())))
+    ssim, mse, mae = (
+        np.concatenate([np.empty(0), *part]) for part in (zip(*found, strict=True) if found else ((),) * 3)
+    )
     with np.errstate(divide="ignore"):  # identical images: infinitely many dB, before the cap
         psnr = np.minimum(-10 * np.log10(mse), PSNR_CAP_DB)
-    return {"ssim": ssim, "psnr_db": psnr, "mse": mse}
+    return {"ssim": ssim, "psnr_db": psnr, "mse": mse, "mae": mae}
 
 
-def _scores(originals: Tensor, reconstructions: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(SSIM, MSE) of a few images. SSIM is Wang et al. 2004, Eq. 13, with sample (co)variances."""
+def _scores(originals: Tensor, reconstructions: Tensor) -> tuple[NDArray[np.float64], ...]:
+    """(SSIM, MSE, MAE) of a few images. SSIM is Wang et al. 2004, Eq. 13, with sample (co)variances."""
     x, y = (images.double().cpu().numpy() for images in (originals, reconstructions))
     mean_x, mean_y, power, product = map(_window_mean, (x, y, x * x + y * y, x * y))
     sample = SSIM_WINDOW**2 / (SSIM_WINDOW**2 - 1)
@@ -59,7 +62,7 @@ def _scores(originals: Tensor, reconstructions: Tensor) -> tuple[NDArray[np.floa
     covariance, variances = sample * (product - means), sample * (power - squares)
     c1, c2 = 0.01**2, 0.03**2
     ssim = (2 * means + c1) * (2 * covariance + c2) / ((squares + c1) * (variances + c2))
-    return ssim.mean((1, 2, 3)), np.square(x - y).mean((1, 2, 3))
+    return ssim.mean((1, 2, 3)), np.square(x - y).mean((1, 2, 3)), np.abs(x - y).mean((1, 2, 3))
 
 
 def _window_mean(planes: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -148,7 +148,9 @@ def _heatmaps(run: Run, some: Sequence[Board], folder: Path) -> list[Picture]:
     found = []
     if any(board.attacks for board in some):
         for name in METRICS:
-            if name != "mse" and any(e.metric(name).value is not None for e in entries):  # psnr_db says the same
+            if name not in ("mse", "mae") and any(
+                e.metric(name).value is not None for e in entries
+            ):  # psnr_db says the same
                 heading = metric(name).heading
                 picture = _drawn(folder, f"heatmap_{name}", partial(heatmap, run, name), heading)
                 found += [picture] if picture else []

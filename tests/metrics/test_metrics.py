@@ -35,6 +35,9 @@ def test_ssim_psnr_and_mse_agree_with_their_definitions(seed: int, spread: float
     scores = image_scores(images, other)
     mse = (images.double() - other.double()).square().mean((1, 2, 3)).numpy()
     assert scores["mse"] == pytest.approx(mse, rel=1e-9)
+    mae = (images.double() - other.double()).abs().mean((1, 2, 3)).numpy()
+    assert scores["mae"] == pytest.approx(mae, rel=1e-9)
+    assert (scores["mae"] <= np.sqrt(scores["mse"]) + 1e-12).all(), "Jensen"
     assert scores["psnr_db"] == pytest.approx(-10 * np.log10(mse), rel=1e-9)
     assert (scores["ssim"] < 1).all()
     assert scores["psnr_db"].mean() >= -10 * np.log10(scores["mse"].mean()) - 1e-9, "Jensen"
