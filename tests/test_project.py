@@ -28,9 +28,11 @@ ROOMS = {
     "analysis": {"errors", "labels", "metrics", "seeds", "settings.model", "storage"},
     "report": {"analysis", "errors", "labels", "metrics", "storage"},
     "checks": {"contracts", "datasets", "errors", "metrics", "recognizers", "settings", "storage", "toolkit"},
-    "run": {"contracts", "datasets", "errors", "labels", "metrics", "plan", "seeds", "settings", "storage", "toolkit"},
+    "runner": {
+        "contracts", "datasets", "errors", "labels", "metrics", "plan", "seeds", "settings", "storage", "toolkit",
+    },
     "forecast": {
-        "contracts", "datasets", "errors", "labels", "metrics", "plan", "run", "settings", "storage", "toolkit",
+        "contracts", "datasets", "errors", "labels", "metrics", "plan", "runner", "settings", "storage", "toolkit",
     },
     "train_recognizer": {
         "contracts", "datasets", "errors", "metrics", "seeds", "settings", "storage", "toolkit",

@@ -35,7 +35,7 @@ def _worker_count(_context: click.Context, _option: click.Parameter, said: str |
 
 
 def with_workers(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds --workers and --scheduler, as `workers` and `scheduler`: what `bench.run.cluster.submit.Cluster` takes."""
+    """Adds --workers and --scheduler, as `workers` and `scheduler`: what `runner.cluster.submit.Cluster` takes."""
     for option in (
         click.option("--scheduler", default="", metavar="tcp://HOST:PORT", help="On the workers of a Dask scheduler."),
         click.option(

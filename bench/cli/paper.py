@@ -45,7 +45,7 @@ def paper(
     Exit status: 0 all cells judged; 1 some failed; 2 wrong settings; 130 interrupted.
     """
     from bench.paper.gather import campaign, compute, fill
-    from bench.run.cluster.submit import Cluster
+    from bench.runner.cluster.submit import Cluster
     from bench.toolkit.progress import progress_shown
 
     work = campaign(_NAMES if what == "all" else [what], config, profile, overrides, output, knowledge)

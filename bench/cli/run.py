@@ -45,7 +45,7 @@ def run(
     if output is not None:
         settings = settings.moved(output)
     from bench.plan import plan
-    from bench.run.cluster.submit import Cluster, carry_out
+    from bench.runner.cluster.submit import Cluster, carry_out
     from bench.storage.records import Run
     from bench.storage.store import Store
     from bench.toolkit.progress import progress_shown

@@ -29,7 +29,7 @@ from bench.errors import NotApplicable
 from bench.labels import harness_part
 from bench.metrics.image import image_scores
 from bench.plan import Job, Plan, Scene, Task, lending
-from bench.run.serial import missing_tasks, pending
+from bench.runner.serial import missing_tasks, pending
 from bench.settings.controls import Control
 from bench.settings.model import Settings
 from bench.storage.records import Run

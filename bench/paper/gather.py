@@ -16,7 +16,7 @@ from bench.paper.published import Key, published
 from bench.paper.settings import PaperSettings, load_paper
 from bench.paper.status import Status, judge
 from bench.plan import Plan, plan
-from bench.run.cluster.submit import Cluster, carry_out
+from bench.runner.cluster.submit import Cluster, carry_out
 from bench.settings.model import Settings
 from bench.settings.resolve import load
 from bench.storage.records import Measure, Run

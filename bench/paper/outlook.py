@@ -10,7 +10,7 @@ from bench.forecast.costs import Outlook, estimate
 from bench.forecast.schedule import trains
 from bench.paper.gather import Campaign
 from bench.plan import Task
-from bench.run.serial import missing_tasks, pending
+from bench.runner.serial import missing_tasks, pending
 
 
 @dataclass(frozen=True)

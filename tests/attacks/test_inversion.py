@@ -12,7 +12,7 @@ from torch import Tensor
 from bench.contracts import Knowledge, Leak, Oracle, Rng, State, System
 from bench.errors import KnowledgeError
 from bench.labels import PluginKind
-from bench.run.batches import attacked_first
+from bench.runner.batches import attacked_first
 from bench.settings import registry
 
 NAMES = tuple(f"face{i}" for i in range(6))

@@ -12,7 +12,7 @@ import pytest
 from support import TOYS
 
 from bench.plan import plan
-from bench.run.serial import pending
+from bench.runner.serial import pending
 from bench.settings.model import Settings
 from bench.settings.resolve import load
 from bench.storage.records import Measure, Record, Run

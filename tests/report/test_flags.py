@@ -10,7 +10,7 @@ from bench.analysis.flags import EXPLAINED
 from bench.analysis.leaderboard import leaderboard
 from bench.analysis.selftest import trials
 from bench.report.leaderboard import render
-from bench.run.judging import _attack_flags
+from bench.runner.judging import _attack_flags
 from bench.storage.records import Cell, Measure, Record, Run
 
 PEOPLE = [f"p{i}" for i in range(24)]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from bench.contracts import Evaluation, FaceSet, Pairs
 from bench.errors import UserError
-from bench.run.context import _fewer_images
+from bench.runner.context import _fewer_images
 
 
 def _protocol(folds: int, each: int) -> Evaluation:

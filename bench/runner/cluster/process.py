@@ -19,8 +19,8 @@ import torch
 from bench import __version__
 from bench.errors import UserError
 from bench.plan import PROTOCOL, Job, Task
-from bench.run.messages import STARTED, Failure, RunSpec
-from bench.run.serial import Executor
+from bench.runner.messages import STARTED, Failure, RunSpec
+from bench.runner.serial import Executor
 from bench.settings import registry
 from bench.settings.model import Settings
 from bench.storage.files import ROOT

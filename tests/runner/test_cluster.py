@@ -18,8 +18,8 @@ from support import ENVIRONMENT, TOYS
 
 from bench.cli.main import main
 from bench.errors import UserError
-from bench.run.cluster.process import _prepared
-from bench.run.cluster.submit import Cluster, _run_spec, workers_that_fit
+from bench.runner.cluster.process import _prepared
+from bench.runner.cluster.submit import Cluster, _run_spec, workers_that_fit
 from bench.settings.resolve import load
 
 pytest.importorskip("distributed")
@@ -157,7 +157,7 @@ def test_what_hangs_or_kills_is_a_failed_record_and_the_rest_stands(config: Path
     assert records["t_hang"]["reason"] == "reconstruction: unprotected x t_hang: stopped after 4 s (run.time_limit)"
     assert "its process died of signal 9 (SIGKILL)" in records["t_die"]["reason"]
     assert records["t_worker"]["reason"].endswith("given up: 3 workers died while they were at it")
-    assert not _processes("bench.run.cluster.process", config.parent)
+    assert not _processes("bench.runner.cluster.process", config.parent)
 
 
 def test_a_lost_scheduler_is_one_line_and_the_run_goes_on_later(config: Path) -> None:
@@ -200,10 +200,10 @@ def test_an_interrupt_keeps_what_is_finished_and_leaves_no_process(config: Path)
     assert "Traceback" not in said
     assert running.returncode != 130 or "Interrupted" in said
     for _ in range(100):
-        if not _processes("bench.run.cluster.process", config.parent):
+        if not _processes("bench.runner.cluster.process", config.parent):
             break
         time.sleep(0.1)
-    assert not _processes("bench.run.cluster.process", config.parent)
+    assert not _processes("bench.runner.cluster.process", config.parent)
 
 
 def test_as_many_workers_as_cores_and_memory_carry(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,7 +237,7 @@ def test_wrong_settings_are_one_line(
     assert "'0' is neither" in said("--workers", "0")
     assert "choose one" in said("--workers", "1", "--scheduler", "tcp://x:1")
     assert "add --workers 1" in said("--set", "run.time_limit=5")
-    monkeypatch.setattr("bench.run.cluster.submit._CONNECT_TIMEOUT_S", 1)
+    monkeypatch.setattr("bench.runner.cluster.submit._CONNECT_TIMEOUT_S", 1)
     assert "tcp://127.0.0.1:9: no scheduler answers" in said("--scheduler", "tcp://127.0.0.1:9")
     assert "nonsense: no scheduler answers" in said("--scheduler", "nonsense")
     monkeypatch.setitem(sys.modules, "distributed", None)

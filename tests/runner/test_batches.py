@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.contracts import Pairs, Rng
-from bench.run.batches import coupled_batches, halving, plain_batches, shared_pairs
+from bench.runner.batches import coupled_batches, halving, plain_batches, shared_pairs
 
 
 def _pairs(edges: list[tuple[int, int]]) -> Pairs:

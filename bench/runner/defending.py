@@ -15,10 +15,10 @@ from torch import Tensor
 from bench.contracts import FaceSet, Pairs, Rng, State, System
 from bench.contracts.oracle import client_alone
 from bench.plan import Task
-from bench.run import artefacts
-from bench.run.batches import coupled_batches, halving, plain_batches, shared_pairs
-from bench.run.context import RunContext
-from bench.run.noise import NoiseMeter
+from bench.runner import artefacts
+from bench.runner.batches import coupled_batches, halving, plain_batches, shared_pairs
+from bench.runner.context import RunContext
+from bench.runner.noise import NoiseMeter
 from bench.settings.controls import Control
 from bench.storage.arrays import Rows, write_state
 from bench.toolkit.progress import track

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from bench import __version__
 from bench.errors import DataError, NotApplicable, UserError
 from bench.plan import PROTOCOL, Job, Plan, Task, every_task
-from bench.run import attacking, defending
-from bench.run.context import RunContext
-from bench.run.judging import Judge
-from bench.run.messages import Failure
+from bench.runner import attacking, defending
+from bench.runner.context import RunContext
+from bench.runner.judging import Judge
+from bench.runner.messages import Failure
 from bench.settings.model import Settings
 from bench.storage.records import Record, Run
 from bench.storage.store import Store

@@ -25,10 +25,10 @@ from bench.contracts import (
     System,
 )
 from bench.plan import Task
-from bench.run import artefacts
-from bench.run.batches import attacked_first, halving, plain_batches
-from bench.run.context import RunContext
-from bench.run.defending import protect
+from bench.runner import artefacts
+from bench.runner.batches import attacked_first, halving, plain_batches
+from bench.runner.context import RunContext
+from bench.runner.defending import protect
 from bench.storage.arrays import Rows, read_state, write_state
 from bench.toolkit.progress import track
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from distributed import Worker, WorkerPlugin, get_worker
 
-from bench.run.messages import MAX_WORKER_DEATHS, Failure, RunSpec
+from bench.runner.messages import MAX_WORKER_DEATHS, Failure, RunSpec
 from bench.storage.files import ROOT
 
 _POLLING_INTERVAL_S = 0.5  #: seconds between looks at whether a silent process still lives
@@ -30,7 +30,7 @@ class TaskProcess:
         paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "bench.run.cluster.process", str(theirs.fileno())],
+                [sys.executable, "-P", "-m", "bench.runner.cluster.process", str(theirs.fileno())],
                 cwd=spec.folder,
                 env={**os.environ, **threads, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
                 pass_fds=[theirs.fileno()],

@@ -20,9 +20,9 @@ import torch
 
 from bench.errors import UserError
 from bench.plan import Job, Plan, Task, every_task
-from bench.run.context import RunContext
-from bench.run.messages import MAX_WORKER_DEATHS, Failure, RunSpec
-from bench.run.serial import JudgedCell, Outcome, execute, failed, missing_tasks, pending, provenance
+from bench.runner.context import RunContext
+from bench.runner.messages import MAX_WORKER_DEATHS, Failure, RunSpec
+from bench.runner.serial import JudgedCell, Outcome, execute, failed, missing_tasks, pending, provenance
 from bench.settings.model import Settings
 from bench.storage.files import ROOT
 from bench.storage.records import Run
@@ -117,7 +117,7 @@ def carry_out(
 
 
 def _run_spec(cluster: Cluster, settings: Settings) -> RunSpec:
-    from bench.run.cluster.process import fingerprint
+    from bench.runner.cluster.process import fingerprint
 
     plugins = {}
     for name, module in sorted(sys.modules.items()):
@@ -178,7 +178,7 @@ class _Submission:
     """A run's tasks at a scheduler, as often as it takes to know which of them kill workers."""
 
     def __init__(self, client: Client, cluster: Cluster, spec: RunSpec, store: Store, gpu: bool) -> None:
-        from bench.run.cluster.worker import TaskProcesses
+        from bench.runner.cluster.worker import TaskProcesses
 
         self._client, self._cluster, self._store = client, cluster, store
         self._processes = TaskProcesses(spec)
@@ -245,7 +245,7 @@ class _Submission:
                     self._client.cancel(list(items), force=True)
 
     def _submit(self, mark: str, item: Task | Job, needs: list[Future[Any]]) -> Future[Any]:
-        from bench.run.cluster.worker import work
+        from bench.runner.cluster.worker import work
 
         key = f"{mark}-{self._processes.spec.run}-{self._round}"
         self._labels[key] = item.label
@@ -283,7 +283,7 @@ class _Submission:
         return judged
 
     def _blamed(self, key: str) -> Failure | None:
-        from bench.run.cluster.worker import given_up
+        from bench.runner.cluster.worker import given_up
 
         mark = key.removesuffix(f"-{self._processes.spec.run}-{self._round}")
         noted = self._marks / mark

@@ -23,9 +23,9 @@ from bench.metrics.proportions import CHOSEN_THRESHOLDS, proportion
 from bench.metrics.rates import error_rates
 from bench.metrics.verification import FoldAccuracy, Impostors, accepted, fold_accuracy
 from bench.plan import Job
-from bench.run import artefacts
-from bench.run.batches import attacked_first
-from bench.run.context import LoadedScene, RunContext
+from bench.runner import artefacts
+from bench.runner.batches import attacked_first
+from bench.runner.context import LoadedScene, RunContext
 from bench.seeds import derive_seed
 from bench.storage.arrays import Rows, read_state
 from bench.storage.records import Measure
