@@ -1,3 +1,27 @@
 """Veilbench: how much of a face leaks with its stored features, and what hiding it costs."""
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bench.api import Results as Results
+    from bench.api import open as open
+    from bench.api import run as run
+
 __version__ = "0.1.0"
+
+_INTERFACE = ("Results", "open", "run")
+
+
+def __getattr__(name: str) -> Any:
+    """`bench.run`, `bench.open` and `bench.Results`, imported when they are first asked for: they need pandas."""
+    if name in _INTERFACE:
+        return getattr(importlib.import_module("bench.api"), name)  # by name: nothing below may import what is above
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """What there is, the lazy names included."""
+    return sorted({*globals(), *_INTERFACE})

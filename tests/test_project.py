@@ -42,8 +42,9 @@ ABOVE = {"api", "cli", "paper", "__init__", "__main__"}  #: may import everythin
 PLUGINS_MAY = {"contracts", "errors", "metrics", "storage.files", "storage.weights", "toolkit"}
 #: Results are read, compared and drawn where torch need not be installed.
 NO_TORCH = (
-    "analysis", "cli", "errors", "labels", "metrics.bootstrap", "metrics.catalogue", "metrics.proportions", "report",
-    "seeds", "settings.model", "settings.toml", "storage.files", "storage.keys", "storage.records", "storage.store",
+    "analysis", "api", "cli", "errors", "labels", "metrics.bootstrap", "metrics.catalogue", "metrics.proportions",
+    "report", "seeds", "settings.model", "settings.toml", "storage.files", "storage.keys", "storage.records",
+    "storage.session", "storage.store",
 )  # fmt: skip
 PLUGINS = sorted([*(ROOT / "defenses").glob("*.py"), *(ROOT / "attacks").glob("*.py")])
 CORE = sorted((ROOT / "bench").rglob("*.py"))

@@ -39,39 +39,32 @@ def run(
     Exit status: 0 all cells judged; 1 some failed, or with --strict an attack failed the run's test of itself; 2 wrong
     settings, data or disk; 130 interrupted.
     """
-    from bench.settings.resolve import load
-
-    settings = load(config, profile, overrides)
-    if output is not None:
-        settings = settings.moved(output)
-    from bench.plan import plan
-    from bench.runner.cluster.submit import Cluster, carry_out
-    from bench.storage.records import Run
-    from bench.storage.store import Store
-    from bench.toolkit.progress import progress_shown
-
-    where = Cluster.of(workers, scheduler, settings)
     if dry_run:
         from bench.forecast.costs import estimate
+        from bench.plan import plan
+        from bench.settings.resolve import load
+        from bench.storage.records import Run
 
+        settings = load(config, profile, overrides)
+        if output is not None:
+            settings = settings.moved(output)
         outlook = estimate(settings, plan(settings), Run(Path(settings.run.output)))
         click.echo(json.dumps(outlook.as_dict(), indent=1) if as_json else outlook.text())
         return
-    folder = Run(Path(settings.run.output))
-    folder.prepare()
-    store = Store(Path(settings.run.store), settings.run.mirror)
-    shown = Console(stderr=True, quiet=quiet)
-    with store.in_use(), progress_shown(shown) as progress:
+    from bench import api
+    from bench.toolkit.progress import progress_shown
+
+    with progress_shown(Console(stderr=True, quiet=quiet)) as progress:
         overall = progress.add_task("planning", total=None)
 
         def report(what: str, ended: int, total: int) -> None:
             progress.update(overall, description=what, completed=ended, total=total)
 
-        outcome = carry_out(where, settings, plan(settings), store, folder, report)
-    from bench.report.write import write_reports
-
-    if outcome.done or outcome.failed or not (folder.folder / "leaderboard.md").exists():
-        write_reports(folder)
+        results = api.run(
+            config, profile, overrides, output=output, workers=workers, scheduler=scheduler, report=report
+        )
+    folder, outcome = results.runs[0], results.outcome
+    assert outcome is not None
     if as_json:
         click.echo(json.dumps({"folder": str(folder.folder), **outcome.__dict__}))
     else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from html import escape
 
 import pandas as pd
 
@@ -91,6 +92,22 @@ _NOTE = (
 )
 
 
+def as_html(frame: pd.DataFrame) -> str:
+    """The leaderboard for a notebook: the columns of the printed page, a table a dataset and recogniser."""
+    parts = []
+    for (dataset, recognizer), some in frame.groupby(["dataset", "recognizer"], sort=False):
+        head, *rows = _narrow(some)
+        cells = ["".join(f"<td>{escape(text)}</td>" for text in row) for row in rows]
+        parts.append(
+            f"<p><b>{escape(f'{dataset}, {recognizer}')}</b></p><table><thead><tr>"
+            + "".join(f"<th>{escape(text)}</th>" for text in head)
+            + "</tr></thead><tbody>"
+            + "".join(f"<tr>{row}</tr>" for row in cells)
+            + "</tbody></table>"
+        )
+    return "".join(parts) + f"<p>{escape(_NARROW)}.</p>"
+
+
 def _every_cell(board: Board) -> str:
     rows = []
     for defense in board.defenses:
@@ -119,11 +136,16 @@ def _every_cell(board: Board) -> str:
     return f"### Every cell: {board.dataset}, {board.recognizer}\n\n{markdown([headings, *rows])}"
 
 
-def _tex(frame: pd.DataFrame, caption: str) -> str:
+_NARROW = "SSIM (7x7): worst attack, best attack up to each level of knowledge, oracle bound over all, best blind guess"
+
+
+def _narrow(frame: pd.DataFrame) -> list[list[str]]:
+    """Headings and rows for a page that is narrow."""
     rows = _table(frame, list(_TEX_COLUMNS), _TEX_INTERVALS)
     rows[0] = ["defence", "ACC ↑", "worst attack (level)", *list(_TEX_COLUMNS.values())[1:], "failed"]
-    note = (
-        "SSIM (7x7): worst attack, best attack up to each level of knowledge, oracle bound over all, best blind guess"
-    )
+    return rows
+
+
+def _tex(frame: pd.DataFrame, caption: str) -> str:
     figures = "rl" + "r" * (len(_TEX_COLUMNS) - 1)  # the attack's name stands before the second figure
-    return booktabs(rows, f"l{figures}l", f"{caption}. {note}")
+    return booktabs(_narrow(frame), f"l{figures}l", f"{caption}. {_NARROW}")

@@ -37,7 +37,7 @@ class RunContext:
     def __init__(self, settings: Settings, store: Store) -> None:
         self.settings, self.store = settings, store
         self._loaded: dict[Scene, LoadedScene] = {}
-        self._systems: dict[tuple[str, ...], System] = {}
+        self._systems: dict[tuple[object, ...], System] = {}
 
     @cached_property
     def device(self) -> torch.device:
@@ -91,7 +91,8 @@ class RunContext:
         if not recognises:
             plugin = plugin.at("protect")
         keys = (task.scene.recognizer_key, *(need.key if need else "" for need in (state, server)))
-        key = (*keys, task.defense if recognises else f"{type(plugin).__module__} {plugin!r}")
+        # The class itself: two versions of a notebook's class have one name and one repr.
+        key = (*keys, task.defense) if recognises else (*keys, type(plugin), repr(plugin))
         if key not in self._systems:
             network = self.loaded(task.scene).network
             learns = type(plugin).fit_server is not Defense.fit_server or "protect" in plugin.ignored

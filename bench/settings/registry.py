@@ -21,7 +21,8 @@ from pydantic import TypeAdapter, ValidationError
 from bench import contracts
 from bench.errors import UserError, near_miss
 from bench.labels import KINDS, PluginKind, word
-from bench.storage.files import ROOT
+from bench.storage.files import ROOT, file_hash
+from bench.storage.keys import content_key
 
 _BASES: dict[PluginKind, type] = {
     "defense": contracts.Defense,
@@ -62,10 +63,17 @@ def names(kind: PluginKind) -> list[str]:
     return sorted({*_files(kind), *_entry_points(kind)})
 
 
-@cache
 def load_file(path: Path) -> ModuleType:
-    """A plugin's module, under a name of its own: a folder `attacks` where the user stands must not shadow ours."""
-    unique = f"veilbench_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    """A plugin's module, under a name of its own: a folder `attacks` where the user stands must not shadow ours.
+
+    A file that was edited since is another module: a notebook's kernel outlives many versions of a plugin.
+    """
+    return _load_file(path, file_hash(path))
+
+
+@cache
+def _load_file(path: Path, digest: str) -> ModuleType:
+    unique = f"veilbench_plugin_{path.stem}_{hashlib.sha256(f'{path} {digest}'.encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(unique, path)
     if spec is None or spec.loader is None:
         raise UserError(f"{path}: not a Python file")
@@ -161,6 +169,26 @@ def make(plugin: type[Any], parameters: Mapping[str, Any], where: str) -> Any:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise UserError(f"{where}{'.' + place if place else ''}: {first['msg']} (got {first['input']!r})") from error
+
+
+def refuse_foreign(kind: PluginKind, plugin: Any, where: str) -> None:
+    """Sees that an object is a plugin of that kind, with parameters that settings could hold.
+
+    Raises:
+        UserError: it is a class, of another kind, no frozen dataclass, or holds something that is no JSON.
+    """
+    if inspect.isclass(plugin):
+        raise UserError(f"{where}: a class; give an object of it: {plugin.__name__}(...)")
+    if not issubclass(type(plugin), _BASES[kind]):
+        base = _BASES[kind].__name__
+        raise UserError(f"{where}: {type(plugin).__name__} is no {word(kind)}; derive it from bench.contracts.{base}")
+    parameters = vars(type(plugin)).get("__dataclass_params__")
+    if parameters is None or not parameters.frozen:
+        raise UserError(f"{where}: put @dataclass(frozen=True, kw_only=True) before class {type(plugin).__name__}")
+    try:
+        content_key(parameters=dataclasses.asdict(plugin))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where}: a parameter is nothing that a key or bench.toml could hold: {error}") from error
 
 
 @dataclasses.dataclass(frozen=True)

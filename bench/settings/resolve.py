@@ -16,7 +16,8 @@ from bench.errors import DataError, UserError, near_miss
 from bench.labels import PluginKind, word
 from bench.settings import controls, registry
 from bench.settings.model import File, MetricSettings, Settings
-from bench.settings.toml import default_path, overlay, read_file
+from bench.settings.toml import Overrides, default_path, overlay, read_file
+from bench.storage.keys import source_hash
 
 _KINDS: dict[str, PluginKind] = {
     "datasets": "dataset",
@@ -26,14 +27,22 @@ _KINDS: dict[str, PluginKind] = {
 }
 
 
-def load(path: Path | None = None, profile: str | None = None, overrides: Sequence[str] = ()) -> Settings:
-    """Reads, overlays the profile, applies `key.path=value` overrides, validates and resolves.
+def load(
+    path: Path | None = None,
+    profile: str | None = None,
+    overrides: Overrides = (),
+    given: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Settings:
+    """Reads, overlays the profile, applies overrides, validates and resolves.
+
+    Args:
+        given: plugins that are objects already, by section (`defenses`, `attacks`) and label, beside the file's own.
 
     Raises:
         UserError: one line that names the file, the place and the near miss.
     """
     path = path or default_path()
-    return _resolve(read_file(path, profile, overrides), path)
+    return _resolve(read_file(path, profile, overrides), path, given or {})
 
 
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
@@ -53,11 +62,14 @@ def _expand(value: Any, where: str) -> Any:
     return _VARIABLE.sub(lambda match: os.environ[match[1]], value)
 
 
-def _resolve(file: File, path: Path) -> Settings:
+def _resolve(file: File, path: Path, given: Mapping[str, Mapping[str, Any]]) -> Settings:
     def plugins(section: str, wanted: Sequence[str]) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for label in wanted:
             found.update(_instances(file, section, label, path))
+        for label, plugin in given.get(section, {}).items():
+            _accept(section, label, plugin, found)
+            found[label] = plugin
         return found
 
     attacks = plugins("attacks", file.run.attacks)
@@ -98,6 +110,21 @@ def _resolve(file: File, path: Path) -> Settings:
         public=plugins("datasets", sorted(lenders)),
         path=path,
     )
+
+
+def _accept(section: str, label: str, plugin: Any, taken: Mapping[str, Any]) -> None:
+    """An object that was given where a label of the config would stand.
+
+    Raises:
+        UserError: no such plugin, a label that is taken, or parameters that no key can hold.
+    """
+    where = f"{section}[{label!r}]"
+    if not label.isidentifier():
+        raise UserError(f"{where}: a label of letters, digits and _ is wanted, such as my_{_KINDS[section]}")
+    if label in taken:
+        raise UserError(f"{where}: the config has a plugin of that label; choose another")
+    registry.refuse_foreign(_KINDS[section], plugin, where)
+    source_hash(type(plugin))
 
 
 def _refuse_level(plugin: type[Any], level: str, where: str, label: str) -> None:

@@ -13,6 +13,9 @@ from bench.errors import UserError, near_miss
 from bench.settings.model import CompareSettings, File, MetricSettings, RunSettings
 from bench.storage.files import shipped
 
+#: Settings laid over the file: KEY=VALUE as the command line has them, or a table by dotted names.
+Overrides = Sequence[str] | Mapping[str, Any]
+
 
 def default_path() -> Path:
     """`./bench.toml`, or the one that came with the package."""
@@ -20,7 +23,7 @@ def default_path() -> Path:
     return here if here.is_file() else shipped("bench.toml", "bench.toml")
 
 
-def tolerances(path: Path | None = None, profile: str | None = None, overrides: Sequence[str] = ()) -> CompareSettings:
+def tolerances(path: Path | None = None, profile: str | None = None, overrides: Overrides = ()) -> CompareSettings:
     """`[compare]` alone: two finished runs are compared where neither their data nor their weights need be.
 
     Raises:
@@ -29,7 +32,7 @@ def tolerances(path: Path | None = None, profile: str | None = None, overrides: 
     return read_file(path or default_path(), profile, overrides).compare
 
 
-def read_file(path: Path, profile: str | None, overrides: Sequence[str]) -> File:
+def read_file(path: Path, profile: str | None, overrides: Overrides) -> File:
     """The file with its profile and overrides laid over it; every section checked but the plugins' own.
 
     Raises:
@@ -44,8 +47,12 @@ def read_file(path: Path, profile: str | None, overrides: Sequence[str]) -> File
     profiles = raw.pop("profile", {})
     if profile is not None:
         raw = overlay(raw, _profile(profile, profiles, path))
-    for override in overrides:
-        raw = overlay(raw, _parse_override(override))
+    if isinstance(overrides, Mapping):
+        for key, value in overrides.items():
+            raw = overlay(raw, _nested(str(key), _plain(value)))
+    else:
+        for override in overrides:
+            raw = overlay(raw, _parse_override(override))
     try:
         return File.model_validate(raw)
     except ValidationError as error:
@@ -99,10 +106,22 @@ def _parse_override(text: str, option: str = "--set") -> dict[str, Any]:
         parsed: Any = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         parsed = value.strip()
-    for part in reversed(key.strip().split(".")):
-        parsed = {part: parsed}
-    nested: dict[str, Any] = parsed
-    return nested
+    return _nested(key.strip(), parsed)
+
+
+def _nested(key: str, value: Any) -> dict[str, Any]:
+    """A dotted name and its value as nested tables."""
+    first, *rest = key.split(".")
+    return {first: _nested(".".join(rest), value) if rest else value}
+
+
+def _plain(value: Any) -> Any:
+    """What TOML would have given: paths as strings, tuples as lists."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def explained(error: ValidationError, path: Path, section: str = "", model: type[BaseModel] = File) -> str:

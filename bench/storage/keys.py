@@ -5,11 +5,14 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import os
 import sys
 from dataclasses import asdict, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from bench.storage.session import in_session, session_code
 
 # Where a change cannot alter what a plugin computes, or is covered by the protocol number.
 _NOT_HASHED = (
@@ -22,22 +25,45 @@ def _counts(module: str) -> bool:
     return not any(module == name or module.startswith(f"{name}.") for name in _NOT_HASHED)
 
 
-@cache
 def source_hash(plugin: type[Any]) -> str:
     """sha256 of the source of a plugin, of its bases, and of the parts of `bench` that compute for it.
 
     Comments, docstrings, layout and imports do not count: neither tidying up nor moving a module should retrain every
-    decoder. What is imported counts by its own code.
+    decoder. What is imported counts by its own code. A class of a notebook's cell counts by its own source and by what
+    that reads.
+
+    Raises:
+        UserError: it was defined where its source cannot be had.
     """
-    bases = {base.__module__ for base in plugin.__mro__ if _counts(base.__module__)}
+    counted_bases = [base for base in plugin.__mro__ if _counts(base.__module__)]
+    bases = {base.__module__ for base in counted_bases if not in_session(base)}
     used = {getattr(value, "__module__", None) or "" for name in bases for value in vars(sys.modules[name]).values()}
-    counted = {"bench", plugin.__module__.partition(".")[0]}  # the plugin's own package too, if it came in one
+    counted = {"bench", *(name.partition(".")[0] for name in bases & {plugin.__module__})}  # a plugin's own package too
     modules = bases | {name for name in used if name.partition(".")[0] in counted and _counts(name)}
-    return hashlib.sha256("\0".join(_code(name) for name in sorted(modules)).encode()).hexdigest()
+    own = tuple(session_code(base, _counted_code) for base in counted_bases if in_session(base))
+    return _joined(tuple((name, _stamp(name)) for name in sorted(modules)), own)
 
 
 @cache
-def _code(name: str) -> str:
+def _joined(modules: tuple[tuple[str, object], ...], own: tuple[str, ...]) -> str:
+    return hashlib.sha256("\0".join([*(_code(name, stamp) for name, stamp in modules), *own]).encode()).hexdigest()
+
+
+def _stamp(name: str) -> object:
+    """Changes when a module's file does: a session outlives many versions of what is edited and loaded again."""
+    path = getattr(sys.modules.get(name), "__file__", None)
+    if not path:
+        return None
+    about = os.stat(path)
+    return about.st_mtime_ns, about.st_size
+
+
+def _counted_code(name: str) -> str:
+    return _code(name, _stamp(name)) if _counts(name) else ""
+
+
+@cache
+def _code(name: str, _: object) -> str:
     """A module's code as a syntax tree, without docstrings and imports."""
     path = getattr(sys.modules[name], "__file__", None)
     if not path:
