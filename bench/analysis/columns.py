@@ -60,4 +60,18 @@ COLUMNS = (
     Column("template_bytes", "bytes a template", 0, "of a stored template", interval=False),
 )  # fmt: skip
 
-BY_NAME = {column.name: column for column in COLUMNS}
+#: Beside these: what the verdict is made of. The Markdown is wide enough without.
+MORE = (
+    Column("acc_cost", "cost in ACC ↓", 3, "accuracy of the undefended system minus this one's"),
+    *(
+        _of(
+            f"{level}_srra1",
+            "srra1",
+            f"up to {level}: {{}}",
+            f"SRRA I of the best replay by who knows `{level}` at most",
+        )
+        for level in ("encoder", "algorithm", "enrolment", "whitebox")
+    ),
+)
+
+BY_NAME = {column.name: column for column in (*COLUMNS, *MORE)}

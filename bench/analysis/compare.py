@@ -129,7 +129,7 @@ def _metric(
     remark: str,
 ) -> Finding:
     assert before.value is not None and after.value is not None
-    low, high = _interval(record, known.column or metric, tables)
+    low, high = paired_interval(record, known.column or metric, tables)
     difference = after.value - before.value
     sign = known.better * (-1 if _tests_attacks(record) and record.cell.kind != "utility" else 1)
     if harness_part(record.cell.defense)[1] == "closed":
@@ -145,10 +145,10 @@ def _tests_attacks(record: Record) -> bool:
     return bool(record.info.get("stores_features")) or is_canary(record.cell.defense)
 
 
-def _interval(
+def paired_interval(
     record: Record, column: str, tables: tuple[pd.DataFrame | None, pd.DataFrame | None]
 ) -> tuple[float | None, float | None]:
-    """Of the difference, where both runs scored the same things; none otherwise."""
+    """95 % of the second table's mean minus the first's, where both scored the same things; none otherwise."""
     one, other = tables
     if one is None or other is None or column not in one or column not in other or len(one) != len(other):
         return None, None

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +9,12 @@ import pandas as pd
 
 from bench.analysis.best_known import best_known
 from bench.analysis.board import LEVELS, UNKNOWN, Board, Entry, boards
-from bench.analysis.columns import COLUMNS
+from bench.analysis.columns import BY_NAME
+from bench.analysis.cost import accuracy_costs
 from bench.analysis.flags import defense_flags
 from bench.analysis.selftest import void_attacks
 from bench.analysis.submission import unpacked
+from bench.errors import UserError, near_miss
 from bench.labels import Knowledge
 from bench.metrics.bootstrap import measure
 from bench.seeds import derive_seed
@@ -24,18 +26,22 @@ def leaderboard(run: Run) -> pd.DataFrame:
 
     `worst_*`: the single attack that rebuilds most, by SSIM, at any level. `encoder_*` (the paper's attacker),
     `algorithm_*`, `enrolment_*`, `whitebox_*`: the same among those who know at most so much; empty where nobody at
-    that very level attacked. Attacks that failed the run's test of itself don't count. `best_known_*`: published
-    elsewhere, on other data, and never part of a ranking. `bound_ssim`: per image the best of all attacks, averaged (an
-    upper bound that no single attacker reaches); absent, with `bound_note`, where an attack that others faced is
-    missing: `worst_*` then is what is known, and a lower bound. `blind_*`: the best guess of an attacker who never
-    looked. `failed`: cells without a figure.
+    that very level attacked; `*_srra1`: of the replay that is let in most often there. `acc_cost`: accuracy of the
+    undefended system minus this one's. Attacks that failed the run's test of itself don't count.
+    `best_known_*`: published elsewhere, on other data, and never part of a ranking. `bound_ssim`: per image the best of
+    all attacks, averaged (an upper bound that no single attacker reaches); absent, with `bound_note`, where an attack
+    that others faced is missing: `worst_*` then is what is known, and a lower bound. `blind_*`: the best guess of an
+    attacker who never looked. `failed`: cells without a figure.
 
     Raises:
         DataError: there are no records, or damaged ones.
     """
-    rows = [_row(board, defense) for board in boards(run) for defense in board.defenses]
+    rows = []
+    for board in boards(run):
+        costs = accuracy_costs(run, board)
+        rows += [_row(board, defense, costs[defense]) for defense in board.defenses]
     frame = pd.DataFrame(rows)
-    for name in (column.name + part for column in COLUMNS for part in ("", "_low", "_high")):
+    for name in (column + part for column in BY_NAME for part in ("", "_low", "_high")):
         if name in frame:  # a column of None alone would hold objects, which don't sort
             frame[name] = pd.to_numeric(frame[name])
     return _ranked(frame)
@@ -55,6 +61,31 @@ def merged(places: Sequence[Path]) -> pd.DataFrame:
     return _ranked(pd.concat(frames, ignore_index=True))
 
 
+def sorted_by(frame: pd.DataFrame, column: str) -> pd.DataFrame:
+    """The same rows, the best of a column first within each dataset and recogniser; of `defense` by the alphabet.
+
+    Raises:
+        UserError: no such column.
+    """
+    check_columns([column], "--sort", {*BY_NAME, "defense"})
+    up = column != "defense" and "↑" in BY_NAME[column].heading
+    order = frame.sort_values(
+        ["dataset", "recognizer", column], ascending=[True, True, not up], na_position="last", kind="stable"
+    )
+    return order.reset_index(drop=True)
+
+
+def check_columns(names: Sequence[str], option: str, known: Collection[str] = BY_NAME) -> None:
+    """Refuses what is no column.
+
+    Raises:
+        UserError: names the near miss.
+    """
+    for name in names:
+        if name not in known:
+            raise UserError(f"{option}: no column {name!r}.{near_miss(name, known)}")
+
+
 def _ranked(frame: pd.DataFrame) -> pd.DataFrame:
     order = frame.assign(incomplete=frame["bound_note"] != "").sort_values(
         ["dataset", "recognizer", "incomplete", "worst_ssim"], na_position="last"
@@ -62,7 +93,7 @@ def _ranked(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.loc[order.index].reset_index(drop=True)
 
 
-def _row(board: Board, defense: str) -> dict[str, Any]:
+def _row(board: Board, defense: str, cost: Measure) -> dict[str, Any]:
     row: dict[str, Any] = {"dataset": board.dataset, "recognizer": board.recognizer, "defense": defense}
     utility = board.find("utility", defense)
     attacks = [e for e in board.under(defense, "reconstruction") if e.cell.leaks == "template"]
@@ -77,6 +108,7 @@ def _row(board: Board, defense: str) -> dict[str, Any]:
 
     for name in ("acc", "acc_raw_probe"):
         put(name, utility.metric(name) if utility else UNKNOWN)
+    put("acc_cost", cost)
     row["worst_attack"] = worst.cell.attack if worst else ""
     row["worst_level"] = worst.cell.level if worst else ""
     for name in ("ssim", "psnr_db", "cosine", "lpips"):
@@ -99,11 +131,19 @@ def _row(board: Board, defense: str) -> dict[str, Any]:
         e
         for e in board.under(defense, "replay")
         if not e.failed and _presents_template_images(board, e) and e.metric("srra1").value is not None
-    ]
-    strongest = max(replays, key=lambda e: e.metric("srra1").value or 0.0, default=None)
+        and e.records[0].info.get("wraps") not in void
+    ]  # fmt: skip
+    admitted = _most_admitted(replays)
     for name in ("srra1", "srra2"):
-        put(name, strongest.metric(name) if strongest else UNKNOWN)
+        put(name, admitted.metric(name) if admitted else UNKNOWN)
+    for level in Knowledge:
+        if level > Knowledge.BLIND:
+            known_to = [e for e in replays if Knowledge.BLIND < LEVELS[e.cell.level] <= level]
+            tried = any(LEVELS[e.cell.level] == level for e in known_to)
+            admitted = _most_admitted(known_to) if tried else None
+            put(f"{level}_srra1", admitted.metric("srra1") if admitted else UNKNOWN)
     record = utility.records[0] if utility and not utility.failed else None
+    row["undefended"] = bool(record and record.info.get("stores_features"))
     row["noise_rms"] = record.noise.get("rms") if record else None
     row["snr_db"] = record.noise.get("snr_db") if record else None
     row["template_bytes"] = record.info.get("template_bytes") if record else None
@@ -122,6 +162,10 @@ def _row(board: Board, defense: str) -> dict[str, Any]:
 
 def _strongest(some: Sequence[Entry]) -> Entry | None:
     return max(some, key=lambda e: e.metric("ssim").value or -math.inf, default=None)
+
+
+def _most_admitted(replays: Sequence[Entry]) -> Entry | None:
+    return max(replays, key=lambda e: e.metric("srra1").value or 0.0, default=None)
 
 
 def _presents_template_images(board: Board, replay: Entry) -> bool:

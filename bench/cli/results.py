@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+from rich.console import Console
 
-from bench.cli.options import with_config
+from bench.cli.options import out, with_config
+
+_FORMATS = ("md", "csv", "tex", "json")
+
+
+def print_leaderboard(frame: Any, columns: Sequence[str] = ()) -> None:
+    """The verdict on a terminal, or the chosen columns of the leaderboard however wide they are."""
+    from bench.report.terminal import needed_width, verdict_table, wide_table
+
+    if not columns:
+        out.print(verdict_table(frame, out.width), highlight=False)
+        return
+    table = wide_table(frame, columns)
+    Console(width=max(out.width, needed_width(table, out))).print(table, highlight=False)
 
 
 def _run_argument(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -19,25 +33,50 @@ def _run_argument(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command()
 @click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--format", "fmt", type=click.Choice(["md", "csv", "tex", "json"]), default="md", show_default=True)
+@click.option("--columns", default="", metavar="NAME,...", help="Only these, as the CSV calls them.")
+@click.option("--wide", is_flag=True, help="Every column, however wide that is.")
+@click.option("--sort", default="", metavar="NAME", help="The best of this column first; `defense`: by the alphabet.")
+@click.option(
+    "--format",
+    "fmt",
+    type=click.Choice(_FORMATS),
+    help="Default: a table for the terminal, Markdown for anything else.",
+)
 @click.option("--embeddings", is_flag=True, help="Of the attacks on embeddings, which have a table of their own.")
-def leaderboard(runs: tuple[Path, ...], fmt: Any, embeddings: bool) -> None:
-    """Prints the leaderboard of a run, or one of several runs and archives (see `export`) together."""
+def leaderboard(runs: tuple[Path, ...], columns: str, wide: bool, sort: str, fmt: Any, embeddings: bool) -> None:
+    """Prints the leaderboard of a run, or one of several runs and archives (see `export`) together.
+
+    On a terminal: what each defence hides from whom, and what that costs, in a table that fits and in words.
+    """
+    from bench.analysis.columns import BY_NAME
     from bench.analysis.embeddings import embedding_attacks
+    from bench.analysis.leaderboard import check_columns, merged, sorted_by
     from bench.analysis.leaderboard import leaderboard as make
-    from bench.analysis.leaderboard import merged
     from bench.analysis.submission import unpacked
     from bench.errors import UserError
     from bench.report.embeddings import render_embedding_attacks
     from bench.report.leaderboard import render
 
-    if len(runs) > 1:
-        if embeddings:
-            raise UserError("--embeddings: of one run at a time")
-        click.echo(render(merged(runs), fmt))
+    chosen = [name.strip() for name in columns.split(",") if name.strip()]
+    check_columns(chosen, "--columns")
+    if wide and chosen:
+        raise UserError("--wide shows every column, --columns some: choose one")
+    if embeddings and (chosen or wide or sort or len(runs) > 1):
+        raise UserError("--embeddings: a table of its own, of one run at a time, with all its columns")
+    if embeddings:
+        with unpacked(runs[0]) as run:
+            click.echo(render_embedding_attacks(embedding_attacks(run), fmt or "md"))
         return
-    with unpacked(runs[0]) as run:
-        click.echo(render_embedding_attacks(embedding_attacks(run), fmt) if embeddings else render(make(run), fmt))
+    if len(runs) > 1:
+        frame = merged(runs)
+    else:
+        with unpacked(runs[0]) as run:
+            frame = make(run)
+    frame = sorted_by(frame, sort) if sort else frame
+    if fmt or not sys.stdout.isatty():
+        click.echo(render(frame, fmt or "md", columns=[*BY_NAME] if wide else chosen))
+    else:
+        print_leaderboard(frame, [*BY_NAME] if wide else chosen)
 
 
 @click.command()

@@ -12,6 +12,7 @@ import click
 from rich.console import Console
 
 from bench.cli.options import err, with_config, with_workers
+from bench.cli.results import print_leaderboard
 
 
 @click.command()
@@ -111,7 +112,10 @@ def _summary(folder: Any, outcome: Any) -> None:
     from bench.analysis.leaderboard import leaderboard
     from bench.report.leaderboard import render
 
-    click.echo(render(leaderboard(folder), "md"))
+    if sys.stdout.isatty():
+        print_leaderboard(leaderboard(folder))
+    else:
+        click.echo(render(leaderboard(folder), "md"))
     click.echo(f"\n{outcome.done} cells judged, {outcome.kept} stood already, {len(outcome.failed)} failed.")
     for name in outcome.failed:
         record = folder.read(name)

@@ -33,7 +33,8 @@ _CELL_METRICS = ("ssim", "psnr_db", "lpips", "cosine")
 def _table(frame: pd.DataFrame, columns: Sequence[str], intervals: Sequence[str]) -> list[list[str]]:
     """Headings, then a row a defence."""
     rows = [["defence", *(BY_NAME[name].heading for name in columns), "failed"]]
-    rows[0].insert(1 + list(columns).index("worst_ssim"), "worst attack (level)")
+    if "worst_ssim" in columns:
+        rows[0].insert(1 + list(columns).index("worst_ssim"), "worst attack (level)")
     for row in frame.to_dict("records"):
         cells = [str(row["defense"])]
         for name in columns:
@@ -58,13 +59,17 @@ def _remarks(frame: pd.DataFrame) -> str:
     return "\n" + "\n".join(lines) if lines else ""
 
 
-def render(frame: pd.DataFrame, fmt: Format, run: Run | None = None) -> str:
+def render(frame: pd.DataFrame, fmt: Format, run: Run | None = None, columns: Sequence[str] = ()) -> str:
     """The leaderboard as text.
 
     Args:
         fmt: `md` for people, `csv` and `json` with raw numbers, `tex` as a booktabs table that compiles as it is.
         run: for `md`: adds a table of all cells.
+        columns: names of `bench.analysis.columns`; empty: all that the format has room for.
     """
+    if columns and fmt in ("csv", "json"):
+        kept = ["dataset", "recognizer", "defense", *(f"{c}{part}" for c in columns for part in ("", "_low", "_high"))]
+        frame = frame[[name for name in kept if name in frame]]
     if fmt == "csv":
         return frame.to_csv(index=False)
     if fmt == "json":
@@ -72,9 +77,10 @@ def render(frame: pd.DataFrame, fmt: Format, run: Run | None = None) -> str:
     parts = []
     for (dataset, recognizer), some in frame.groupby(["dataset", "recognizer"], sort=False):
         if fmt == "tex":
-            parts.append(_tex(some, f"{dataset}, {recognizer}"))
+            parts.append(_tex(some, f"{dataset}, {recognizer}", columns))
         else:
-            table = _table(some, [c.name for c in COLUMNS], [c.name for c in COLUMNS if c.interval])
+            shown = [BY_NAME[name] for name in columns] or COLUMNS
+            table = _table(some, [c.name for c in shown], [c.name for c in shown if c.interval])
             missed = int(some["images_without_a_face"].max())
             note = f"{_NOTE} No face was found in {missed} images; they count as failures." if missed else _NOTE
             parts.append(f"## {dataset}, {recognizer}\n\n{markdown(table)}\n\n{note}\n{_remarks(some)}".rstrip())
@@ -146,6 +152,9 @@ def _narrow(frame: pd.DataFrame) -> list[list[str]]:
     return rows
 
 
-def _tex(frame: pd.DataFrame, caption: str) -> str:
+def _tex(frame: pd.DataFrame, caption: str, columns: Sequence[str] = ()) -> str:
+    if columns:
+        rows = _table(frame, columns, [name for name in columns if BY_NAME[name].interval])
+        return booktabs(rows, f"l{'r' * (len(rows[0]) - 2)}l", caption)
     figures = "rl" + "r" * (len(_TEX_COLUMNS) - 1)  # the attack's name stands before the second figure
     return booktabs(_narrow(frame), f"l{figures}l", f"{caption}. {_NARROW}")

@@ -1,0 +1,173 @@
+"""What a row of the leaderboard comes to, in one plain sentence.
+
+The rules, for each level of knowledge at which somebody attacked; `floor` is what the best guess reaches that never
+looked at a template, and every comparison is between 95 % intervals:
+
+- the face is *hidden* where the SSIM of the best attack of who knows so much does not rise above the floor;
+- it is *shown* where that SSIM lies above the middle between the floor and what the same level rebuilds from the
+  undefended system (or a perfect image, where the run has no such system);
+- it is *partly hidden* in between.
+
+Who knows more can do all that who knows less does, so a higher level never stands better than a lower one. A login with
+the rebuilt face, and the cost in accuracy, are said beside that: a dark image that is still let in has
+hidden nothing from a thief. What nobody tried is said too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pandas as pd
+
+from bench.labels import Knowledge
+
+Standing = Literal["hidden", "partly", "shown"]
+
+_STANDINGS: tuple[Standing, ...] = ("hidden", "partly", "shown")  #: from best to worst
+
+LEVELS = tuple(str(level) for level in Knowledge if level > Knowledge.BLIND)
+_MIDDLE = 0.5  #: of the way from the floor to what is rebuilt where nothing is protected
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A value with its 95 % interval; the ends are the value itself where there is none."""
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, row: Mapping[Any, Any], name: str) -> Figure | None:
+        """A leaderboard's figure; None where there is none."""
+        value, low, high = (row.get(f"{name}{part}", math.nan) for part in ("", "_low", "_high"))
+        if value is None or math.isnan(value):
+            return None
+        certain = low is not None and high is not None and not math.isnan(low) and not math.isnan(high)
+        return cls(float(value), *((float(low), float(high)) if certain else (float(value), float(value))))
+
+    @property
+    def ends(self) -> bool:
+        """Whether there is an interval."""
+        return self.low < self.high
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One defence, judged by the rules above."""
+
+    dataset: str
+    recognizer: str
+    defense: str
+    standings: Mapping[str, Standing]  #: by level of knowledge, of the levels that were tried
+    sentence: str  #: begins with a verb: "hides the face from ..."
+
+
+def verdicts(frame: pd.DataFrame) -> list[Verdict]:
+    """One a row of a leaderboard, in its order."""
+    found = []
+    for (dataset, recognizer), some in frame.groupby(["dataset", "recognizer"], sort=False):
+        rows = some.to_dict("records")
+        floor = floor_of(rows)
+        bare = next((row for row in rows if row["undefended"]), None)
+        for row in rows:
+            standings = _standings(row, floor, bare)
+            text = _sentence(row, standings, floor)
+            found.append(Verdict(str(dataset), str(recognizer), str(row["defense"]), standings, text))
+    return found
+
+
+def floor_of(rows: Sequence[Mapping[Any, Any]]) -> Figure | None:
+    """The best blind guess on one dataset and recogniser; None where nobody guessed."""
+    found = [figure for row in rows if (figure := Figure.of(row, "blind_ssim")) is not None]
+    return max(found, key=lambda figure: figure.value, default=None)
+
+
+def _standings(row: Mapping[Any, Any], floor: Figure | None, bare: Mapping[Any, Any] | None) -> dict[str, Standing]:
+    found: dict[str, Standing] = {}
+    least = 0
+    for level in LEVELS:
+        reached = Figure.of(row, f"{level}_ssim")
+        if reached is None or floor is None:
+            continue
+        most = Figure.of(bare, f"{level}_ssim") if bare is not None else None
+        middle = floor.value + _MIDDLE * (max(most.value, floor.value) - floor.value if most else 1 - floor.value)
+        own = 0 if reached.low <= floor.high else 2 if reached.low > middle else 1
+        least = max(least, own)
+        found[level] = _STANDINGS[least]
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------- in words
+
+
+#: What somebody at a level can do, as it follows "an attacker who".
+_WHO = {
+    "encoder": "has the client (encoder)",
+    "algorithm": "knows the defence (algorithm)",
+    "enrolment": "may enrol faces (enrolment)",
+    "whitebox": "has the whole system (whitebox)",
+}
+
+
+def _sentence(row: Mapping[Any, Any], standings: Mapping[str, Standing], floor: Figure | None) -> str:
+    parts = [_face(row, standings, floor), _login(row, standings), _cost(row)]
+    # Who knows more than somebody who sees the face sees it too: that need not be tried.
+    seen = next((LEVELS.index(level) for level, standing in standings.items() if standing == "shown"), len(LEVELS))
+    untried = [level for level in LEVELS[:seen] if level not in standings]
+    if standings and untried:
+        parts.append(f"not tried: {', '.join(untried)}")
+    if row["bound_note"]:
+        parts.append(str(row["bound_note"]))
+    if row["failed"]:
+        parts.append(f"failed: {row['failed']}")
+    return "; ".join(part for part in parts if part) + "."
+
+
+def _face(row: Mapping[Any, Any], standings: Mapping[str, Standing], floor: Figure | None) -> str:
+    if Figure.of(row, "worst_ssim") is None:
+        return "was not attacked: nothing is known of what it hides"
+    if floor is None:
+        return "cannot be judged: no attack guessed blindly, so there is no floor to compare with"
+    hidden, partly, shown = ([level for level, own in standings.items() if own == wanted] for wanted in _STANDINGS)
+    if row["undefended"] and not hidden:
+        return "protects nothing; the others are compared with it"
+    if not hidden and not partly:
+        return f"does not hide the face, not even from an attacker who {_WHO[shown[0]]}"
+    if hidden and not partly and not shown:
+        return f"hides the face from every attacker that was tried, up to one who {_WHO[hidden[-1]]}"
+    first = hidden or partly
+    said = f"hides {'' if hidden else 'part of '}the face from an attacker who {_WHO[first[-1]]}"
+    if hidden and partly:
+        said += f", part of it from one who {_WHO[partly[-1]]}"
+    return f"{said}, not from one who {_WHO[shown[0]]}" if shown else said
+
+
+def _login(row: Mapping[Any, Any], standings: Mapping[str, Standing]) -> str:
+    accepted = next((f for level in reversed(LEVELS) if (f := Figure.of(row, f"{level}_srra1")) is not None), None)
+    if accepted is None:
+        return ""
+    but = "but " if standings and set(standings.values()) == {"hidden"} and accepted.low > 0 else ""
+    return f"{but}{_percent(accepted)} of logins with the rebuilt face succeed"
+
+
+def _cost(row: Mapping[Any, Any]) -> str:
+    cost = Figure.of(row, "acc_cost")
+    if cost is None:
+        return ""
+    low, high = f"{100 * cost.low:.1f}", f"{100 * cost.high:.1f}"
+    if cost.value < 0:
+        low, high = f"{-100 * cost.high:.1f}", f"{-100 * cost.low:.1f}"
+    interval = f" [{low}, {high}]" if cost.ends else ""
+    if not round(1000 * cost.value):
+        return f"costs no accuracy on these pairs{interval}"
+    chance = ", which may be chance" if cost.ends and cost.low <= 0 <= cost.high else ""
+    return f"{'gains' if cost.value < 0 else 'costs'} {abs(100 * cost.value):.1f} points of accuracy{interval}{chance}"
+
+
+def _percent(figure: Figure) -> str:
+    ends = f" [{100 * figure.low:.0f}, {100 * figure.high:.0f}]" if figure.ends else ""
+    return f"{100 * figure.value:.0f} %{ends}"

@@ -1,0 +1,173 @@
+"""The leaderboard on a terminal: a table that fits its width, a sentence a defence, flags as footnotes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+import pandas as pd
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from bench.analysis.columns import BY_NAME
+from bench.analysis.verdict import LEVELS, Figure, floor_of, verdicts
+from bench.report.text import interval_text, number_text
+
+_RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+_UNBROKEN = re.compile(r"[\d.]+ %|\[[^]]*\]")  #: of a sentence, what stays on one line
+_ACCURACY, _SSIM, _LOGIN = "acc", "{}_ssim", "{}_srra1"
+_LONGEST_NAME = 24  #: a longer label is folded
+
+#: What is shown, from all to little: (intervals of accuracy, those of attacks, levels at which nobody attacked).
+_DETAIL = ((True, True, True), (True, False, True), (False, False, True), (False, False, False))
+_NOTE = (
+    "[ ]: 95 % intervals. SSIM: what the best attack rebuilds of who knows at most so much; login: the share of logins "
+    "with a rebuilt face that succeed (SRRA I). The best is bold."
+)
+
+
+def verdict_table(frame: pd.DataFrame, width: int) -> Group:
+    """For each dataset and recogniser: the table in at most `width` columns where that can be, then the sentences.
+
+    Two lines a defence: SSIM of the best attack of who knows at most so much, and how many logins with the rebuilt
+    face succeed (SRRA I). The best of a column is bold; a defence that lacks an attack is none of the best.
+    """
+    marks = _marks(frame)
+    sentences = {(v.dataset, v.recognizer, v.defense): v.sentence for v in verdicts(frame)}
+    parts: list[RenderableType] = []
+    for (dataset, recognizer), some in frame.groupby(["dataset", "recognizer"], sort=False):
+        rows = some.to_dict("records")
+        parts += [Text(f"{dataset}, {recognizer}", style="bold"), _fitting(rows, marks, width), ""]
+        said = Table.grid(padding=(0, 2, 0, 0))
+        said.add_column(overflow="fold", max_width=_LONGEST_NAME)
+        said.add_column()
+        for row in rows:
+            sentence = sentences[row["dataset"], row["recognizer"], row["defense"]]
+            said.add_row(
+                Text(str(row["defense"])),
+                Text(_UNBROKEN.sub(lambda m: m[0].replace(" ", "\N{NO-BREAK SPACE}"), sentence)),
+            )
+        parts += [said, ""]
+    parts += [Text(_NOTE, style="dim")]
+    for flag, number in marks.items():
+        parts.append(Text(f"{str(number).translate(_RAISED)} {flag}", style="dim"))
+    return Group(*parts)
+
+
+def wide_table(frame: pd.DataFrame, columns: Sequence[str]) -> Group:
+    """The chosen columns, a line a defence, as wide as that takes.
+
+    Args:
+        columns: names of `bench.analysis.columns`.
+    """
+    parts: list[RenderableType] = []
+    for (dataset, recognizer), some in frame.groupby(["dataset", "recognizer"], sort=False):
+        table = _empty()
+        table.add_column("defence", no_wrap=True)
+        for name in columns:
+            table.add_column(BY_NAME[name].heading, justify="right", no_wrap=True)
+        rows = some.to_dict("records")
+        best = {name: _best(rows, name) for name in columns}
+        for row in rows:
+            cells = [_cell(row, name, best[name], BY_NAME[name].decimals, inline=True) for name in columns]
+            table.add_row(Text(str(row["defense"])), *cells)
+        parts += [Text(f"{dataset}, {recognizer}", style="bold"), table, ""]
+    return Group(*parts)
+
+
+def needed_width(table: RenderableType, console: Console) -> int:
+    """Columns that it takes up where there is room."""
+    return console.measure(table, options=console.options.update_width(10_000)).maximum
+
+
+def _unbroken(match: re.Match[str]) -> str:
+    return match[0].replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def _empty() -> Table:
+    return Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, collapse_padding=True)
+
+
+def _fitting(rows: Sequence[Mapping[Any, Any]], marks: Mapping[str, int], width: int) -> Table:
+    """The table with as many intervals as fit."""
+    measuring = Console(width=10_000)
+    tables = (_table(rows, marks, *detail) for detail in _DETAIL)
+    last = None
+    for last in tables:
+        if needed_width(last, measuring) <= width:
+            break
+    assert last is not None
+    return last
+
+
+def _table(
+    rows: Sequence[Mapping[Any, Any]], marks: Mapping[str, int], of_accuracy: bool, of_attacks: bool, untried: bool
+) -> Table:
+    levels = [level for level in LEVELS if untried or any(Figure.of(row, _SSIM.format(level)) for row in rows)]
+    best = {name: _best(rows, name) for name in (_ACCURACY, *_names())}
+    table = _empty()
+    table.add_column("defence", overflow="fold", max_width=_LONGEST_NAME)
+    table.add_column("accuracy ↑", justify="right", no_wrap=True)
+    table.add_column("up to", no_wrap=True)
+    for level in levels:
+        table.add_column(level, justify="right", no_wrap=True)
+    for row in rows:
+        flags = [str(marks[flag]).translate(_RAISED) for flag in _flags(row)]
+        accuracy = _cell(row, _ACCURACY, best[_ACCURACY], 3, inline=of_attacks, interval=of_accuracy)
+        figures = [
+            Text("\n").join(
+                _cell(row, name.format(level), best[name.format(level)], decimals, inline=True, interval=of_attacks)
+                for name, decimals in ((_SSIM, 3), (_LOGIN, 2))
+            )
+            for level in levels
+        ]
+        name = Text.assemble(str(row["defense"]), (f" {' '.join(flags)}" if flags else "", "dim"))
+        table.add_row(name, accuracy, "SSIM ↓\nlogin ↓", *figures)
+    floor = floor_of(rows)
+    if floor is not None:
+        ends = f" {interval_text(floor.low, floor.high, 3)}".rstrip() if of_attacks else ""
+        guess = f"{number_text(floor.value, 3)}{ends}"
+        table.add_row(Text("floor: a blind guess", style="dim"), "", Text("SSIM", style="dim"), guess)
+    return table
+
+
+def _names() -> tuple[str, ...]:
+    return tuple(chain.from_iterable((_SSIM.format(level), _LOGIN.format(level)) for level in LEVELS))
+
+
+def _flags(row: Mapping[Any, Any]) -> list[str]:
+    said = [flag for flag in str(row["flags"]).split("; ") if flag]
+    return [*said, *([str(row["bound_note"])] if row["bound_note"] else [])]
+
+
+def _marks(frame: pd.DataFrame) -> dict[str, int]:
+    """Flags to the numbers of their footnotes."""
+    found = chain.from_iterable(_flags(row) for row in frame.to_dict("records"))
+    return {flag: number for number, flag in enumerate(dict.fromkeys(found), 1)}
+
+
+def _best(rows: Sequence[Mapping[Any, Any]], name: str) -> float | None:
+    """Of the rows that may rank; None where it is nobody's merit, as all have the same or there is but one."""
+    up = "↑" in BY_NAME[name].heading
+    if not up and "↓" not in BY_NAME[name].heading:
+        return None
+    ranked = [f.value for row in rows if not row["bound_note"] and (f := Figure.of(row, name)) is not None]
+    if len({round(value, BY_NAME[name].decimals) for value in ranked}) < 2:
+        return None
+    return max(ranked) if up else min(ranked)
+
+
+def _cell(
+    row: Mapping[Any, Any], name: str, best: float | None, decimals: int, *, inline: bool, interval: bool = True
+) -> Text:
+    figure = Figure.of(row, name)
+    if figure is None:
+        return Text("–", style="dim")
+    text = number_text(figure.value, decimals)
+    same = best is not None and not row["bound_note"] and text == number_text(best, decimals)
+    cell = Text(text, style="bold" if same else "")
+    ends = interval_text(figure.low, figure.high, decimals) if interval and BY_NAME[name].interval else ""
+    return cell.append(f"{' ' if inline else chr(10)}{ends}", style="not bold") if ends else cell
