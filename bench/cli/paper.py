@@ -56,13 +56,8 @@ def paper(
         expected = outlook(work)
         click.echo(json.dumps(expected.as_dict(), indent=1) if as_json else expected.text())
         return
-    with progress_shown(Console(stderr=True, quiet=quiet)) as progress:
-        overall = progress.add_task("planning", total=None)
-
-        def report(doing: str, ended: int, total: int) -> None:
-            progress.update(overall, description=doing, completed=ended, total=total)
-
-        failed = compute(work, where, report)
+    with progress_shown(Console(stderr=True, quiet=quiet)) as display:
+        failed = compute(work, where, display.report)
     from bench.paper.figures import write_figure
     from bench.paper.tables import render_markdown, write_table
 

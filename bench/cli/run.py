@@ -55,14 +55,9 @@ def run(
     from bench import api
     from bench.toolkit.progress import progress_shown
 
-    with progress_shown(Console(stderr=True, quiet=quiet)) as progress:
-        overall = progress.add_task("planning", total=None)
-
-        def report(what: str, ended: int, total: int) -> None:
-            progress.update(overall, description=what, completed=ended, total=total)
-
+    with progress_shown(Console(stderr=True, quiet=quiet)) as display:
         results = api.run(
-            config, profile, overrides, output=output, workers=workers, scheduler=scheduler, report=report
+            config, profile, overrides, output=output, workers=workers, scheduler=scheduler, report=display.report
         )
     folder, outcome = results.runs[0], results.outcome
     assert outcome is not None

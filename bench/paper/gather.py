@@ -21,6 +21,7 @@ from bench.settings.model import Settings
 from bench.settings.resolve import load
 from bench.storage.records import Measure, Run
 from bench.storage.store import Store
+from bench.toolkit.progress import Advance
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ def campaign(
     return Campaign(layouts, whole, missing, paper, output)
 
 
-def compute(work: Campaign, cluster: Cluster, report: Callable[[str, int, int], None] = lambda *_: None) -> list[str]:
+def compute(work: Campaign, cluster: Cluster, report: Callable[[Advance], None] = lambda _: None) -> list[str]:
     """Judges the cells that have no record yet, in this process or on a cluster; the names of those that failed."""
     work.run.prepare()
     if work.settings is None:

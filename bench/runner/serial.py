@@ -26,6 +26,7 @@ from bench.settings.model import Settings
 from bench.storage.records import Record, Run
 from bench.storage.store import Store
 from bench.toolkit.precision import keep_freed_memory, precision_name
+from bench.toolkit.progress import Advance
 
 _PACKAGES = ("facenet-pytorch", "lpips", "numpy", "pandas", "scikit-image", "torchvision")
 
@@ -82,6 +83,7 @@ class Executor:
         self._judge = Judge(self._context)
         self._broken: dict[str, Failure] = {}
         self._say = say
+        self.made = 0  #: artefacts, those that failed included
         self.origin = provenance(self._context)
 
     def make(self, task: Task) -> Failure | None:
@@ -105,6 +107,8 @@ class Executor:
         except Exception as error:
             self._broken[task.key] = _failure(error, f"{task.label}: ")
             return self._broken[task.key]
+        finally:
+            self.made += 1
         return None
 
     def judge(self, job: Job) -> JudgedCell:
@@ -163,12 +167,12 @@ def failed(job: Job, failure: Failure, origin: Mapping[str, Any], seconds: float
 
 
 def execute(
-    settings: Settings, plan: Plan, store: Store, run: Run, report: Callable[[str, int, int], None] = lambda *_: None
+    settings: Settings, plan: Plan, store: Store, run: Run, report: Callable[[Advance], None] = lambda _: None
 ) -> Outcome:
     """Judges every cell that has no finished record.
 
     Args:
-        report: called with (what is being done, cells ended, cells in all).
+        report: called with what is about to be done, and how far the run has come.
 
     Raises:
         UserError: something that all cells need is wrong (data, weights, disk). What was finished is kept.
@@ -176,15 +180,22 @@ def execute(
     if settings.run.time_limit is not None:
         raise UserError("run.time_limit: only a worker can be stopped; add --workers 1, or more")
     jobs = pending(plan, run)
-    ended = 0
-    executor = Executor(settings, store, lambda what: report(what, ended, len(jobs)))
+    artefacts, cells = len(missing_tasks(jobs, store.root)), 0
+
+    def say(what: str) -> None:
+        report(Advance(what, min(executor.made, artefacts) + cells, artefacts + len(jobs), cells, len(jobs)))
+
+    executor = Executor(settings, store, say)
     broken = []
-    for ended, job in enumerate(jobs):
-        report(job.label, ended, len(jobs))
+    for job in jobs:
+        say(job.label)
         judged = executor.judge(job)
         run.write(judged.record, judged.scores, judged.samples)
+        cells += 1
         if judged.record.status == "error":
             broken.append(job.cell.name)
+    if jobs:
+        report(Advance("", artefacts + len(jobs), artefacts + len(jobs), len(jobs), len(jobs)))
     return Outcome(len(jobs) - len(broken), len(plan.jobs) - len(jobs), tuple(broken))
 
 

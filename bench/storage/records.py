@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -113,6 +116,32 @@ class Run:
                 pass
         except OSError as error:
             raise UserError(f"{self.folder}: cannot write here ({error.strerror}); choose another --output") from error
+
+    @contextmanager
+    def timed(self, workers: int = 0) -> Iterator[None]:
+        """Notes in `time.json` how long the block took, however it ends; it stands beside what other calls took."""
+        began, clock = datetime.now(UTC), time.perf_counter()
+        try:
+            yield
+        finally:
+            call = {
+                "began": began.isoformat(timespec="seconds"),
+                "wall_s": round(time.perf_counter() - clock, 1),
+                "workers": workers,
+            }
+            with replacing(self.folder / "time.json") as path:
+                path.write_text(json.dumps([*self.times(), call], indent=1), encoding="utf-8")
+
+    def times(self) -> list[dict[str, Any]]:
+        """The calls that judged cells here: `began` (UTC), `wall_s`, `workers`; none where nobody noted them."""
+        try:
+            noted = json.loads((self.folder / "time.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return []
+        whole = isinstance(noted, list) and all(
+            isinstance(c, dict) and isinstance(c.get("wall_s"), float | int) for c in noted
+        )
+        return noted if whole else []
 
     def artefacts(self, name: str) -> tuple[str, ...]:
         """Keys of the artefacts behind a record; none if it is damaged."""

@@ -28,6 +28,7 @@ from bench.storage.files import ROOT
 from bench.storage.records import Run
 from bench.storage.store import Store
 from bench.toolkit.precision import pick_device
+from bench.toolkit.progress import Advance
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -76,25 +77,39 @@ def carry_out(
     plan: Plan,
     store: Store,
     run: Run,
-    report: Callable[[str, int, int], None] = lambda *_: None,
+    report: Callable[[Advance], None] = lambda _: None,
 ) -> Outcome:
     """Judges every cell that has no finished record; records are those of `execute` with as many threads a task.
 
-    In this process where the cluster is neither workers nor a scheduler.
+    In this process where the cluster is neither workers nor a scheduler. The run keeps what time it took.
 
     Args:
-        report: called with (what happened last, artefacts and cells ended, all of them).
+        report: called with what happened last (in this process: with what is next), and how far the run has come.
 
     Raises:
         UserError: no Dask, no scheduler, or something that all cells need is wrong. What was finished is kept.
     """
-    if not (cluster.workers or cluster.scheduler):
-        return execute(settings, plan, store, run, report)
     jobs = pending(plan, run)
     if not jobs:
         return Outcome(0, len(plan.jobs), ())
+    with run.timed(cluster.workers):
+        if not (cluster.workers or cluster.scheduler):
+            return execute(settings, plan, store, run, report)
+        return _on_dask(cluster, settings, plan, jobs, store, run, report)
+
+
+def _on_dask(
+    cluster: Cluster,
+    settings: Settings,
+    plan: Plan,
+    jobs: list[Job],
+    store: Store,
+    run: Run,
+    report: Callable[[Advance], None],
+) -> Outcome:
     total = len(missing_tasks(jobs, store.root)) + len(jobs)
-    report("waiting for workers", 0, total)
+    report(Advance("waiting for workers", 0, total, 0, len(jobs)))
+    cells = 0
     spec = _run_spec(cluster, settings)
     origin = {
         **provenance(RunContext(settings, store)),
@@ -110,9 +125,11 @@ def carry_out(
                     judged = JudgedCell(failed(item, result, origin)) if isinstance(result, Failure) else result
                     assert judged is not None
                     run.write(judged.record, judged.scores, judged.samples)
+                    cells += 1
                     if judged.record.status == "error":
                         broken.append(item.cell.name)
-                report(item.label, min(ended, total), total)  # what killed a worker ends again
+                # What killed a worker ends again.
+                report(Advance(item.label, min(ended, total), total, cells, len(jobs)))
     return Outcome(len(jobs) - len(broken), len(plan.jobs) - len(jobs), tuple(broken))
 
 
