@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # results are read where torch need not be installed, and tab
 
     from bench.contracts import Attack, Defense
     from bench.runner.serial import Outcome
+    from bench.toolkit.progress import Advance
 
 
 def run(
@@ -38,7 +39,7 @@ def run(
     workers: int | Literal["auto"] = 0,
     scheduler: str = "",
     output: str | Path | None = None,
-    report: Callable[[str, int, int], None] = lambda *_: None,
+    report: Callable[[Advance], None] = lambda _: None,
 ) -> Results:
     """Runs the matrix: whatever has no finished record yet. Writes records and reports as `veilbench run` does.
 
@@ -56,7 +57,7 @@ def run(
         workers: processes on this machine, or "auto"; 0: in this process, which objects of a notebook's classes need.
         scheduler: address of a Dask scheduler, instead of `workers`.
         output: where records and reports go, instead of run.output.
-        report: called with (what is being done, how much has ended, how much there is); `print` will do.
+        report: called with each advance: what is being done, how much has ended, how much there is; `print` will do.
 
     Raises:
         UserError: something is wrong that you can mend: the message says what, where, and how.

@@ -15,24 +15,26 @@ ROOMS = {
     "errors": set(),
     "labels": set(),
     "seeds": set(),
+    "durations": set(),
     "metrics.catalogue": set(),
     "storage": {"errors", "labels", "contracts"},  # contracts: states and weights, in arrays.py and weights.py alone
     "metrics": {"errors", "storage"},
     "contracts": {"errors", "labels", "seeds"},
     "synthesis": {"seeds", "storage", "toolkit.progress"},
-    "toolkit": {"contracts", "errors", "labels", "metrics", "storage"},
+    "toolkit": {"contracts", "durations", "errors", "labels", "metrics", "storage"},
     "datasets": {"contracts", "errors", "labels", "seeds", "storage", "synthesis", "toolkit"},
     "recognizers": {"contracts", "errors", "storage", "toolkit"},
     "settings": {"contracts", "errors", "labels", "metrics.catalogue", "storage"},
     "plan": {"contracts", "datasets", "errors", "labels", "metrics.catalogue", "settings", "storage", "toolkit"},
     "analysis": {"errors", "labels", "metrics", "seeds", "settings.model", "storage"},
-    "report": {"analysis", "errors", "labels", "metrics", "storage"},
+    "report": {"analysis", "durations", "errors", "labels", "metrics", "storage"},
     "checks": {"contracts", "datasets", "errors", "metrics", "recognizers", "settings", "storage", "toolkit"},
     "runner": {
         "contracts", "datasets", "errors", "labels", "metrics", "plan", "seeds", "settings", "storage", "toolkit",
     },
     "forecast": {
-        "contracts", "datasets", "errors", "labels", "metrics", "plan", "runner", "settings", "storage", "toolkit",
+        "contracts", "datasets", "durations", "errors", "labels", "metrics", "plan", "runner", "settings", "storage",
+        "toolkit",
     },
     "train_recognizer": {
         "contracts", "datasets", "errors", "metrics", "seeds", "settings", "storage", "toolkit",
@@ -42,9 +44,9 @@ ABOVE = {"api", "cli", "paper", "__init__", "__main__"}  #: may import everythin
 PLUGINS_MAY = {"contracts", "errors", "metrics", "storage.files", "storage.weights", "toolkit"}
 #: Results are read, compared and drawn where torch need not be installed.
 NO_TORCH = (
-    "analysis", "api", "cli", "errors", "labels", "metrics.bootstrap", "metrics.catalogue", "metrics.proportions",
-    "report", "seeds", "settings.model", "settings.toml", "storage.files", "storage.keys", "storage.records",
-    "storage.session", "storage.store",
+    "analysis", "api", "cli", "durations", "errors", "labels", "metrics.bootstrap", "metrics.catalogue",
+    "metrics.proportions", "report", "seeds", "settings.model", "settings.toml", "storage.files", "storage.keys",
+    "storage.records", "storage.session", "storage.store",
 )  # fmt: skip
 PLUGINS = sorted([*(ROOT / "defenses").glob("*.py"), *(ROOT / "attacks").glob("*.py")])
 CORE = sorted((ROOT / "bench").rglob("*.py"))

@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from bench.analysis.columns import BY_NAME
 from bench.labels import Knowledge
 
 Standing = Literal["hidden", "partly", "shown"]
@@ -84,6 +85,17 @@ def floor_of(rows: Sequence[Mapping[Any, Any]]) -> Figure | None:
     """The best blind guess on one dataset and recogniser; None where nobody guessed."""
     found = [figure for row in rows if (figure := Figure.of(row, "blind_ssim")) is not None]
     return max(found, key=lambda figure: figure.value, default=None)
+
+
+def best_of(rows: Sequence[Mapping[Any, Any]], name: str) -> float | None:
+    """The best figure of a column, of the rows that lack no attack; None where there is no better or worse."""
+    up = "↑" in BY_NAME[name].heading
+    if not up and "↓" not in BY_NAME[name].heading:
+        return None
+    ranked = [f.value for row in rows if not row["bound_note"] and (f := Figure.of(row, name)) is not None]
+    if len({round(value, BY_NAME[name].decimals) for value in ranked}) < 2:
+        return None
+    return max(ranked) if up else min(ranked)
 
 
 def _standings(row: Mapping[Any, Any], floor: Figure | None, bare: Mapping[Any, Any] | None) -> dict[str, Standing]:

@@ -25,6 +25,7 @@ from bench.contracts import (
     System,
 )
 from bench.datasets.public_faces import REST, SIDES
+from bench.durations import duration
 from bench.errors import NotApplicable
 from bench.labels import harness_part
 from bench.metrics.image import image_scores
@@ -81,17 +82,6 @@ class Outlook:
             f"{self.cells} cells to judge, {self.finished} finished already. Aligning new faces is not counted."
         )
         return "\n".join(lines)
-
-
-def duration(seconds: float) -> str:
-    """For people."""
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 100
-        else f"{seconds / 60:.0f} min"
-        if seconds < 6000
-        else f"{seconds / 3600:.1f} h"
-    )
 
 
 def _size(size: int) -> str:

@@ -10,7 +10,8 @@ from itertools import product
 from typing import Any
 
 from bench.contracts import Attack, Knowledge, ReplayAttack
-from bench.forecast.costs import costs, duration
+from bench.durations import duration
+from bench.forecast.costs import costs
 from bench.labels import harness_part, is_harness
 from bench.plan import Job, Plan, Task, every_task
 from bench.settings.model import Settings

@@ -18,11 +18,19 @@ from bench import __version__
 from bench.analysis.board import LEVELS, Board, boards
 from bench.analysis.embeddings import embedding_attacks
 from bench.analysis.leaderboard import leaderboard
+from bench.analysis.verdict import verdicts
 from bench.labels import at_level
 from bench.metrics.catalogue import metric
 from bench.report.heatmap import METRICS, heatmap, save
-from bench.report.page_tables import cells_table, embedding_tables, keys_table, leaderboard_tables, side_table
-from bench.report.provenance import duration, flags, origins, parameters, settings
+from bench.report.page_tables import (
+    cells_table,
+    embedding_tables,
+    keys_table,
+    leaderboard_tables,
+    side_table,
+    verdict_tables,
+)
+from bench.report.provenance import flags, origins, parameters, settings, time_taken
 from bench.report.scatter import scatter
 from bench.report.side_tables import side_tables
 from bench.report.strips import Gallery, galleries
@@ -87,6 +95,8 @@ def write_page(run: Run, folder: Path) -> Path:
         style=environment.get_template("report.css").render(),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        verdicts=verdicts(frame),
+        summaries=verdict_tables(frame),
         leaderboards=leaderboard_tables(frame),
         embeddings=embedding_tables(embedding_attacks(run).to_dict("records")),
         scatter=_drawn(folder, "scatter", partial(scatter, run)),
@@ -105,7 +115,7 @@ def write_page(run: Run, folder: Path) -> Path:
         parameters=parameters(records),
         keys=keys_table(records),
         counted=len(records),
-        time=duration(sum(record.time_s for record in records)),
+        time=time_taken(records, run.times()),
     )
     path = folder / "index.html"
     with replacing(path) as temporary:

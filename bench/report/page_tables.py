@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
 import pandas as pd
 
 from bench.analysis.board import LEVELS, Board
-from bench.analysis.columns import BY_NAME, COLUMNS
+from bench.analysis.columns import BY_NAME, COLUMNS, MORE
 from bench.analysis.embeddings import METRICS as EMBEDDING_METRICS
+from bench.analysis.verdict import LEVELS as ATTACKING
+from bench.analysis.verdict import best_of, floor_of
 from bench.labels import at_level
 from bench.metrics.catalogue import of_kind
 from bench.report.side_tables import Side
@@ -28,6 +30,7 @@ class Value:
     text: str
     interval: str = ""
     sort: float | None = None  #: what a column of figures is sorted by; None: missing, always last
+    best: bool = False
     badge: str = ""  #: the attacker's knowledge, shown behind the text
     title: str = ""
 
@@ -63,11 +66,39 @@ def _attack(label: str, level: str) -> Value:
     return Value(at_level(label)[0] or "–", badge=level)
 
 
+def verdict_tables(frame: pd.DataFrame) -> list[Table]:
+    """A narrow table a dataset and recogniser: accuracy, and by level what is rebuilt and let in."""
+    tables = []
+    for (dataset, recognizer), some in frame.groupby(["dataset", "recognizer"], sort=False):
+        rows = some.to_dict("records")
+        names = {"acc": "accuracy ↑"} | {f"{level}_ssim": f"SSIM, {level} ↓" for level in ATTACKING}
+        names |= {f"{level}_srra1": f"login, {level} ↓" for level in ATTACKING}
+        names = {name: heading for name, heading in names.items() if some[name].notna().any()}
+        columns = [Column("defence"), *(Column(names[name], BY_NAME[name].says, True) for name in names)]
+        best = {name: best_of(rows, name) for name in names}
+        cells = []
+        for row in rows:
+            figures = [
+                _figure(row[name], row.get(f"{name}_low"), row.get(f"{name}_high"), 2 if "srra" in name else 3)
+                for name in names
+            ]
+            marked = [
+                replace(figure, best=figure.sort is not None and figure.sort == best[name] and not row["bound_note"])
+                for name, figure in zip(names, figures, strict=True)
+            ]
+            cells.append([Value(row["defense"]), *marked])
+        floor = floor_of(rows)
+        guess = f" A blind guess reaches an SSIM of {number_text(floor.value, 3)}." if floor else ""
+        caption = f"{dataset}, {recognizer}: up to each level of knowledge, SSIM of the best attack and share of logins"
+        tables.append(Table(f"{caption} with a rebuilt face that succeed (SRRA I).{guess}", columns, cells))
+    return tables
+
+
 def leaderboard_tables(frame: pd.DataFrame) -> list[Table]:
     """A table a dataset and recogniser; columns in which nobody has a figure are left out."""
     tables = []
     for (dataset, recognizer), some in frame.groupby(["dataset", "recognizer"], sort=False):
-        names = [column for column in COLUMNS if some[column.name].notna().any()]
+        names = [column for column in (*COLUMNS, *MORE) if some[column.name].notna().any()]
         columns = [Column("defence"), *(Column(column.heading, column.says, True) for column in names)]
         columns.insert(1, Column("worst attack", "the single attack that rebuilds most, and what it knows"))
         rows = []

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from bench.analysis.flags import meaning
+from bench.durations import duration
 from bench.storage.records import Record
 
 
@@ -63,9 +64,17 @@ def parameters(records: Sequence[Record]) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-def duration(seconds: float) -> str:
-    """Seconds as people say them."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+def time_taken(records: Sequence[Record], calls: Sequence[Mapping[str, Any]]) -> str:
+    """What a run took, and of what that is the time: of its calls, or else only what its records know.
+
+    Args:
+        calls: what `bench.storage.records.Run.times` returns.
+    """
+    if calls:
+        wall = sum(float(call["wall_s"]) for call in calls)
+        spread = sorted({int(call.get("workers") or 0) for call in calls})
+        where = "in one process" if spread == [0] else f"on {' and '.join(map(str, spread))} workers"
+        count = "one call" if len(calls) == 1 else f"{len(calls)} calls"
+        return f"{duration(wall)} by the clock in {count} {where}, without what lay in the store already"
+    judged = sum(record.time_s for record in records)
+    return f"{duration(judged)} in the cells themselves; what was shared or made by workers is not counted"

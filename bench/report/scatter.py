@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib import rcParams
 from matplotlib.axes import Axes
@@ -42,7 +43,22 @@ def scatter(run: Run) -> Figure | None:
         for axis, (name, heading, floor) in zip(row, _PANELS, strict=True):
             _draw(axis, some, name, heading, floor)
         row[0].set_title(f"{dataset}, {recognizer}", loc="left", fontsize=11)
+    figure.draw_without_rendering()  # the layout finds its places, which labels depend on
+    figure.set_layout_engine("none")
+    for axis in axes.flat:
+        _spread_labels(axis)
     return figure
+
+
+def _spread_labels(axis: Axes) -> None:
+    """Labels beside their points, and on nothing else; a thin line leads to one that had to move far."""
+    from adjustText import adjust_text
+
+    points = np.array([text.get_position() for text in axis.texts])
+    thin = {"arrowstyle": "-", "color": "0.6", "linewidth": 0.6}
+    adjust_text(
+        list(axis.texts), x=points[:, 0], y=points[:, 1], ax=axis, expand=(1.1, 1.3), iter_lim=500, arrowprops=thin
+    )
 
 
 def _draw(axis: Axes, frame: pd.DataFrame, name: str, heading: str, floor: str) -> None:
@@ -56,16 +72,10 @@ def _draw(axis: Axes, frame: pd.DataFrame, name: str, heading: str, floor: str) 
         some = some.sort_values(name)
         if len(some) > 1:
             axis.plot(some[name], some["acc"], color=colour, linewidth=1, alpha=0.5, zorder=1)
-        for place, point in enumerate(some.to_dict("records")):
+        for point in some.to_dict("records"):
             across, up = _bar(point, name), _bar(point, "acc")
             axis.errorbar(point[name], point["acc"], yerr=up, xerr=across, fmt="o", color=colour, elinewidth=1)
-            axis.annotate(
-                _label(str(point["defense"])),
-                (point[name], point["acc"]),
-                xytext=(6, -13 if place % 2 else 5),  # neighbours of a sweep lie close
-                textcoords="offset points",
-                fontsize=8,
-            )
+            axis.text(point[name], point["acc"], _label(str(point["defense"])), fontsize=8)
     front = _front(frame, name)
     ink = rcParams["text.color"]  # so that the picture also stands on a dark page
     axis.step(

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.analysis.columns import BY_NAME
-from bench.analysis.verdict import LEVELS, Figure, floor_of, verdicts
+from bench.analysis.verdict import LEVELS, Figure, best_of, floor_of, verdicts
 from bench.report.text import interval_text, number_text
 
 _RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -70,7 +70,7 @@ def wide_table(frame: pd.DataFrame, columns: Sequence[str]) -> Group:
         for name in columns:
             table.add_column(BY_NAME[name].heading, justify="right", no_wrap=True)
         rows = some.to_dict("records")
-        best = {name: _best(rows, name) for name in columns}
+        best = {name: best_of(rows, name) for name in columns}
         for row in rows:
             cells = [_cell(row, name, best[name], BY_NAME[name].decimals, inline=True) for name in columns]
             table.add_row(Text(str(row["defense"])), *cells)
@@ -107,7 +107,7 @@ def _table(
     rows: Sequence[Mapping[Any, Any]], marks: Mapping[str, int], of_accuracy: bool, of_attacks: bool, untried: bool
 ) -> Table:
     levels = [level for level in LEVELS if untried or any(Figure.of(row, _SSIM.format(level)) for row in rows)]
-    best = {name: _best(rows, name) for name in (_ACCURACY, *_names())}
+    best = {name: best_of(rows, name) for name in (_ACCURACY, *_names())}
     table = _empty()
     table.add_column("defence", overflow="fold", max_width=_LONGEST_NAME)
     table.add_column("accuracy ↑", justify="right", no_wrap=True)
@@ -147,17 +147,6 @@ def _marks(frame: pd.DataFrame) -> dict[str, int]:
     """Flags to the numbers of their footnotes."""
     found = chain.from_iterable(_flags(row) for row in frame.to_dict("records"))
     return {flag: number for number, flag in enumerate(dict.fromkeys(found), 1)}
-
-
-def _best(rows: Sequence[Mapping[Any, Any]], name: str) -> float | None:
-    """Of the rows that may rank; None where it is nobody's merit, as all have the same or there is but one."""
-    up = "↑" in BY_NAME[name].heading
-    if not up and "↓" not in BY_NAME[name].heading:
-        return None
-    ranked = [f.value for row in rows if not row["bound_note"] and (f := Figure.of(row, name)) is not None]
-    if len({round(value, BY_NAME[name].decimals) for value in ranked}) < 2:
-        return None
-    return max(ranked) if up else min(ranked)
 
 
 def _cell(

@@ -16,6 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import TimeRemainingColumn as _TimeRemaining
 
+from bench.durations import duration
+
 T = TypeVar("T")
 
 _SHORTEST_S = 10.0  #: between two lines of a log, however much ends
@@ -186,21 +188,13 @@ class Lines:
             parts += [f"{now.cells} of {now.all_cells} cells", f"{now.ended} of {now.total} steps"]
             spent = self._last - self._began
             if 0 < now.ended < now.total:
-                parts.append(f"about {in_words(spent / now.ended * (now.total - now.ended))} left")
+                parts.append(f"about {duration(spent / now.ended * (now.total - now.ended))} left")
             elif now.ended == now.total:
-                parts.append(f"{in_words(spent)} in all")
+                parts.append(f"{duration(spent)} in all")
             doing = now.doing
         within = ", ".join(f"{what} ({done} of {total})" for what, done, total in self._within.values())
         said = "; ".join(part for part in (", ".join(parts), doing, within) if part)
         self._write(f"{datetime.now().isoformat(' ', 'seconds')}  {said}")
-
-
-def in_words(seconds: float) -> str:
-    """Seconds as people say them."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """The report page: whole, safe with hostile names, and usable in a browser with a mouse, a keyboard and a phone."""
 
+import json
 import os
 import re
 import shutil
@@ -88,6 +89,25 @@ def test_names_and_messages_stay_text(page: Path) -> None:
     assert page.read_text().count("&lt;img src=x") >= 3, "in tables, in the grids, and as the error's reason"
 
 
+def test_the_verdict_comes_first(page: Path, run: Run) -> None:
+    text = page.read_text()
+    places = [text.index(said) for said in ("does not hide the face", "SSIM, encoder ↓", "All columns", "oracle bound")]
+    assert places == sorted(places)
+    assert "<strong>.980</strong>" in text, "the best accuracy"
+    assert "11 cells; 5 min in the cells themselves" in text, "what the time is, where no call noted its own"
+
+
+def test_the_time_is_what_the_calls_took(run: Run, tmp_path: Path) -> None:
+    copied = Run(tmp_path / "run")
+    shutil.copytree(run.folder, copied.folder)
+    with pytest.raises(KeyboardInterrupt), copied.timed(2):
+        raise KeyboardInterrupt
+    (copied.folder / "time.json").write_text(json.dumps([{"wall_s": 600.5, "workers": 2}, *copied.times()]))
+    assert "10 min by the clock in 2 calls on 2 workers" in write_page(copied, tmp_path / "page").read_text()
+    (copied.folder / "time.json").write_text("{")
+    assert copied.times() == []
+
+
 def test_what_was_found_is_said(page: Path) -> None:
     text = page.read_text()
     for said in ("torch", "2.99", "abacus", "ValueError", "unavailable: no backbone", "[.930, .970]", "k" * 16):
@@ -152,22 +172,23 @@ def opened(browser: Any, page: Path) -> Iterator[Any]:
 
 def _column(tab: Any, number: int) -> list[str]:
     found: list[str] = tab.locator(
-        f"table.sortable >> nth=0 >> tbody >> tr >> :nth-child({number}):is(th, td)"
+        f"#all-columns table.sortable >> nth=0 >> tbody >> tr >> :nth-child({number}):is(th, td)"
     ).evaluate_all("cells => cells.map(cell => cell.firstChild.textContent.trim())")
     return found
 
 
 def test_a_heading_sorts_by_click_and_by_keyboard(opened: Any) -> None:
-    heading = opened.locator("table.sortable").first.locator("th", has_text="ACC ↑")
+    opened.get_by_text("All columns", exact=True).click()
+    heading = opened.locator("#all-columns table.sortable").first.locator("th", has_text="ACC ↑")
     heading.get_by_role("button").click()
     assert heading.get_attribute("aria-sort") == "ascending" and _column(opened, 3) == [".900", ".970", ".980"]
     heading.get_by_role("button").focus()
     opened.keyboard.press("Enter")
     assert heading.get_attribute("aria-sort") == "descending" and _column(opened, 3) == [".980", ".970", ".900"]
     assert "ACC ↑, descending" in opened.locator("#said").text_content()
-    opened.locator("table.sortable").first.locator("th", has_text="defence").get_by_role("button").click()
+    opened.locator("#all-columns table.sortable").first.locator("th", has_text="defence").get_by_role("button").click()
     assert heading.get_attribute("aria-sort") == "none" and _column(opened, 1)[1:] == ["mist", "unprotected"]
-    bound = opened.locator("table.sortable").first.locator("th", has_text="oracle bound")
+    bound = opened.locator("#all-columns table.sortable").first.locator("th", has_text="oracle bound")
     for _ in range(2):  # what is missing stands last, whichever way round
         bound.get_by_role("button").click()
         assert _column(opened, 1)[-1] == "mist"
@@ -191,6 +212,14 @@ def test_the_switches_choose_level_defence_and_attack(opened: Any) -> None:
     assert shown() == ["decode encoder", "decode enrolment"]
     opened.get_by_label("blind", exact=True).check()
     assert shown() == [] and opened.locator("#shown").text_content() == "0 shown"
+
+
+def test_the_verdict_fits_an_ordinary_screen(browser: Any, page: Path) -> None:
+    tab = browser.new_page(viewport={"width": 1280, "height": 800})
+    tab.goto(page.as_uri())
+    table = tab.locator(".wide").first
+    assert table.evaluate("place => place.scrollWidth <= place.clientWidth"), "nothing is cut off"
+    tab.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

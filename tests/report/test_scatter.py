@@ -10,7 +10,7 @@ from PIL import Image
 from support import CONFIG, Cli
 
 from bench.report.scatter import _front, scatter
-from bench.storage.records import Run
+from bench.storage.records import Cell, Measure, Record, Run
 
 
 def test_the_front_is_of_those_that_none_beats_in_both() -> None:
@@ -43,6 +43,25 @@ def test_one_defence_makes_no_picture(config: Path, cli: Cli, tmp_path: Path) ->
     cli("run", "--quiet")
     assert not (tmp_path / "out/main/scatter.png").exists()
     assert "nothing to compare" in cli("scatter", str(tmp_path / "out/main"), status=2).stderr
+
+
+def test_labels_lie_beside_each_other(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    for number in range(7):
+        defense = f"advface[epsilon=0.{number}]"
+        acc, ssim = Measure(0.96 + number / 1000, n=9), Measure(0.42 + number / 500, n=9)
+        run.write(Record(Cell("utility", "faces", "net", defense), "k", "ok", metrics={"acc": acc}))
+        scores = pd.DataFrame({"name": ["a", "b"], "subject": ["a", "b"], "ssim": ssim.value})
+        cell = Cell("reconstruction", "faces", "net", defense, "decode", "encoder", "template")
+        run.write(Record(cell, "k", "ok", metrics={"ssim": ssim, "psnr_db": Measure(12.0 + number / 9)}), scores)
+    figure = scatter(run)
+    assert figure is not None
+    figure.draw_without_rendering()
+    for axis in figure.axes:
+        boxes = [text.get_window_extent() for text in axis.texts if text.get_text()]
+        assert len(boxes) == 7
+        for place, box in enumerate(boxes):
+            assert not any(box.overlaps(other) for other in boxes[:place])
 
 
 @pytest.mark.parametrize("place", ["nowhere"])
