@@ -6,9 +6,8 @@ new part first and then everything where it starts from trained weights.
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from math import ceil, cos, pi
 from pathlib import Path
@@ -23,8 +22,8 @@ from torch.nn import functional
 from bench.contracts import FaceSet, Rng, State
 from bench.errors import DataError
 from bench.metrics.verification import all_impostors, equal_error_rate
-from bench.storage.files import replacing
 from bench.storage.keys import content_key
+from bench.toolkit.checkpoint import BestEpoch, Checkpoint
 from bench.toolkit.precision import autocast, precision_name
 from bench.toolkit.progress import track
 
@@ -40,6 +39,7 @@ class Recipe:
     """How an embedding is trained."""
 
     epochs: int = 10
+    rounds: int = 2  #: of a server: at most so often the schedule, from what the last one reached, while that helps
     head_epochs: int = 1  #: of them, with the backbone at rest: what was trained before meets a new part
     batch: int = 64
     per_person: int = 4  #: images of one person in a batch, where they have so many: what triplets are made of
@@ -54,8 +54,10 @@ class Recipe:
     flip: bool = True  #: mirror half of the images
 
     def __post_init__(self) -> None:
-        if min(self.epochs, self.batch, self.per_person) < 1 or min(self.head_epochs, self.warm_up) < 0:
-            raise ValueError("epochs, batch and per_person must be at least 1, head_epochs and warm_up at least 0")
+        if min(self.epochs, self.rounds, self.batch, self.per_person) < 1 or min(self.head_epochs, self.warm_up) < 0:
+            raise ValueError(
+                "epochs, rounds, batch and per_person must be at least 1, head_epochs and warm_up at least 0"
+            )
         if self.learning_rate <= 0 or not 0 < self.decay <= 1 or self.margin < 0 or self.scale <= 0:
             raise ValueError("learning_rate and scale must be above 0, decay in (0, 1], margin at least 0")
 
@@ -122,9 +124,10 @@ def train_embedding(
     *,
     teacher: Embed | None = None,
     backbone: nn.Module | None = None,
+    unseen: FaceSet | None = None,
     folder: Path | None = None,
 ) -> State:
-    """Trains `module` in place.
+    """Trains `module` in place, and leaves it as it was after its best epoch: its start, if none was better.
 
     Args:
         module: inputs to embeddings (B, D), not normalised.
@@ -132,17 +135,20 @@ def train_embedding(
         faces: with `subjects`, unless there is a teacher.
         teacher: images to unit embeddings (B, D): the targets where `recipe.loss` is "distill".
         backbone: the part of `module` that rests during `recipe.head_epochs`.
+        unseen: whom the epochs are judged on: by the EER, or by the cosine to the teacher; None: some of `faces`, who
+            are then left out of the training. Where they hold no two images of one person, the last epoch stands.
         folder: where checkpoints go after each epoch; a training of the same settings goes on from the last one.
 
     Returns:
-        Its state dict, with the account of the training: the curve of the loss and of what held-out people say.
+        Its state dict, with the account of the training: what held-out people said of its start, the curve of the
+        loss and of what they said then, and `best_epoch` (0: the start).
 
     Raises:
         DataError: identities are wanted and not known, or too few.
     """
     if (recipe.loss == "distill") != (teacher is not None):
         raise ValueError('a teacher goes with loss = "distill", and nothing else')
-    seen, unseen = _hold_out(faces, recipe, rng, label)
+    seen, unseen = _hold_out(faces, recipe, rng, label) if unseen is None else (faces, unseen)
     people, labels = np.unique(np.array(seen.subjects or [""] * len(seen)), return_inverse=True)
     module = module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     head = None
@@ -154,10 +160,12 @@ def train_embedding(
             head = _Head(recipe, width, len(people)).to(device)
     parts = nn.ModuleDict({"module": module, **({"head": head} if head else {})})
     optimiser = torch.optim.AdamW(parts.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    checkpoint = _Checkpoint(
+    checkpoint = Checkpoint(
         folder, content_key(recipe=recipe, names=seen.names, seed=rng.seed, rows=seen.rows.tolist())
     )
-    curve = checkpoint.restore(parts, optimiser)
+    parts.eval()
+    best = BestEpoch(held_out(module, encode, unseen, teacher, device), module)
+    curve = checkpoint.restore(parts, optimiser, best)
     batches = ceil(len(seen) / recipe.batch)
     steps, done = recipe.epochs * batches, len(curve) * batches
     started, loss_sum = time.perf_counter(), 0.0
@@ -197,13 +205,18 @@ def train_embedding(
         loss_sum += float(loss.detach())
         if place == batches - 1:
             parts.eval()
-            curve.append({"loss": round(loss_sum / batches, 5), **_held_out(module, encode, unseen, teacher, device)})
-            checkpoint.save(parts, optimiser, curve)
+            judged = held_out(module, encode, unseen, teacher, device)
+            curve.append({"loss": round(loss_sum / batches, 5), **judged})
+            best.offer(judged, module, len(curve))
+            checkpoint.save(parts, optimiser, curve, best)
+    module.load_state_dict(best.tensors)
     parts.eval().requires_grad_(False)
     losses = [point["loss"] for point in curve]
     before = losses[max(0, len(losses) - 1 - max(1, len(losses) // 5))]
     account = {
+        "start": best.start,
         "curve": curve,
+        "best_epoch": best.epoch,
         "converged": len(losses) > 1 and before - losses[-1] < _SETTLED * abs(before),
         "people": len(people) if teacher is None else None,
         "images": len(seen),
@@ -241,10 +254,14 @@ def _order(owners: NDArray[Any], each: int, turn: np.random.Generator) -> NDArra
     return by_owner[np.argsort(turn.permutation(group[-1] + 1)[group], kind="stable")]
 
 
-def _held_out(
+def held_out(
     module: nn.Module, encode: Callable[[Tensor], Tensor], faces: FaceSet, teacher: Embed | None, device: torch.device
 ) -> dict[str, float]:
-    """EER among held-out people, or the cosine to the teacher."""
+    """What faces that taught nothing say of a module in eval mode: EER among their people, or cosine to the teacher.
+
+    Returns:
+        `held_out_eer` or `held_out_cosine`; nothing where no two images show one person.
+    """
     found, wanted = [], []
     with torch.no_grad():
         for start in range(0, len(faces), 50):
@@ -262,43 +279,3 @@ def _held_out(
     if not upper.any() or not len(impostors):
         return {}
     return {"held_out_eer": round(equal_error_rate(similarity[upper], impostors), 5)}
-
-
-class _Checkpoint:
-    """The last finished epoch on disk; read back without pickle's powers."""
-
-    def __init__(self, folder: Path | None, key: str) -> None:
-        self.folder, self.key = folder, key
-
-    def restore(self, parts: nn.ModuleDict, optimiser: torch.optim.Optimizer) -> list[dict[str, float]]:
-        """Loads it, if it is of these settings; the curve so far."""
-        path = self.folder / "checkpoint.pt" if self.folder else None
-        if path is None or not path.is_file():
-            return []
-        try:
-            saved: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            if saved["key"] != self.key:
-                raise DataError(f"{path}: a training with other settings stopped here; finish it, or remove this file")
-            parts.load_state_dict(saved["parts"])
-            optimiser.load_state_dict(saved["optimiser"])
-            curve: list[dict[str, float]] = json.loads(saved["curve"])
-        except DataError:
-            raise
-        except Exception as error:  # damaged bytes make torch's unpickler fail in any way
-            raise DataError(f"{path}: damaged ({type(error).__name__}); remove it to start again") from error
-        return curve
-
-    def save(self, parts: nn.ModuleDict, optimiser: torch.optim.Optimizer, curve: list[dict[str, float]]) -> None:
-        if self.folder is None:
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with replacing(self.folder / "checkpoint.pt") as path:
-            torch.save(
-                {
-                    "key": self.key,
-                    "parts": parts.state_dict(),
-                    "optimiser": optimiser.state_dict(),
-                    "curve": json.dumps(curve),
-                },
-                path,
-            )

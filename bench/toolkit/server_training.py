@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
 from bench.contracts import FaceSet, Rng, SplitNetwork, State
 from bench.errors import DataError
 from bench.storage.weights import load_strictly, read_weights
-from bench.toolkit.embedding_training import Recipe, train_embedding
+from bench.toolkit.checkpoint import error_of
+from bench.toolkit.embedding_training import Recipe, held_out, train_embedding
 
-#: identity: the recipe's own loss on the people of the public faces; teacher: the unprotected recogniser's embeddings
-#: of the clean images are the targets (1 - cosine); auto: identities where there are enough of them.
+#: teacher: the unprotected recogniser's embeddings of the clean images are the targets (1 - cosine); auto: and then,
+#: where there are enough people, their identities, if a held-out half says that this helps; identity: with few, too.
 Labels = Literal["auto", "identity", "teacher"]
 
 # From fewer people, or fewer images of each, a network learns the people by heart instead of learning to tell apart.
 _PEOPLE, _IMAGES = 100, 4
-_HELD_OUT = 64  #: images kept from training, at most; what the training reached is measured on them
-_BATCH = 25
+_FEWEST = 4  #: people, or images, that can be divided into those who teach and those who judge
+_HELD_OUT = 0.2  #: of the judging half: whom nobody trains on, ever
+_MOST_HELD = 100  #: people of them, at most
+_SETTLED = 0.05  #: converged: the last round took less than this share off the held-out error
 
 
 def _by_people(faces: FaceSet, least: int) -> FaceSet:
@@ -39,22 +42,76 @@ def knows_identities(faces: FaceSet) -> bool:
 
 
 def teaching_faces(faces: FaceSet, labels: Labels, limit: int | None, rng: Rng) -> tuple[FaceSet, bool]:
-    """At most `limit` faces to learn from, and whether from their identities; people stay whole where they teach.
+    """At most `limit` faces to learn from, and whether their identities may teach; people stay whole where they do.
 
     Raises:
         DataError: identities are asked for and nobody has two images.
     """
-    identities = labels == "identity" or (labels == "auto" and knows_identities(faces))
-    if identities:
-        faces = _by_people(faces, 2)
-        if not len(faces):
-            raise DataError('no two public faces show one person: identities cannot teach; use "teacher"')
-        people = sorted(set(faces.subjects or ()))
-        rank = {people[i]: place for place, i in enumerate(rng.numpy().permutation(len(people)))}
-        order = sorted(range(len(faces)), key=lambda i: rank[(faces.subjects or ())[i]])
-    else:
-        order = list(rng.numpy().permutation(len(faces)))
-    return faces.subset(order[:limit]), identities
+    people = sorted(set(faces.subjects or ()))
+    rank = {people[i]: place for place, i in enumerate(rng.numpy().permutation(len(people)))}
+    whole = faces.subset(sorted(range(len(faces)), key=lambda i: rank[faces.subjects[i]] if faces.subjects else i))
+    whole = whole.subset(range(min(len(whole), limit or len(whole))))
+    if labels == "identity" and not len(_by_people(whole, 2)):
+        raise DataError('no two public faces show one person: identities cannot teach; use "teacher"')
+    if labels == "identity" or (labels == "auto" and knows_identities(whole)):
+        return whole, True
+    return faces.subset(rng.numpy().permutation(len(faces))[:limit]), False
+
+
+@dataclass(frozen=True)
+class _Trainer:
+    """A server's network, and how it is taught."""
+
+    module: nn.Module
+    encode: Callable[[Tensor], Tensor]
+    recognizer: SplitNetwork
+    recipe: Recipe
+    label: str
+    backbone: nn.Module | None  #: rests during `recipe.head_epochs` of the first distillation
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.recognizer.parameters()).device
+
+    def teacher(self, images: Tensor) -> Tensor:
+        """Embeddings of the unprotected recogniser."""
+        with torch.no_grad():
+            return self.recognizer.embed(self.recognizer.extract(images))
+
+    def distil(self, faces: FaceSet, watched: FaceSet, rng: Rng, new: bool) -> State:
+        """A round of distillation; of a `new` network, its new part first."""
+        return train_embedding(
+            self.module.requires_grad_(True),
+            self.encode,
+            faces,
+            replace(self.recipe, loss="distill"),
+            rng,
+            self.device,
+            self.label,
+            teacher=self.teacher,
+            backbone=self.backbone if new else None,
+            unseen=watched,
+        )
+
+    def identify(self, faces: FaceSet, watched: FaceSet, rng: Rng) -> State:
+        """A round of the recipe's own loss; its new classifier first."""
+        return train_embedding(
+            self.module.requires_grad_(True),
+            self.encode,
+            _by_people(faces, 2),
+            self.recipe,
+            rng,
+            self.device,
+            self.label,
+            backbone=self.module,
+            unseen=watched,
+        )
+
+    def judged(self, faces: FaceSet) -> dict[str, float]:
+        """EER among people, and the cosine to the unprotected recogniser."""
+        self.module.eval()
+        eer = held_out(self.module, self.encode, faces, None, self.device) if faces.subjects else {}
+        return eer | held_out(self.module, self.encode, faces, self.teacher, self.device)
 
 
 def train_server(
@@ -68,49 +125,104 @@ def train_server(
     label: str,
     backbone: nn.Module | None = None,
 ) -> State:
-    """Trains `module` in place to embed what `encode` makes of images.
+    """Trains `module` in place to embed what `encode` makes of images, and never makes it worse than it starts.
+
+    It is distilled from the recogniser under test. Where identities may teach, that is tried first: both on one half of
+    the people, distillation and then identities from there, and the other half says by its EER whether identities are
+    better than distillation and than the start. What it chose goes on with everybody, for as many rounds of the recipe
+    as help. Every round keeps its best epoch.
 
     Args:
-        faces: what `teaching_faces` chose; the last ones are held out.
+        faces: what `teaching_faces` chose.
+        identities: whether they may teach.
         backbone: the part of `module` that rests during `recipe.head_epochs`.
 
     Returns:
-        Its state dict, with the training's account and `cosine_to_unprotected`: how near its embeddings of held-out
-        faces are to those of the unprotected recogniser, before and after.
+        Its state dict, with the training's account. `choice`: what those who judged said of the start, of distillation
+        and of identities (None: not tried). `cosine_to_unprotected`: how near its embeddings of faces that nobody
+        trained on are to those of the unprotected recogniser, before and after. `converged`: the last round hardly
+        helped.
+
+    Raises:
+        DataError: there are too few faces to hold any out.
     """
-    device = next(recognizer.parameters()).device
-    held = min(_HELD_OUT, max(1, len(faces) // 10))
-    seen, unseen = faces.subset(range(len(faces) - held)), faces.subset(range(len(faces) - held, len(faces)))
+    if len(faces) < _FEWEST:
+        raise DataError(f"{label}: {len(faces)} faces are too few to train on")
+    trainer = _Trainer(module.to(next(recognizer.parameters()).device), encode, recognizer, recipe, label, backbone)
+    learning, judging = _apart(faces, 0.5, len(faces), rng.child("halves"))
+    _, held = _apart(judging, _HELD_OUT, _MOST_HELD, rng.child("held out"))
+    out = set(held.names)
+    everybody = faces.subset([i for i, name in enumerate(faces.names) if name not in out])
+    before, chosen = trainer.judged(held), False
+    choice: dict[str, Any] = {}
+    if identities:
+        choice["start"] = trainer.judged(judging)
+        trainer.distil(learning, held, rng.child("distil a half"), new=True)
+        choice["distilled"] = trainer.judged(judging)
+        distilled = {name: value.clone() for name, value in module.state_dict().items()}
+        trainer.identify(learning, judging, rng.child("identify a half"))
+        choice["identities"] = trainer.judged(judging)
+        eers = {name: figures.get("held_out_eer", 0.0) for name, figures in choice.items()}
+        chosen = eers["identities"] < min(eers["distilled"], eers["start"])
+        if not chosen:
+            module.load_state_dict(distilled)
+    accounts: list[Mapping[str, Any]] = []
+    converged = False
+    while len(accounts) < recipe.rounds and not converged:
+        turn = rng.child("round", len(accounts))
+        if chosen:
+            state = trainer.identify(everybody, held, turn)
+        else:
+            state = trainer.distil(everybody, held, turn, new=not identities and not accounts)
+        accounts.append(state.info)
+        converged = _settled(state.info)
+    after = trainer.judged(held)
+    if not identities:
+        choice = {"start": before, "distilled": after, "identities": None}
+    account = {
+        **state.info,
+        "curve": [point for account in accounts for point in account["curve"]],
+        "train_s": round(sum(account["train_s"] for account in accounts), 2),
+        "rounds": [{key: account[key] for key in ("start", "best_epoch")} for account in accounts],
+        "converged": converged,
+        "learned_from": "identities" if chosen else "the unprotected recogniser's embeddings",
+        "choice": {**choice, "images": len(judging if identities else held)},
+        "cosine_to_unprotected": {
+            "before": before["held_out_cosine"],
+            "after": after["held_out_cosine"],
+            "images": len(held),
+        },
+    }
+    return State(state.tensors, account)
 
-    def teacher(images: Tensor) -> Tensor:
-        with torch.no_grad():
-            return recognizer.embed(recognizer.extract(images))
 
-    def agreement() -> float:
-        module.eval()
-        total = 0.0
-        with torch.no_grad():
-            for start in range(0, held, _BATCH):
-                images = unseen.batch(slice(start, start + _BATCH), device)
-                total += float((normalize(module(encode(images))) * teacher(images)).sum())
-        return round(total / held, 5)
+def _settled(account: Mapping[str, Any]) -> bool:
+    """Whether more of the same would hardly help: held-out people saw no gain in the last fifth, or little in all."""
+    epochs, reached = len(account["curve"]), account["best_epoch"]
+    if reached < 0.8 * epochs:
+        return True
+    best = account["curve"][account["best_epoch"] - 1] if account["best_epoch"] else account["start"]
+    if not account["start"]:
+        return False  # nobody can say
+    before, after = error_of(account["start"]), error_of(best)
+    return before - after < _SETTLED * before
 
-    module.to(device).requires_grad_(True)
-    before = agreement()
-    state = train_embedding(
-        module,
-        encode,
-        seen,
-        recipe if identities else replace(recipe, loss="distill"),
-        rng,
-        device,
-        label,
-        teacher=None if identities else teacher,
-        backbone=backbone,
-    )
-    reached = {"before": before, "after": agreement(), "images": held}
-    taught = {"learned_from": "identities" if identities else "the unprotected recogniser's embeddings"}
-    return State(state.tensors, {**state.info, **taught, "cosine_to_unprotected": reached})
+
+def _apart(faces: FaceSet, share: float, most: int, rng: Rng) -> tuple[FaceSet, FaceSet]:
+    """The images of some people, and about that `share` of all images, of other people (at most `most`, at least one).
+
+    Where hardly anybody is known each image counts as a person.
+    """
+    known = faces.subjects is not None and len(set(faces.subjects)) >= _FEWEST
+    owners = np.array(faces.subjects if known else faces.names)
+    people, counts = np.unique(owners, return_counts=True)
+    order = rng.numpy().permutation(len(people))
+    # Somebody with very many images belongs to those who teach, whatever the share.
+    few = counts[order] <= share * len(faces) / 2
+    order = order[few] if few.any() else order[np.argsort(counts[order], kind="stable")]
+    second = people[order[: max(1, min(most, int((counts[order].cumsum() <= share * len(faces)).sum())))]]
+    chosen = np.isin(owners, second)
+    return faces.subset(np.flatnonzero(~chosen)), faces.subset(np.flatnonzero(chosen))
 
 
 def trained_server(module: nn.Module, path: Path) -> State:

@@ -50,21 +50,25 @@ def test_the_server_stores_all_but_the_crucial_channels(
 def test_the_servers_recogniser_learns_from_the_unprotected_one(
     scene: tuple[SplitNetwork, FaceSet], upsample: int
 ) -> None:
-    network, public = scene
+    network, _ = scene
+    pictures = np.random.default_rng(1).integers(0, 256, (480, 12, 10, 3), dtype=np.uint8).repeat(2, 1).repeat(2, 2)
+    names = tuple(map(str, range(len(pictures))))
+    public = FaceSet(pictures, np.arange(len(pictures)), names, None, np.ones(len(pictures), dtype=bool))
     before = {name: value.clone() for name, value in network.state_dict().items()}
     system = _unfitted(
-        network, upsample=upsample, recipe={"epochs": 14, "batch": 8, "learning_rate": 3e-3, "warm_up": 0}
+        network, upsample=upsample, recipe={"epochs": 8, "rounds": 1, "batch": 8, "learning_rate": 1e-3, "warm_up": 0}
     )
     state = system.defense.fit_server(system, public, Rng(0))
     assert state is not None
-    start = state.info["cosine_to_unprotected"]["before"]
+    start, reached = (state.info["cosine_to_unprotected"][when] for when in ("before", "after"))
+    assert reached > start + 0.02, "of pictures that taught nothing"
     assert start > 0.5, "the first layer starts where least squares put it"
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     trained = System(network, system.defense, server=system.defense.prepare_server(network, state))
     images = public.batch(slice(0, 40))
     stored = trained.encode(images)
     embeddings = trained.embed(stored)
-    assert float((embeddings * network.embed(network.extract(images))).sum(1).mean()) > start + 0.05
+    assert float((embeddings * network.embed(network.extract(images))).sum(1).mean()) > start + 0.02
     # The server stores halves: that costs it nothing.
     assert float((trained.embed(stored.half().float()) * embeddings).sum(1).min()) > 1 - 1e-3
 
