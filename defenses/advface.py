@@ -28,6 +28,7 @@ from bench.toolkit.template_cache import TemplateCache
 
 # What offline mode adds: it changes neither the shadow nor a template.
 _SERVER = frozenset({"mode", "labels", "server_images", "recipe"})
+_AMPLITUDES = (0.4, 1.6)  #: of drawn noise, in units of their mean
 
 
 @dataclass(frozen=True)
@@ -45,14 +46,17 @@ class AdvFace(Defense):
     The paper bounds each step (Eq. 6) where its problem statement bounds the total (Eq. 2). They are different
     defences; `bound` says which. `bn` says whether the shadow normalises with the statistics of the batch being
     protected (section 4.2, last paragraph), which makes a template depend on its batch mates, or with its own.
-    With alpha = epsilon and a total bound, every element of the noise is -epsilon, 0 or +epsilon.
+    With alpha = epsilon and a total bound, every element of the noise is -epsilon, 0 or +epsilon: an alphabet, which
+    whoever has the client can correct like a code. `amplitudes = "drawn"` is our repair, not the paper's: the noise
+    keeps its signs and each image's rms, and the size of every element is drawn, from .4 to 1.6 of the mean. The
+    largest element then goes beyond epsilon.
 
     `mode = "offline"` (section 4.4) stores the same templates and retrains the server's part on such templates of
     public faces, starting from the weights that it has.
     """
 
     ignored: ClassVar[Mapping[Literal["fit", "protect"], frozenset[str]]] = {
-        "fit": frozenset({"epsilon", "alpha", "iterations", "bound", "bn", "batch", "units", *_SERVER}),
+        "fit": frozenset({"epsilon", "alpha", "iterations", "bound", "bn", "batch", "units", "amplitudes", *_SERVER}),
         "protect": _SERVER,
     }
 
@@ -64,6 +68,7 @@ class AdvFace(Defense):
     bn: Literal["batch", "frozen"] = "batch"
     batch: int = 50  #: images protected together where bn = "batch"
     units: Literal["absolute", "std"] = "absolute"  #: std: epsilon and alpha count the features' standard deviations
+    amplitudes: Literal["steps", "drawn"] = "steps"  #: steps: as the steps sum up; drawn: of any size, anew each time
     width: int = 64
     training: Training = Training()
     mode: Literal["online", "offline"] = "online"
@@ -76,6 +81,11 @@ class AdvFace(Defense):
             raise ValueError("epsilon, alpha and iterations must be at least 0, and batch at least 1")
         if self.server_images is not None and self.server_images < 4:
             raise ValueError("server_images must be at least 4")
+
+    @property
+    def randomized(self) -> bool:  # type: ignore[override]
+        """Where amplitudes are drawn."""
+        return self.amplitudes == "drawn"
 
     @property
     def protect_batch(self) -> int | None:
@@ -180,4 +190,18 @@ class AdvFace(Defense):
                 noise.add_(gradient.sign_(), alpha=min(alpha, epsilon))
             else:
                 noise.add_(gradient.sign_(), alpha=alpha).clamp_(-epsilon, epsilon)
+        if self.amplitudes == "drawn" and self.iterations:
+            noise = _redrawn(noise, gradient.sign(), rng)
         return start + noise
+
+
+def _redrawn(noise: Tensor, last: Tensor, rng: ImageRng) -> Tensor:
+    """Noise of the same signs and, image by image, the same rms, its amplitudes drawn evenly.
+
+    Args:
+        last: signs (B, C, h, w) for the elements whose steps cancelled.
+    """
+    signs = torch.where(noise == 0, last, noise.sign())
+    drawn = signs * rng.uniform(noise, *_AMPLITUDES)
+    rms, made = (values.flatten(1).square().mean(1).sqrt() for values in (noise, drawn))
+    return drawn * (rms / made.clamp_min(1e-12)).reshape(-1, 1, 1, 1)

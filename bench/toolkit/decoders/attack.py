@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.contracts import Conv, Defense, FaceSet, ImageRng, Knowledge, Leak, Oracle, ReconstructionAttack, Rng, State
+from bench.toolkit.decoders.disturbed import grainy
 from bench.toolkit.decoders.networks import Architecture, DecoderSpec, Norm, build_decoder, set_batch_statistics
 from bench.toolkit.decoders.training import Training, train_decoder
 from bench.toolkit.precision import as_decoder_input, autocast
@@ -122,15 +123,30 @@ class DecoderAttack(ReconstructionAttack):
             return start
         if type(oracle.defense).protect is Defense.protect or oracle.defense.client_side:
             return start
-        faces = public.subset(range(min(len(public), self.enrolled)))
-        epochs = math.ceil(self.adaptation.epochs * max(1.0, _ENROLLED / len(faces)))
-        enrol = self._enrolment(oracle, rng.child("protect"))
+        faces = self._own(public)
         if oracle.defense.randomized and oracle.defense.protect_batch is None:
             # Fresh randomness for every image, at every step.
+            enrol = self._enrolment(oracle, rng.child("protect"))
             encode: Callable[[Tensor], Tensor] = lambda images: enrol(images, [*map(str, range(len(images)))])  # noqa: E731
         else:
-            encode = archive = TemplateCache(enrol, oracle.device)
-            archive.fill(faces, oracle.defense.protect_batch or _BATCH, f"enrolling for {type(self).__name__}")
+            encode = self._archive(oracle, faces, rng)
+        return self._continued(oracle, faces, encode, rng, start)
+
+    def _own(self, public: FaceSet) -> FaceSet:
+        """The attacker's faces that are enrolled."""
+        return public.subset(range(min(len(public), self.enrolled)))
+
+    def _archive(self, oracle: Oracle, faces: FaceSet, rng: Rng) -> TemplateCache:
+        """Their templates, each made once."""
+        archive = TemplateCache(self._enrolment(oracle, rng.child("protect")), oracle.device)
+        archive.fill(faces, oracle.defense.protect_batch or _BATCH, f"enrolling for {type(self).__name__}")
+        return archive
+
+    def _continued(
+        self, oracle: Oracle, faces: FaceSet, encode: Callable[[Tensor], Tensor], rng: Rng, start: State
+    ) -> State:
+        """The decoder trained further, to undo `encode`; few faces take as many steps as many do."""
+        epochs = math.ceil(self.adaptation.epochs * max(1.0, _ENROLLED / len(faces)))
         return train_decoder(
             lambda: _filled(self._spec, start, oracle.feature_shape, oracle.layout, oracle.image_size),
             encode,
@@ -168,30 +184,19 @@ class DecoderAttack(ReconstructionAttack):
 
     def reconstruct(self, oracle: Oracle, state: Any, leak: Leak, rng: ImageRng) -> Tensor:
         """One forward pass, of the mean of all copies."""
+        with torch.no_grad(), autocast(oracle.device):
+            images: Tensor = state(as_decoder_input(self._mean(leak)))
+        return images
+
+    def _mean(self, leak: Leak) -> Tensor:
+        """Of all copies that were stolen of each template."""
         total, count = leak.values, 1
         for other in leak.others:
             total, count = total + other, count + 1
-        with torch.no_grad(), autocast(oracle.device):
-            images: Tensor = state(as_decoder_input(total / count))
-        return images
+        return total / count
 
 
 def _noisy(encode: Callable[[Tensor], Tensor], most: float, rng: Rng) -> Callable[[Tensor], Tensor]:
-    """Features with noise of every strength up to `most` deviations, and of grain from one place to eight.
-
-    It knows no defence: a decoder that has seen noise of all kinds leans less on any one value.
-    """
+    """Features with noise of all kinds: a decoder that has seen it leans less on any one value."""
     source = rng.torch()
-
-    def seen(images: Tensor) -> Tensor:
-        features = encode(images)
-        rows, columns = features.shape[-2:]
-        noise = torch.empty_like(features, device="cpu")
-        for row in noise:
-            grain = 2 ** int(torch.randint(0, 4, (), generator=source))
-            coarse = torch.randn(1, len(row), -(-rows // grain), -(-columns // grain), generator=source)
-            row.copy_(coarse.repeat_interleave(grain, 2).repeat_interleave(grain, 3)[0, :, :rows, :columns])
-        strength = most * torch.rand(len(features), 1, 1, 1, generator=source) * features.std().cpu()
-        return features + (noise * strength).to(features)
-
-    return seen
+    return lambda images: grainy(encode(images), most, source)

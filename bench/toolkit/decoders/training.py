@@ -80,6 +80,7 @@ def train_decoder(
     device: torch.device,
     label: str,
     fixed: bool = False,
+    disturb: Callable[[Tensor], Tensor] | None = None,
 ) -> State:
     """Trains the decoder that `make` builds to undo `encode` on public faces.
 
@@ -88,6 +89,7 @@ def train_decoder(
         encode: images (B, 3, H, W) to the features that the decoder sees; called without gradients.
         public: at least two faces.
         fixed: `encode` gives the same features for the same image every time, so each is made once.
+        disturb: what happens to features at every step anew, after they were made.
 
     Returns:
         Its state dict, with the account of the training: `curve` (held-out L1 an epoch), `converged`, `images`, ...
@@ -106,7 +108,8 @@ def train_decoder(
     shuffle = rng.child("order").numpy()
     batches = math.ceil(len(seen) / settings.batch)
     steps = settings.epochs * batches
-    see = FeatureCache(encode) if fixed and device.type == "cpu" else _anew(encode)
+    made = FeatureCache(encode) if fixed and device.type == "cpu" else _anew(encode)
+    see = made if disturb is None else lambda images, names: disturb(made(images, names))
     curve: list[float] = []
     started = time.perf_counter()
     for step in track(range(steps), label, steps):

@@ -1,0 +1,173 @@
+"""Snap: noise of few values is corrected like a code, by whoever has the client as a black box."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from bench.contracts import Defense, FaceSet, ImageRng, Knowledge, Leak, Oracle, ReconstructionAttack, Rng, State
+from bench.toolkit.decoders import DecoderAttack, build_decoder, train_decoder
+from bench.toolkit.decoders.disturbed import disturbing
+from bench.toolkit.decoders.networks import Architecture
+from bench.toolkit.noise_law import NoiseLaw, noise_law
+from bench.toolkit.precision import as_decoder_input, autocast
+from bench.toolkit.template_cache import TemplateCache
+
+_BATCH = 16  #: images decoded side by side
+_SAMPLE = 64  #: own templates on which the noise is looked at before anything is learned about it
+_LOOKS = (0, 1, 3)  #: rounds in which the noise is looked at anew: a better guess shows it better
+_ROUNDS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snap(DecoderAttack):
+    """Guesses the face, takes the noise nearest to template - E(guess) off the template, decodes again, and so on.
+
+    Sign gradient descent whose step is its bound (AdvFace's published settings) leaves noise of three values: every
+    entry of the feature behind a template is one of three numbers, and a guess that is right to half a step says which.
+    What values there are, or how far the noise goes where it is only bounded, is read off template - E(guess) of the
+    stolen batch; an attacker at level `encoder` needs nobody to tell him. Of all rounds the most consistent one counts,
+    image by image: the corrected template against E of what was decoded from it.
+
+    Where there is nothing to snap to, the result is the first guess, and `snapped` in the record is 0. That guess is by
+    a decoder that was trained to bear noise of all kinds and what a correction leaves. Above `encoder` it goes on with
+    own templates and with their corrections.
+    """
+
+    architecture: ClassVar[Architecture] = "res"
+
+    augment: float = 1.0
+    rounds: int = _ROUNDS
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rounds < 1 or self.augment <= 0:
+            raise ValueError("rounds must be at least 1, and augment above 0")
+
+    @property
+    def base(self) -> ReconstructionAttack | None:
+        """The decoder that bears noise, shared by all levels."""
+        below = super().base
+        base = replace(below if isinstance(below, Snap) else self, rounds=_ROUNDS)
+        return None if base == self else base
+
+    @property
+    def coupled(self) -> bool:
+        """The noise is looked at in a batch of stolen templates together."""
+        return True
+
+    def fit(self, oracle: Oracle, public: FaceSet, rng: Rng) -> State:
+        """Trains the decoder on features that are disturbed anew at every step."""
+        return train_decoder(
+            lambda: build_decoder(self._spec, oracle.feature_shape, oracle.layout, oracle.image_size),
+            oracle.encode,
+            public,
+            self.training,
+            rng,
+            oracle.device,
+            "training Snap",
+            fixed=True,
+            disturb=disturbing(self.augment, rng.child("disturb").torch()),
+        )
+
+    def adapt(self, oracle: Oracle, public: FaceSet, rng: Rng, start: State | None) -> State | None:
+        """Goes on with templates of own faces and with what the decoder makes of them so far, half of each."""
+        if start is None or self.level == Knowledge.ENCODER or type(oracle.defense).protect is Defense.protect:
+            return start
+        decoder = self.prepare(oracle, start)
+        faces = self._own(public)
+        enrolled = self._archive(oracle, faces, rng)
+        law = noise_law(_residues(oracle, decoder, enrolled(faces.batch(slice(0, _SAMPLE)))))
+        if law.family == "none":
+            state = super().adapt(oracle, public, rng, start)
+            return None if state is None else State(state.tensors, {**state.info, "values": law.family})
+
+        def corrected(images: Tensor, names: Sequence[str]) -> Tensor:
+            return _correct(oracle, decoder, enrolled(images), self.rounds).templates
+
+        archive = TemplateCache(corrected, oracle.device)
+
+        def both(images: Tensor) -> Tensor:
+            half = len(images) // 2
+            parts = [some(part) for some, part in ((archive, images[:half]), (enrolled, images[half:])) if len(part)]
+            return torch.cat(parts)
+
+        archive.fill(faces, _BATCH, "correcting own templates")
+        state = self._continued(oracle, faces, both, rng, start)
+        return State(state.tensors, {**state.info, "values": law.family, "spacing": law.spacing})
+
+    def reconstruct(self, oracle: Oracle, state: Any, leak: Leak, rng: ImageRng) -> Tensor:
+        """Corrects and decodes in turn."""
+        found = _correct(oracle, state, self._mean(leak), self.rounds)
+        count = len(found.images)
+        oracle.report(
+            snapped=torch.full((count,), float(found.law.family != "none")),
+            spacing=torch.full((count,), found.law.spacing),
+            values=torch.full((count,), float(found.law.values)),
+            told_apart=torch.full((count,), found.law.told),
+            best_round=found.rounds,
+            inconsistency=found.inconsistency,
+        )
+        return found.images
+
+
+@dataclass(frozen=True, eq=False)
+class _Corrected:
+    """What a correction came to, image by image."""
+
+    images: Tensor  #: (B, 3, H, W)
+    templates: Tensor  #: (B, C, h, w), the noise taken off
+    law: NoiseLaw
+    rounds: Tensor  #: (B,), 0 is the first guess
+    inconsistency: Tensor  #: (B,), rms of corrected template - E(image)
+
+
+def _decoded(decoder: nn.Module, templates: Tensor) -> Tensor:
+    with torch.no_grad(), autocast(templates.device):
+        return torch.cat([decoder(as_decoder_input(some)) for some in templates.split(_BATCH)])
+
+
+def _residues(oracle: Oracle, decoder: nn.Module, templates: Tensor) -> Tensor:
+    return templates - _seen(oracle, _decoded(decoder, templates))
+
+
+def _seen(oracle: Oracle, images: Tensor) -> Tensor:
+    return torch.cat([oracle.encode(some) for some in images.split(_BATCH)])
+
+
+def _rms(values: Tensor) -> Tensor:
+    return values.flatten(1).square().mean(1).sqrt()
+
+
+def _correct(oracle: Oracle, decoder: nn.Module, stolen: Tensor, rounds: int) -> _Corrected:
+    """Takes the nearest noise off and decodes, in turn, and keeps each image's most consistent round."""
+    images = _decoded(decoder, stolen)
+    residue = stolen - _seen(oracle, images)
+    law, none = NoiseLaw("none"), torch.zeros(len(stolen), device=stolen.device)
+    best = _Corrected(images, stolen, law, none, _rms(residue))
+    lowest = torch.full_like(best.inconsistency, math.inf)  # the first guess explains no noise: any correction beats it
+    for turn in range(rounds):
+        if turn in _LOOKS:
+            looked = noise_law(residue)
+            law = law if looked.family == "none" else looked
+        if law.family == "none":
+            break
+        cleaned = stolen - law.nearest(residue)
+        images = _decoded(decoder, cleaned)
+        features = _seen(oracle, images)
+        departs, residue = _rms(cleaned - features), stolen - features
+        better = (departs < lowest).reshape(-1, 1, 1, 1)
+        lowest = torch.minimum(departs, lowest)
+        best = _Corrected(
+            torch.where(better, images, best.images),
+            torch.where(better, cleaned, best.templates),
+            law,
+            torch.where(better.flatten(), turn + 1.0, best.rounds),
+            lowest,
+        )
+    return best
