@@ -129,7 +129,7 @@ class _Corrected:
 
 def _decoded(decoder: nn.Module, templates: Tensor) -> Tensor:
     with torch.no_grad(), autocast(templates.device):
-        return torch.cat([decoder(as_decoder_input(some)) for some in templates.split(_BATCH)])
+        return torch.cat([decoder(as_decoder_input(some)) for some in torch.split(templates, _BATCH)])
 
 
 def _residues(oracle: Oracle, decoder: nn.Module, templates: Tensor) -> Tensor:
@@ -137,7 +137,7 @@ def _residues(oracle: Oracle, decoder: nn.Module, templates: Tensor) -> Tensor:
 
 
 def _seen(oracle: Oracle, images: Tensor) -> Tensor:
-    return torch.cat([oracle.encode(some) for some in images.split(_BATCH)])
+    return torch.cat([oracle.encode(some) for some in torch.split(images, _BATCH)])
 
 
 def _rms(values: Tensor) -> Tensor:

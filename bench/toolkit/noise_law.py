@@ -103,11 +103,11 @@ def noise_law(residues: Tensor) -> NoiseLaw:
 def _places(family: Family, spacing: float) -> NDArray[np.float64]:
     """Where the noise's values lie; for a box, points that stand for it."""
     if family == "box":
-        return np.linspace(-spacing, spacing, _POINTS)
+        return np.linspace(-spacing, spacing, _POINTS, dtype=np.float64)
     if family == "two":
-        return np.array([-spacing, spacing])
+        return np.array([-spacing, spacing], dtype=np.float64)
     most = int(_REACH / spacing) if family == "lattice" else 1
-    return np.arange(-most, most + 1) * spacing
+    return np.arange(-most, most + 1, dtype=np.float64) * spacing
 
 
 def _explained(
