@@ -71,24 +71,26 @@ class Snap(DecoderAttack):
             rng,
             oracle.device,
             "training Snap",
-            fixed=True,
+            fixed=not oracle.varies,
             disturb=disturbing(self.augment, rng.child("disturb").torch()),
         )
 
     def adapt(self, oracle: Oracle, public: FaceSet, rng: Rng, start: State | None) -> State | None:
         """Goes on with templates of own faces and with what the decoder makes of them so far, half of each."""
-        if start is None or self.level == Knowledge.ENCODER or type(oracle.defense).protect is Defense.protect:
+        if start is None or self.level == Knowledge.ENCODER:
+            return start
+        if type(oracle.defense).protect is Defense.protect or oracle.defense.client_side:
             return start
         decoder = self.prepare(oracle, start)
         faces = self._own(public)
         enrolled = self._archive(oracle, faces, rng)
-        law = noise_law(_residues(oracle, decoder, enrolled(faces.batch(slice(0, _SAMPLE)))))
+        law = _correct(oracle, decoder, enrolled(faces.batch(slice(0, _SAMPLE))), self.rounds).law
         if law.family == "none":
             state = super().adapt(oracle, public, rng, start)
             return None if state is None else State(state.tensors, {**state.info, "values": law.family})
 
         def corrected(images: Tensor, names: Sequence[str]) -> Tensor:
-            return _correct(oracle, decoder, enrolled(images), self.rounds).templates
+            return _correct(oracle, decoder, enrolled(images), self.rounds, law).templates
 
         archive = TemplateCache(corrected, oracle.device)
 
@@ -132,10 +134,6 @@ def _decoded(decoder: nn.Module, templates: Tensor) -> Tensor:
         return torch.cat([decoder(as_decoder_input(some)) for some in torch.split(templates, _BATCH)])
 
 
-def _residues(oracle: Oracle, decoder: nn.Module, templates: Tensor) -> Tensor:
-    return templates - _seen(oracle, _decoded(decoder, templates))
-
-
 def _seen(oracle: Oracle, images: Tensor) -> Tensor:
     return torch.cat([oracle.encode(some) for some in torch.split(images, _BATCH)])
 
@@ -144,15 +142,21 @@ def _rms(values: Tensor) -> Tensor:
     return values.flatten(1).square().mean(1).sqrt()
 
 
-def _correct(oracle: Oracle, decoder: nn.Module, stolen: Tensor, rounds: int) -> _Corrected:
-    """Takes the nearest noise off and decodes, in turn, and keeps each image's most consistent round."""
+def _correct(
+    oracle: Oracle, decoder: nn.Module, stolen: Tensor, rounds: int, known: NoiseLaw | None = None
+) -> _Corrected:
+    """Takes the nearest noise off and decodes, in turn, and keeps each image's most consistent round.
+
+    Args:
+        known: the noise's law; without it, it is looked for.
+    """
     images = _decoded(decoder, stolen)
     residue = stolen - _seen(oracle, images)
-    law, none = NoiseLaw("none"), torch.zeros(len(stolen), device=stolen.device)
-    best = _Corrected(images, stolen, law, none, _rms(residue))
+    law = known or NoiseLaw("none")
+    best = _Corrected(images, stolen, law, torch.zeros(len(stolen), device=stolen.device), _rms(residue))
     lowest = torch.full_like(best.inconsistency, math.inf)  # the first guess explains no noise: any correction beats it
     for turn in range(rounds):
-        if turn in _LOOKS:
+        if known is None and turn in _LOOKS:
             looked = noise_law(residue)
             law = law if looked.family == "none" else looked
         if law.family == "none":

@@ -28,7 +28,7 @@ _TOLD = 0.6  #: share of the guesses that have to be near enough to tell values 
 
 #: The simplest law first: many values can always imitate few. It is believed if it explains this share of what the best
 #: law does.
-_NEARLY: dict[Family, float] = {"box": 0.98, "two": 0.85, "three": 0.85, "lattice": 0.0}
+_NEARLY: dict[Family, float] = {"box": 0.93, "two": 0.85, "three": 0.85, "lattice": 0.0}
 _FINER = np.linspace(0.96, 1.04, 9)  #: then its spacing is looked for more closely
 
 

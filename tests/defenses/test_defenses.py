@@ -49,6 +49,7 @@ EVERY: list[tuple[str, dict[str, Any]]] = [
     ("laplace", {"convention": "clipped"}),
     ("advface", SMALL),
     ("advface", {**SMALL, "bn": "frozen", "units": "std", "bound": "step"}),
+    ("advface", {**SMALL, "amplitudes": "drawn"}),
     ("advface", {**SMALL, "mode": "offline", "recipe": {"epochs": 1}}),
     ("duetface", {"recipe": {"epochs": 1}}),
     ("duetface", {"upsample": 1, "recipe": {"epochs": 1}}),
@@ -144,6 +145,23 @@ def test_eq2_bounds_the_total_and_eq6_each_step(scene: tuple[SplitNetwork, FaceS
             assert float(near.max()) < 1e-5, "with alpha = epsilon every element is -epsilon, 0 or +epsilon"
     assert largest["total"] <= 0.2 + 1e-5
     assert 0.2 < largest["step"] <= 2.0 + 1e-5
+
+
+def test_drawn_amplitudes_keep_signs_and_strength_and_have_no_alphabet(scene: tuple[SplitNetwork, FaceSet]) -> None:
+    images = scene[1].batch(slice(0, 4))
+    noise = {}
+    for amplitudes in ("steps", "drawn"):
+        system = _system(scene, "advface", **{**SMALL, "iterations": 10, "amplitudes": amplitudes})
+        features, templates = _protect(system, images)
+        noise[amplitudes] = templates - system.defense.reference(system, features)
+    stepped, drawn = noise["steps"], noise["drawn"]
+    moved = stepped.abs() > 0.1
+    assert torch.equal(drawn[moved].sign(), stepped[moved].sign())
+    rms = [some.flatten(1).square().mean(1).sqrt() for some in (stepped, drawn)]
+    torch.testing.assert_close(rms[0], rms[1])
+    assert float(drawn.abs().min()) > 0.03, "steps that cancelled are drawn too"
+    assert len(drawn.unique()) > 0.9 * drawn.numel()
+    assert not torch.equal(_protect(system, images)[1], _protect(system, images, 5)[1])
 
 
 def test_advface_stores_shadow_features_when_it_adds_no_noise(scene: tuple[SplitNetwork, FaceSet]) -> None:
