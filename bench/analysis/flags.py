@@ -12,6 +12,8 @@ from bench.seeds import derive_seed
 
 _FEW = 20  #: people behind an interval, below which it says little
 
+UNFINISHED_SERVER = "server not converged"
+
 #: What a flag means, by its beginning: one may end in a figure or a name.
 EXPLAINED = {
     "randomised defence": (
@@ -38,8 +40,9 @@ EXPLAINED = {
         "What the defence learns was still improving when its training ended: it may protect better, or worse, than "
         "it does here."
     ),
-    "server not converged": (
-        "The server's own recogniser was still improving when its training ended: accuracy may be higher than shown."
+    UNFINISHED_SERVER: (
+        "The server's own recogniser was still improving when its training ended: accuracy may be higher than shown, "
+        "and stands behind a ≥."
     ),
     "black box beats white box": (
         "Somebody who knows less did better than every attack with gradients: the white-box attacks are weak here."

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from bench.analysis.best_known import best_known
 from bench.analysis.board import LEVELS, UNKNOWN, Board, Entry, boards
 from bench.analysis.columns import BY_NAME
 from bench.analysis.cost import accuracy_costs
-from bench.analysis.flags import defense_flags
+from bench.analysis.flags import UNFINISHED_SERVER, defense_flags
 from bench.analysis.selftest import void_attacks
 from bench.analysis.submission import unpacked
 from bench.errors import UserError, near_miss
@@ -45,6 +45,14 @@ def leaderboard(run: Run) -> pd.DataFrame:
         if name in frame:  # a column of None alone would hold objects, which don't sort
             frame[name] = pd.to_numeric(frame[name])
     return _ranked(frame)
+
+
+def lower_bound(row: Mapping[Any, Any], name: str) -> str:
+    """Why a figure of a leaderboard's row is only known to be at least so high ("≥"); empty where it is not."""
+    if name == "worst_ssim":
+        return str(row["bound_note"])
+    trained_on = name in ("acc", "acc_raw_probe") and UNFINISHED_SERVER in row["flags"].split("; ")
+    return UNFINISHED_SERVER if trained_on else ""
 
 
 def merged(places: Sequence[Path]) -> pd.DataFrame:

@@ -23,6 +23,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from bench.analysis.columns import BY_NAME
+from bench.analysis.leaderboard import lower_bound
 from bench.labels import Knowledge
 
 Standing = Literal["hidden", "partly", "shown"]
@@ -174,6 +175,7 @@ def _cost(row: Mapping[Any, Any]) -> str:
     if cost.value < 0:
         low, high = f"{-100 * cost.high:.1f}", f"{-100 * cost.low:.1f}"
     interval = f" [{low}, {high}]" if cost.ends else ""
+    interval += " (at most: its server had not converged)" if lower_bound(row, "acc") else ""
     if not round(1000 * cost.value):
         return f"costs no accuracy on these pairs{interval}"
     chance = ", which may be chance" if cost.ends and cost.low <= 0 <= cost.high else ""

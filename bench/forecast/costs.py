@@ -109,7 +109,7 @@ def _shortened(plugin: Any) -> Any:
     if "training" in names:
         short["training"] = replace(plugin.training, epochs=1, images=None)
     if "recipe" in names:
-        short["recipe"] = replace(plugin.recipe, epochs=1, head_epochs=0)
+        short["recipe"] = replace(plugin.recipe, epochs=1, rounds=1, head_epochs=0)
     if "fit_steps" in names:
         short["fit_steps"] = min(plugin.fit_steps, _FIT_STEPS)
     return replace(plugin, **short)
@@ -237,7 +237,7 @@ class _Probe:
         epoch, state = self._server(label, own.system)
         made = min(epoch, own.protect * len(self.faces))
         images = min(self.public["defender"], getattr(plugin, "server_images", None) or self.public["defender"])
-        epochs = plugin.recipe.epochs if hasattr(plugin, "recipe") else 1
+        epochs = plugin.recipe.epochs * plugin.recipe.rounds if hasattr(plugin, "recipe") else 1
         seconds = (made + (epoch - made) * epochs) * images / len(self.faces)
         return Item(f"server state: {label}", seconds, _tensors(state))
 

@@ -15,6 +15,7 @@ import pandas as pd
 from bench.analysis.board import Board, boards
 from bench.analysis.columns import BY_NAME, COLUMNS
 from bench.analysis.embeddings import embedding_attacks
+from bench.analysis.leaderboard import lower_bound
 from bench.metrics.catalogue import metric
 from bench.report.embeddings import render_embedding_attacks
 from bench.report.side_tables import sections
@@ -42,8 +43,8 @@ def _table(frame: pd.DataFrame, columns: Sequence[str], intervals: Sequence[str]
             text = figure_text(row[name], low, high, BY_NAME[name].decimals)
             if name == "worst_ssim":
                 cells.append(f"{row['worst_attack']} ({row['worst_level']})" if row["worst_attack"] else "–")
-                # What a missing attack would have rebuilt is not known.
-                text = f"≥ {text}" if row["bound_note"] and text != "–" else text
+            # What a missing attack would have rebuilt is not known, nor what more training would reach.
+            text = f"≥ {text}" if lower_bound(row, name) and text != "–" else text
             cells.append("incomplete" if name == "bound_ssim" and row["bound_note"] else text)
         rows.append([*cells, row["failed"] or "0"])
     return rows
@@ -93,8 +94,8 @@ def render(frame: pd.DataFrame, fmt: Format, run: Run | None = None, columns: Se
 
 _NOTE = (
     "95 % intervals over identities. *worst*: the single attack that rebuilds most, and what it reaches; "
-    "≥: an attack is missing, and the row stands below those that faced all; *oracle bound*: per image the best of all "
-    "attacks. Arrows point to better protection or better use."
+    "≥: an attack is missing, and the row stands below those that faced all, or, of accuracy, the server had not "
+    "converged; *oracle bound*: per image the best of all attacks. Arrows point to better protection or better use."
 )
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 from bench.analysis.board import LEVELS, Board
 from bench.analysis.columns import BY_NAME, COLUMNS, MORE
 from bench.analysis.embeddings import METRICS as EMBEDDING_METRICS
+from bench.analysis.leaderboard import lower_bound
 from bench.analysis.verdict import LEVELS as ATTACKING
 from bench.analysis.verdict import best_of, floor_of
 from bench.labels import at_level
@@ -86,7 +87,13 @@ def verdict_tables(frame: pd.DataFrame) -> list[Table]:
                 replace(figure, best=figure.sort is not None and figure.sort == best[name] and not row["bound_note"])
                 for name, figure in zip(names, figures, strict=True)
             ]
-            cells.append([Value(row["defense"]), *marked])
+            whole = [
+                replace(figure, text=f"≥ {figure.text}", title=why)
+                if figure.sort is not None and (why := lower_bound(row, name))
+                else figure
+                for name, figure in zip(names, marked, strict=True)
+            ]
+            cells.append([Value(row["defense"]), *whole])
         floor = floor_of(rows)
         guess = f" A blind guess reaches an SSIM of {number_text(floor.value, 3)}." if floor else ""
         caption = f"{dataset}, {recognizer}: up to each level of knowledge, SSIM of the best attack and share of logins"
@@ -106,8 +113,8 @@ def leaderboard_tables(frame: pd.DataFrame) -> list[Table]:
             cells = [Value(row["defense"]), _attack(row["worst_attack"], row["worst_level"])]
             for name, decimals in ((column.name, column.decimals) for column in names):
                 cell = _figure(row[name], row.get(f"{name}_low"), row.get(f"{name}_high"), decimals)
-                if row["bound_note"] and name == "worst_ssim" and cell.sort is not None:
-                    cell = Value(f"≥ {cell.text}", cell.interval, cell.sort, title=row["bound_note"])
+                if lower_bound(row, name) and cell.sort is not None:
+                    cell = Value(f"≥ {cell.text}", cell.interval, cell.sort, title=lower_bound(row, name))
                 elif row["bound_note"] and name == "bound_ssim":
                     cell = Value("incomplete", title=row["bound_note"])
                 cells.append(cell)

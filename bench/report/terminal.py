@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.analysis.columns import BY_NAME
+from bench.analysis.leaderboard import lower_bound
 from bench.analysis.verdict import LEVELS, Figure, best_of, floor_of, verdicts
 from bench.report.text import interval_text, number_text
 
@@ -157,6 +158,6 @@ def _cell(
         return Text("–", style="dim")
     text = number_text(figure.value, decimals)
     same = best is not None and not row["bound_note"] and text == number_text(best, decimals)
-    cell = Text(text, style="bold" if same else "")
+    cell = Text(f"≥ {text}" if lower_bound(row, name) else text, style="bold" if same else "")
     ends = interval_text(figure.low, figure.high, decimals) if interval and BY_NAME[name].interval else ""
     return cell.append(f"{' ' if inline else chr(10)}{ends}", style="not bold") if ends else cell

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +27,7 @@ _PEOPLE, _IMAGES = 100, 4
 _FEWEST = 4  #: people, or images, that can be divided into those who teach and those who judge
 _HELD_OUT = 0.2  #: of the judging half: whom nobody trains on, ever
 _MOST_HELD = 100  #: people of them, at most
-_SETTLED = 0.05  #: converged: the last round took less than this share off the held-out error
+_SETTLED = 0.1  #: converged: the last round gained less than this share of what all of them did, on held-out people
 
 
 def _by_people(faces: FaceSet, least: int) -> FaceSet:
@@ -107,6 +107,19 @@ class _Trainer:
             unseen=watched,
         )
 
+    def rounds(
+        self, faces: FaceSet, watched: FaceSet, rng: Rng, *, identities: bool = False, new: bool = False
+    ) -> list[Mapping[str, Any]]:
+        """As many rounds of the recipe as it allows and as help; their accounts."""
+        accounts: list[Mapping[str, Any]] = []
+        while len(accounts) < self.recipe.rounds and not (accounts and _settled(accounts)):
+            turn = rng.child("round", len(accounts))
+            if identities:
+                accounts.append(self.identify(faces, watched, turn).info)
+            else:
+                accounts.append(self.distil(faces, watched, turn, new and not accounts).info)
+        return accounts
+
     def judged(self, faces: FaceSet) -> dict[str, float]:
         """EER among people, and the cosine to the unprotected recogniser."""
         self.module.eval()
@@ -157,34 +170,24 @@ def train_server(
     choice: dict[str, Any] = {}
     if identities:
         choice["start"] = trainer.judged(judging)
-        trainer.distil(learning, held, rng.child("distil a half"), new=True)
+        trainer.rounds(learning, held, rng.child("distil a half"), new=True)
         choice["distilled"] = trainer.judged(judging)
         distilled = {name: value.clone() for name, value in module.state_dict().items()}
         trainer.identify(learning, judging, rng.child("identify a half"))
         choice["identities"] = trainer.judged(judging)
-        eers = {name: figures.get("held_out_eer", 0.0) for name, figures in choice.items()}
-        chosen = eers["identities"] < min(eers["distilled"], eers["start"])
+        chosen = _better(choice, len(set(judging.subjects or ())))
         if not chosen:
             module.load_state_dict(distilled)
-    accounts: list[Mapping[str, Any]] = []
-    converged = False
-    while len(accounts) < recipe.rounds and not converged:
-        turn = rng.child("round", len(accounts))
-        if chosen:
-            state = trainer.identify(everybody, held, turn)
-        else:
-            state = trainer.distil(everybody, held, turn, new=not identities and not accounts)
-        accounts.append(state.info)
-        converged = _settled(state.info)
+    accounts = trainer.rounds(everybody, held, rng.child("everybody"), identities=chosen, new=not identities)
     after = trainer.judged(held)
     if not identities:
         choice = {"start": before, "distilled": after, "identities": None}
     account = {
-        **state.info,
+        **accounts[-1],
         "curve": [point for account in accounts for point in account["curve"]],
         "train_s": round(sum(account["train_s"] for account in accounts), 2),
         "rounds": [{key: account[key] for key in ("start", "best_epoch")} for account in accounts],
-        "converged": converged,
+        "converged": _settled(accounts),
         "learned_from": "identities" if chosen else "the unprotected recogniser's embeddings",
         "choice": {**choice, "images": len(judging if identities else held)},
         "cosine_to_unprotected": {
@@ -193,19 +196,32 @@ def train_server(
             "images": len(held),
         },
     }
-    return State(state.tensors, account)
+    return State({name: value.cpu().contiguous() for name, value in module.state_dict().items()}, account)
 
 
-def _settled(account: Mapping[str, Any]) -> bool:
-    """Whether more of the same would hardly help: held-out people saw no gain in the last fifth, or little in all."""
-    epochs, reached = len(account["curve"]), account["best_epoch"]
-    if reached < 0.8 * epochs:
+def _better(choice: Mapping[str, Mapping[str, float]], people: int) -> bool:
+    """Whether identities have a lower EER than distillation and than the start, by more than its standard error."""
+    eers = {name: judged.get("held_out_eer") for name, judged in choice.items()}
+    told, others = eers["identities"], [eers["start"], eers["distilled"]]
+    if told is None:
+        return False
+    return bool(told + (told * (1 - told) / people) ** 0.5 < min(eer for eer in others if eer is not None))
+
+
+def _settled(accounts: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether more of the same would hardly help.
+
+    Held-out people saw no gain in the last fifth of the last round, or little in a further round: within one round the
+    rate falls to 0, and every curve is flat at its end.
+    """
+    last = accounts[-1]
+    if last["best_epoch"] < 0.8 * len(last["curve"]):
         return True
-    best = account["curve"][account["best_epoch"] - 1] if account["best_epoch"] else account["start"]
-    if not account["start"]:
-        return False  # nobody can say
-    before, after = error_of(account["start"]), error_of(best)
-    return before - after < _SETTLED * before
+    if len(accounts) == 1 or not last["start"]:
+        return False
+    start, before = (error_of(account["start"]) for account in (accounts[0], last))
+    now = error_of(last["curve"][last["best_epoch"] - 1])
+    return bool(before - now < _SETTLED * (start - now))
 
 
 def _apart(faces: FaceSet, share: float, most: int, rng: Rng) -> tuple[FaceSet, FaceSet]:

@@ -92,6 +92,14 @@ def test_a_row_below_the_blind_floor_is_flagged(run: Run) -> None:
     assert "below the blind floor" in leaderboard(run).set_index("defense").loc["veil_1", "flags"]
 
 
+def test_the_accuracy_of_an_unfinished_server_is_a_lower_bound(run: Run) -> None:
+    assert "≥ .980" not in render(leaderboard(run), "md")
+    cell = Cell("utility", "faces", "net", "veil_1")
+    run.write(Record(cell, "k", "ok", metrics={"acc": Measure(0.98, 0.97, 0.99, 600)}, flags=("server not converged",)))
+    row = next(line for line in render(leaderboard(run), "md").splitlines() if line.startswith("| veil"))
+    assert "| ≥ .980 [.970, .990] |" in row
+
+
 def test_machines_can_read_it_back(run: Run) -> None:
     frame = leaderboard(run)
     back = list(csv.DictReader(io.StringIO(render(frame, "csv"))))

@@ -130,10 +130,11 @@ def test_identities_teach_where_there_are_enough_of_them() -> None:
     assert knows_identities(_faces(100, 4))
     assert not knows_identities(_faces(99, 4))
     assert not knows_identities(_faces(200, 3))
-    chosen, identities = teaching_faces(_faces(100, 4), "auto", 40, Rng(0))
+    chosen, identities = teaching_faces(_faces(120, 4), "auto", 400, Rng(0))
     assert identities
-    assert len(chosen) == 40
-    assert len(set(chosen.subjects or ())) == 10, "people stay whole"
+    assert len(chosen) == 400
+    assert len(set(chosen.subjects or ())) == 100, "people stay whole"
+    assert not teaching_faces(_faces(120, 4), "auto", 396, Rng(0))[1], "too few people are left"
     chosen, identities = teaching_faces(_faces(100, 4), "teacher", 40, Rng(0))
     assert not identities
     assert len(set(chosen.names)) == 40
