@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from bench import __version__
 from bench.contracts import Dataset, Evaluation, FaceSet, Recognizer, Rng, SplitNetwork, State, System
 from bench.datasets.folder import ImageFolder
+from bench.datasets.public_faces import with_a_face
 from bench.errors import UserError
 from bench.metrics.proportions import CHOSEN_THRESHOLDS, proportion
 from bench.metrics.verification import all_impostors, equal_error_rate, fold_accuracy, tar_at_far
@@ -80,6 +81,7 @@ def train(order: TrainingOptions, config: Path | None, profile: str | None, over
     )
     cache = Path(settings.run.cache)
     faces = source.load(recognizer.alignment, cache).public
+    faces = None if faces is None else with_a_face(faces)[0]
     if faces is None or not len(faces):
         raise UserError(f"{order.dataset or order.folder}: no public faces to train on")
     device, rng = pick_device(settings.run.device), Rng(derive_seed("train recognizer", order.seed))

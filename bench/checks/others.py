@@ -10,6 +10,8 @@ import torch
 
 from bench.checks.verdict import Verdict, Wrong, sound_parameters, work_off
 from bench.contracts import Alignment, Dataset, Recognizer, SplitNetwork
+from bench.datasets.protocols import check_pairs
+from bench.errors import DataError
 
 _ALIGNMENT = Alignment("margin", (64, 64))
 
@@ -92,6 +94,10 @@ def check_dataset(dataset: Dataset) -> list[Verdict]:
                     raise Wrong("the same faces each time", "others", "Loading must not depend on chance.")
             if len(pairs) and (pairs.left.max() >= len(test) or pairs.right.max() >= len(test) or pairs.left.min() < 0):
                 raise Wrong("pairs that point into the test set", "some outside", "Count from 0.")
+            try:
+                check_pairs(pairs, "the pairs", lambda i: f"pair {i + 1}")
+            except DataError as error:
+                raise Wrong("pairs that can be judged", str(error), "Mend the protocol.") from error
             if public is not None and test.subjects and public.subjects:
                 both = set(test.subjects) & set(public.subjects)
                 if both:

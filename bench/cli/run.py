@@ -105,12 +105,14 @@ def plan(
 
 def _summary(folder: Any, outcome: Any) -> None:
     from bench.analysis.leaderboard import leaderboard
-    from bench.report.leaderboard import render
+    from bench.report.leaderboard import render, render_files
 
     if sys.stdout.isatty():
         print_leaderboard(leaderboard(folder))
     else:
         click.echo(render(leaderboard(folder), "md"))
+    if odd := render_files(folder.records()):
+        click.echo(odd)
     click.echo(f"\n{outcome.done} cells judged, {outcome.kept} stood already, {len(outcome.failed)} failed.")
     for name in outcome.failed:
         record = folder.read(name)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from bench.contracts.attack import Attack, Leak, LinkageAttack, ReconstructionAttack, ReplayAttack
 from bench.contracts.defense import Defense, State, System
-from bench.contracts.faces import Alignment, Dataset, Evaluation, FaceSet, Pairs
+from bench.contracts.faces import Alignment, Dataset, Evaluation, FaceSet, Originals, Pairs
 from bench.contracts.oracle import Oracle
 from bench.contracts.recognizer import Conv, Recognizer, SplitNetwork
 from bench.contracts.rng import ImageRng, Rng
@@ -23,6 +23,6 @@ from bench.labels import Knowledge
 
 __all__ = [
     "Alignment", "Attack", "Conv", "DataError", "Dataset", "Defense", "Evaluation", "FaceSet", "ImageRng", "Knowledge",
-    "KnowledgeError", "Leak", "LinkageAttack", "NotApplicable", "Oracle", "Pairs", "Recognizer", "ReconstructionAttack",
-    "ReplayAttack", "Rng", "SplitNetwork", "State", "System", "UserError",
+    "KnowledgeError", "Leak", "LinkageAttack", "NotApplicable", "Oracle", "Originals", "Pairs", "Recognizer",
+    "ReconstructionAttack", "ReplayAttack", "Rng", "SplitNetwork", "State", "System", "UserError",
 ]  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -31,6 +31,22 @@ class Alignment:
 
 
 @dataclass(frozen=True, eq=False)
+class Originals:
+    """The files that faces come from: enough to know a photograph again under another name, in another encoding."""
+
+    files: tuple[str, ...] = field(repr=False)  #: (N,) where each lies, for messages
+    digests: tuple[bytes, ...] = field(repr=False)  #: (N,) sha256 of each file's bytes
+    thumbnails: NDArray[np.uint8] = field(repr=False)  #: (N, 16, 16) the whole picture in grey, whatever its shape
+
+    def subset(self, indices: NDArray[np.int64]) -> Originals:
+        """Those at the given positions, in that order."""
+        chosen = indices.tolist()
+        return Originals(
+            tuple(self.files[i] for i in chosen), tuple(self.digests[i] for i in chosen), self.thumbnails[indices]
+        )
+
+
+@dataclass(frozen=True, eq=False)
 class FaceSet:
     """Aligned faces. `pixels` may be memory-mapped and larger than the set: `rows` says which of it belong here."""
 
@@ -39,6 +55,7 @@ class FaceSet:
     names: tuple[str, ...] = field(repr=False)  #: (N,) unique and stable: a seed is derived from each
     subjects: tuple[str, ...] | None = field(repr=False)  #: (N,) the person; None where identities are unknown
     found: NDArray[np.bool_] = field(repr=False)  #: (N,) False where no face was detected
+    originals: Originals | None = field(repr=False, default=None)  #: (N,) None where there are no files
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -63,6 +80,7 @@ class FaceSet:
             names=tuple(self.names[i] for i in chosen),
             subjects=subjects,
             found=self.found[chosen],
+            originals=None if self.originals is None else self.originals.subset(chosen),
         )
 
 
@@ -86,6 +104,8 @@ class Evaluation:
     test: FaceSet
     pairs: Pairs
     public: FaceSet | None
+    #: What was left out, turned, converted or doubtful among the files, and the names of those: shown with the results.
+    notes: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)

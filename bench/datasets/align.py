@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -23,6 +22,8 @@ from bench.storage.keys import content_key
 
 _ALGORITHM = 1  #: raised whenever other pixels would come out
 _PROBABILITY = 0.9  #: below this, what MTCNN shows is taken for no face
+_MTCNN_SMALLEST = 20  #: pixels; below, its pyramid has no floor
+_TOGETHER = 8_000_000  #: pixels that are searched at once: a few large photographs fill the memory
 _SMALLEST = 0.2  #: of the image's shorter side: smaller faces are bystanders, and searching for them takes most time
 
 
@@ -33,32 +34,11 @@ class ImageSource:
     names: Sequence[str] = field(repr=False)
     read: Callable[[int], Image.Image] = field(repr=False)  #: the i-th, RGB; raises DataError
     revision: str  #: hash of all of them
+    files: Sequence[str] = field(repr=False, default=())  #: where each lies, for messages; empty: its name says it
 
-
-def decode(data: bytes, where: str) -> Image.Image:
-    """An RGB image from its file's bytes.
-
-    Raises:
-        DataError: it is truncated, damaged, or no image.
-    """
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{where}: truncated or damaged image ({error}); replace it or remove it") from error
-
-
-def read_image(path: Path) -> Image.Image:
-    """An RGB image from a file.
-
-    Raises:
-        DataError: it cannot be read, or is damaged.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    return decode(data, str(path))
+    def where(self, index: int) -> str:
+        """The i-th, for a message."""
+        return self.files[index] if self.files else self.names[index]
 
 
 def align(
@@ -72,7 +52,7 @@ def align(
         aligned: the images are cut out already: only resize them.
 
     Raises:
-        DataError: an image cannot be read.
+        DataError: an image cannot be read, or the detector fails on it; names it.
     """
     parts = {"revision": source.revision, "alignment": asdict(alignment), "aligned": aligned, "algorithm": _ALGORITHM}
     folder = cache / content_key(**parts, detector=version("facenet-pytorch"))
@@ -81,15 +61,34 @@ def align(
 
     def chunks(first: int) -> Iterator[tuple[list[NDArray[np.uint8]], list[bool]]]:
         for start in range(first, count, CHUNK):
-            cuts = list(cut([source.read(i) for i in range(start, min(start + CHUNK, count))]))
+            cuts = [cut_out for some in _batches(source, start, min(start + CHUNK, count)) for cut_out in cut(some)]
             yield [face for face, _ in cuts], [seen for _, seen in cuts]
 
     return cached_faces(folder, count, alignment.size, chunks, "aligning faces (once)")
 
 
-def _resizer(alignment: Alignment) -> Callable[[list[Image.Image]], list[tuple[NDArray[np.uint8], bool]]]:
-    def cut(images: list[Image.Image]) -> list[tuple[NDArray[np.uint8], bool]]:
-        return [(_resized(image, alignment.size), True) for image in images]
+#: Images with where each lies.
+_Batch = list[tuple[Image.Image, str]]
+
+
+def _batches(source: ImageSource, first: int, stop: int) -> Iterator[_Batch]:
+    """The images of a range, as many at once as are few pixels."""
+    batch: _Batch = []
+    pixels = 0
+    for index in range(first, stop):
+        image = source.read(index)
+        if batch and pixels + image.width * image.height > _TOGETHER:
+            yield batch
+            batch, pixels = [], 0
+        batch.append((image, source.where(index)))
+        pixels += image.width * image.height
+    if batch:
+        yield batch
+
+
+def _resizer(alignment: Alignment) -> Callable[[_Batch], list[tuple[NDArray[np.uint8], bool]]]:
+    def cut(batch: _Batch) -> list[tuple[NDArray[np.uint8], bool]]:
+        return [(_resized(image, alignment.size), True) for image, _ in batch]
 
     return cut
 
@@ -117,23 +116,37 @@ class _Detector:
     def __init__(self, alignment: Alignment) -> None:
         self._alignment = alignment
 
-    def cut(self, images: list[Image.Image]) -> list[tuple[NDArray[np.uint8], bool]]:
+    def cut(self, batch: _Batch) -> list[tuple[NDArray[np.uint8], bool]]:
         """Each image's face, and whether there was one."""
-        results: list[tuple[NDArray[np.uint8], bool]] = [(_resized(i, self._alignment.size), False) for i in images]
+        results: list[tuple[NDArray[np.uint8], bool]] = [(_resized(i, self._alignment.size), False) for i, _ in batch]
         by_size: dict[tuple[int, int], list[int]] = {}
-        for index, image in enumerate(images):
+        for index, (image, _) in enumerate(batch):
             by_size.setdefault(image.size, []).append(index)
         for size, indices in by_size.items():
-            for index, face in zip(indices, self._detect([images[i] for i in indices], size), strict=True):
+            for index, face in zip(indices, self._faces([batch[i] for i in indices], size), strict=True):
                 if face is not None:
-                    results[index] = (self._crop(images[index], *face), True)
+                    results[index] = (face, True)
         return results
+
+    def _faces(self, batch: _Batch, size: tuple[int, int]) -> list[NDArray[np.uint8] | None]:
+        """The faces cut out of images of one size (width, height)."""
+        try:
+            found = self._detect([image for image, _ in batch], size)
+            return [None if f is None else self._crop(i, *f) for (i, _), f in zip(batch, found, strict=True)]
+        except Exception as error:  # whatever it is, the user wants to know of which file
+            if len(batch) == 1:
+                where = batch[0][1]
+                said = f"{type(error).__name__}: {error}"
+                raise DataError(f"{where}: the face detector fails on it ({said}); replace it or remove it") from error
+            return [face for one in batch for face in self._faces([one], size)]
 
     def _detect(
         self, images: list[Image.Image], size: tuple[int, int]
     ) -> list[tuple[NDArray[Any], NDArray[Any]] | None]:
         """Box and five points of the face nearest the centre, for images of one size (width, height)."""
-        detector = _mtcnn(max(20, int(_SMALLEST * min(size))))
+        if min(size) < _MTCNN_SMALLEST:
+            return [None] * len(images)
+        detector = _mtcnn(max(_MTCNN_SMALLEST, int(_SMALLEST * min(size))))
         with torch.inference_mode():
             boxes, probabilities, points = detector.detect(images, landmarks=True)
         faces: list[tuple[NDArray[Any], NDArray[Any]] | None] = []

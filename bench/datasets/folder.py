@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from bench.contracts import Alignment, Dataset, Evaluation, FaceSet, Pairs
-from bench.datasets.align import ImageSource, align, read_image, revision_of
+from bench.datasets.align import ImageSource, align, revision_of
+from bench.datasets.copies import originals
+from bench.datasets.decoding import read_image
+from bench.datasets.photographs import ELSEWHERE, Photographs, examine, find_photographs
 from bench.errors import DataError
-
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,38 +28,38 @@ class ImageFolder(Dataset):
         if (self.limit or 1) < 1:
             raise ValueError("limit must be at least 1")
 
-    def _files(self) -> dict[str, Path]:
+    def _found(self) -> tuple[Photographs, dict[str, Path]]:
         root = Path(self.path).expanduser()
         if not root.is_dir():
             raise DataError(f"{root}: no such folder of images; set path")
-        pattern = "*/*" if self.identities else "**/*"
-        paths = sorted(p for p in root.glob(pattern) if p.suffix.lower() in _SUFFIXES and p.is_file())
-        if not paths:
+        found = find_photographs(root, depth=2 if self.identities else None)
+        if not found.files:
             layout = "PERSON/IMAGE.jpg" if self.identities else "images"
-            hint = "; for a flat folder set identities = false" if self.identities else ""
-            raise DataError(f"{root}: no {layout} in it{hint}")
-        return {p.relative_to(root).as_posix(): p for p in paths[: self.limit]}
+            flat = self.identities and ELSEWHERE in found.left_out
+            hint = "; for a flat folder set identities = false" if flat else ""
+            raise DataError(f"{root}: no {layout} in it{found.instead()}{hint}")
+        return found, dict(list(found.files.items())[: self.limit])
 
     def revision(self) -> str:
         """Over every image's name and bytes, whether people are known, and how faces are cut out."""
-        return revision_of([(self._source(self._files()).revision, bytes([self.identities, self.aligned]))])
-
-    def _source(self, files: dict[str, Path]) -> ImageSource:
-        paths = list(files.values())
-        parts = [(name, hashlib.sha256(path.read_bytes()).digest()) for name, path in files.items()]
-        return ImageSource(list(files), lambda i: read_image(paths[i]), revision_of(parts))
+        files = revision_of(examine(self._found()[1]).parts())
+        return revision_of([(files, bytes([self.identities, self.aligned]))])
 
     def size(self) -> tuple[int, int]:
         """All are public."""
-        return 0, len(self._files())
+        return 0, len(self._found()[1])
 
     def load(self, alignment: Alignment, cache: Path) -> Evaluation:
-        """Public faces only, those where a face was found: there is no protocol here whose denominator they are in."""
-        files = self._files()
-        pixels, found = align(self._source(files), alignment, cache, aligned=self.aligned)
-        people = tuple(name.partition("/")[0] for name in files) if self.identities else None
-        every = FaceSet(pixels, np.arange(len(files)), tuple(files), people, found)
+        """Public faces only: there is no protocol here."""
+        found, files = self._found()
+        examined = examine(files)
+        names, paths = list(files), list(files.values())
+        places = [str(path) for path in paths]
+        source = ImageSource(names, lambda i: read_image(paths[i]), revision_of(examined.parts()), places)
+        pixels, seen = align(source, alignment, cache, aligned=self.aligned)
+        people = tuple(name.partition("/")[0] for name in names) if self.identities else None
+        behind = originals(source, examined.digests, cache)
+        every = FaceSet(pixels, np.arange(len(names)), tuple(names), people, seen, behind)
         none = np.zeros(0, dtype=np.int64)
-        return Evaluation(
-            every.subset(none), Pairs(none, none, none.astype(bool), none), every.subset(np.flatnonzero(found))
-        )
+        pairs = Pairs(none, none, none.astype(bool), none)
+        return Evaluation(every.subset(none), pairs, every, {**found.left_out, **examined.converted})

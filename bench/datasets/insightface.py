@@ -9,15 +9,19 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from bench.contracts import Alignment, Dataset, Evaluation, FaceSet, Pairs
-from bench.datasets.align import ImageSource, align, decode, revision_of
+from bench.datasets.align import ImageSource, align, revision_of
+from bench.datasets.copies import originals
+from bench.datasets.decoding import decode
+from bench.datasets.photographs import Examined, examine
+from bench.datasets.protocols import balanced_folds, check_pairs
 from bench.errors import DataError
 
 _ALLOWED = {
@@ -69,20 +73,52 @@ def read_bin(data: bytes, where: str) -> tuple[list[bytes], list[bool]]:
     try:
         images, labels = loaded
         encoded = [_bytes(image) for image in images]
-        genuine = [bool(label) for label in labels]
+        genuine = [_label(label) for label in labels]
     except (TypeError, ValueError) as error:
-        raise DataError(f"{where}: not a verification set: expected (encoded images, pair labels)") from error
+        told = f": {error}" if isinstance(error, _Odd) else ""
+        raise DataError(f"{where}: not a verification set: expected (encoded images, pair labels){told}") from error
     if not genuine or len(encoded) != 2 * len(genuine):
         raise DataError(f"{where}: {len(encoded)} images for {len(genuine)} pairs; expected two a pair")
     return encoded, genuine
 
 
+class _Odd(ValueError):
+    """Something in the set that is neither an image nor a label; says what."""
+
+
 def _bytes(image: Any) -> bytes:
-    if isinstance(image, np.ndarray) and image.dtype == np.uint8:
+    """A file's bytes; decoded arrays become one too, of a format without loss."""
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim not in (1, 2, 3) or (image.ndim == 3 and image.shape[2] != 3):
+            wanted = "encoded files, or uint8 arrays of (H, W, 3) or (H, W)"
+            raise _Odd(f"an array of {image.dtype} {image.shape} among the images, which are {wanted}")
+        if image.ndim > 1:
+            kind = "P6" if image.ndim == 3 else "P5"
+            return f"{kind}\n{image.shape[1]} {image.shape[0]}\n255\n".encode() + image.tobytes()
         image = image.tobytes()
-    if not isinstance(image, bytes | bytearray) or len(image) > _LARGEST:
-        raise TypeError("not an encoded image")
+    if not isinstance(image, bytes | bytearray):
+        raise _Odd(f"a {type(image).__name__} among the images")
+    if len(image) > _LARGEST:
+        raise _Odd(f"an image of {len(image)} bytes; the limit is {_LARGEST}")
     return bytes(image)
+
+
+_LABELS = {"1": True, "true": True, "0": False, "false": False}
+
+
+def _label(label: Any) -> bool:
+    """Whether a pair is genuine: 1 or 0, True or False, as a number or a word."""
+    if isinstance(label, bytes):
+        label = label.decode("latin-1")
+    if isinstance(label, np.ndarray) and label.size == 1:
+        label = label.item()
+    if isinstance(label, str):
+        word = label.strip().lower()
+        if word in _LABELS:
+            return _LABELS[word]
+    elif isinstance(label, bool | int | float | np.bool_ | np.number) and label in (0, 1):
+        return bool(label)
+    raise _Odd(f"{label!r} among the labels, which are 1 (genuine) and 0 (impostor)")
 
 
 def people_of(pairs: list[tuple[int, int]], count: int) -> list[int]:
@@ -100,12 +136,25 @@ def people_of(pairs: list[tuple[int, int]], count: int) -> list[int]:
     return [root(image) for image in range(count)]
 
 
+_DEALT = "folds dealt out anew, since consecutive ones had one kind of pair"
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What such a file gives: images, each once, and the pairs that are judged."""
+
+    images: list[bytes] = field(repr=False)
+    pairs: Pairs
+    notes: Mapping[str, Sequence[str]]
+
+
 @dataclass(frozen=True, kw_only=True)
 class InsightfaceBin(Dataset):
     """A `.bin` verification set. It leaves no public faces: name another set in `[run] public_defender`."""
 
     path: str
-    folds: int = 10  #: consecutive and equally large, as insightface's own protocol
+    #: Consecutive and equally large, as insightface's own protocol; dealt out anew where that leaves one kind of pair.
+    folds: int = 10
     pairs_per_fold: int | None = None  #: judge the first so many genuine and as many impostor pairs of each fold
     aligned: bool = False  #: the images are cut out as the recogniser wants them: only resize
 
@@ -113,20 +162,17 @@ class InsightfaceBin(Dataset):
         if self.folds < 1 or (self.pairs_per_fold or 1) < 1:
             raise ValueError("folds and pairs_per_fold must be at least 1")
 
-    def _read(self) -> tuple[list[bytes], Pairs]:
-        """Images, each once, and the pairs that are judged."""
+    def _read(self) -> _Read:
         path = Path(self.path).expanduser()
         try:
             data = path.read_bytes()
         except OSError as error:
             raise DataError(f"{path}: no readable verification set ({error.strerror}); set path to the .bin") from error
         encoded, genuine = read_bin(data, str(path))
-        if len(genuine) < self.folds:
-            raise DataError(f"{path}: {len(genuine)} pairs cannot make {self.folds} folds")
+        folds, dealt = balanced_folds(genuine, self.folds, str(path))
         chosen: list[tuple[int, int]] = []  # (pair, fold)
         taken: dict[tuple[int, bool], int] = {}
-        for index, same in enumerate(genuine):
-            fold = index * self.folds // len(genuine)
+        for index, (same, fold) in enumerate(zip(genuine, folds.tolist(), strict=True)):
             taken[fold, same] = taken.get((fold, same), 0) + 1
             if self.pairs_per_fold is None or taken[fold, same] <= self.pairs_per_fold:
                 chosen.append((index, fold))
@@ -147,31 +193,40 @@ class InsightfaceBin(Dataset):
             genuine=np.array([genuine[index] for index, _ in chosen]),
             fold=np.array([fold for _, fold in chosen]),
         )
-        return images, pairs
+        notes = dict(check_pairs(pairs, str(path), lambda i: f"{path}: pair {chosen[i][0] + 1}"))
+        if dealt:
+            notes[_DEALT] = [path.name]
+        return _Read(images, pairs, notes)
 
     def revision(self) -> str:
         """Over the images and pairs that are judged, and how they are cut out."""
-        return revision_of([(_revision(*self._read()), bytes([self.aligned]))])
+        read = self._read()
+        return revision_of([(_revision(read, self._examined(read)), bytes([self.aligned]))])
 
     def size(self) -> tuple[int, int]:
         """Judged images; none are public."""
-        return len(self._read()[0]), 0
+        return len(self._read().images), 0
+
+    def _examined(self, read: _Read) -> Examined:
+        return examine({f"{Path(self.path).name}: image {i}": image for i, image in enumerate(read.images)})
 
     def load(self, alignment: Alignment, cache: Path) -> Evaluation:
         """Test images (each once) with their pairs."""
-        images, pairs = self._read()
-        names = [f"{Path(self.path).stem}/{hashlib.sha256(image).hexdigest()[:16]}" for image in images]
-
-        def read(index: int) -> Image.Image:
-            return decode(images[index], f"{self.path}: image {index}")
-
-        source = ImageSource(names, read, _revision(images, pairs))
+        read = self._read()
+        images, pairs, examined = read.images, read.pairs, self._examined(read)
+        names = [f"{Path(self.path).stem}/{digest.hex()[:16]}" for digest in examined.digests.values()]
+        places = [f"{self.path}: image {index}" for index in range(len(images))]
+        source = ImageSource(names, lambda i: decode(images[i], places[i]), _revision(read, examined), places)
         pixels, found = align(source, alignment, cache, aligned=self.aligned)
         linked = list(zip(pairs.left[pairs.genuine].tolist(), pairs.right[pairs.genuine].tolist(), strict=True))
         people = tuple(names[person] for person in people_of(linked, len(images)))
-        return Evaluation(FaceSet(pixels, np.arange(len(images)), tuple(names), people, found), pairs, None)
+        behind = originals(source, dict(zip(names, examined.digests.values(), strict=True)), cache)
+        test = FaceSet(pixels, np.arange(len(images)), tuple(names), people, found, behind)
+        return Evaluation(test, pairs, None, {**read.notes, **examined.converted})
 
 
-def _revision(images: list[bytes], pairs: Pairs) -> str:
+def _revision(read: _Read, examined: Examined) -> str:
+    pairs = read.pairs
     protocol = np.stack([pairs.left, pairs.right, pairs.genuine, pairs.fold]).astype(np.int64).tobytes()
-    return revision_of([("pairs", protocol), *((str(i), hashlib.sha256(d).digest()) for i, d in enumerate(images))])
+    parts = [(str(i), content) for i, (_, content) in enumerate(examined.parts())]
+    return revision_of([("pairs", protocol), *parts])

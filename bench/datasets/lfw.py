@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from bench.contracts import Alignment, Dataset, Evaluation, FaceSet, Pairs
-from bench.datasets.align import ImageSource, align, read_image, revision_of
+from bench.datasets.align import ImageSource, align, revision_of
+from bench.datasets.copies import originals
+from bench.datasets.decoding import read_image
+from bench.datasets.photographs import Examined, examine, find_photographs, normal
+from bench.datasets.protocols import check_pairs
 from bench.errors import DataError
+from bench.storage.files import read_text
 
 _HOW = "set [datasets.lfw] images and pairs, or VEILBENCH_DATA where they begin with it"
-_PERSON = re.compile(r"[^\s/\\]+")
+_PERSON = re.compile(r"[^/\\]+")
+_DOUBLE = "second files of one photograph, left out"
+# Raised whenever `load` gives others of the same files: since 1, copies of judged photographs and photographs without
+# a face are not among the public ones.
+_POLICY = 1
 
 
 @dataclass(frozen=True)
@@ -25,6 +33,7 @@ class LfwPair:
     left: tuple[str, int]
     right: tuple[str, int]
     fold: int
+    line: int = field(default=0, repr=False, compare=False)  #: where it stands; no part of the protocol
 
     @property
     def genuine(self) -> bool:
@@ -35,10 +44,13 @@ class LfwPair:
 def parse_pairs(text: str, where: str) -> list[LfwPair]:
     """The pairs of a `pairs.txt`: a header "FOLDS N" (or "N" for one fold), then N genuine and N impostor lines a fold.
 
+    Columns are divided by tabs, or by spaces where a line has no tabs. Names are taken in Unicode's form NFC.
+
     Raises:
         DataError: a line is not what it should be; names the file and the line.
     """
-    lines = [(number, line.split()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    numbered = enumerate(re.split(r"\r\n|\r|\n", text), 1)
+    lines = [(number, _words(line)) for number, line in numbered if line.strip()]
     try:
         header = [int(word) for word in lines[0][1]]
         folds, each = header if len(header) == 2 else (1, *header)
@@ -55,9 +67,10 @@ def parse_pairs(text: str, where: str) -> list[LfwPair]:
         try:
             person, first, *middle, last = words
             other = middle[0] if middle else person
-            pair = LfwPair((person, int(first)), (other, int(last)), fold)
+            pair = LfwPair((person, int(first)), (other, int(last)), fold, number)
         except ValueError as error:
-            raise DataError(f"{where}:{number}: not a pair: {' '.join(words)!r}") from error
+            hint = "; a name with a space needs tabs between the columns" if len(words) > 4 else ""
+            raise DataError(f"{where}:{number}: not a pair: {' '.join(words)!r}{hint}") from error
         if len(words) != (3 if genuine else 4) or pair.genuine != genuine:
             kind = "NAME N M (the same person)" if genuine else "NAME N OTHER M (two people)"
             raise DataError(f"{where}:{number}: expected {kind}, got {' '.join(words)!r}")
@@ -68,17 +81,32 @@ def parse_pairs(text: str, where: str) -> list[LfwPair]:
     return pairs
 
 
+def _words(line: str) -> list[str]:
+    """The columns of a line: a name may have a space where tabs divide them."""
+    by_tab = [word.strip() for word in line.strip().split("\t")]
+    return [normal(word) for word in (by_tab if len(by_tab) > 2 and all(by_tab) else line.split())]
+
+
 def image_name(image: tuple[str, int]) -> str:
     """("Ann", 2) as Ann/Ann_0002."""
     person, number = image
     return f"{person}/{person}_{number:04d}"
 
 
+@dataclass(frozen=True)
+class _Tree:
+    """The images below the folder."""
+
+    files: Mapping[str, Path] = field(repr=False)  #: by name (Ann/Ann_0002), sorted
+    doubles: Mapping[str, Path] = field(repr=False)  #: names that a second file has too, and that file
+    notes: Mapping[str, Sequence[str]] = field(repr=False)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Lfw(Dataset):
     """LFW, or any set laid out like it. Public faces: everybody who is in no judged pair."""
 
-    images: str  #: folder of NAME/NAME_0001.jpg
+    images: str  #: folder of NAME/NAME_0001.jpg, or of another suffix, or NAME_0001_0 as some aligners write
     pairs: str  #: pairs.txt
     pairs_per_fold: int | None = None  #: judge the first so many genuine and as many impostor pairs of each fold
 
@@ -88,65 +116,84 @@ class Lfw(Dataset):
 
     def revision(self) -> str:
         """Over the pairs that are judged and every image's bytes."""
-        return self._source(self._tree()).revision
+        tree, chosen = self._checked()
+        return revision_of([(self._revision(examine(tree.files), chosen), bytes([_POLICY]))])
 
     def size(self) -> tuple[int, int]:
         """Judged images, and the images of everybody else."""
-        judged = {image_name(image) for pair in self._pairs() for image in (pair.left, pair.right)}
+        tree, chosen = self._checked()
+        judged = {image_name(image) for pair in chosen for image in (pair.left, pair.right)}
         people = {name.partition("/")[0] for name in judged}
-        return len(judged), sum(name.partition("/")[0] not in people for name in self._tree())
+        return len(judged), sum(name.partition("/")[0] not in people for name in tree.files)
 
     def load(self, alignment: Alignment, cache: Path) -> Evaluation:
         """Test images (each once) with their pairs; public: the images of all other people."""
-        tree = self._tree()
-        source = self._source(tree)
+        tree, chosen = self._checked()
+        examined = examine(tree.files)
+        names, paths = list(tree.files), list(tree.files.values())
+        revision = self._revision(examined, chosen)
+        source = ImageSource(names, lambda i: read_image(paths[i]), revision, [str(path) for path in paths])
         pixels, found = align(source, alignment, cache)
-        people = tuple(name.partition("/")[0] for name in tree)
-        every = FaceSet(pixels, np.arange(len(tree)), tuple(tree), people, found)
-        where = {name: row for row, name in enumerate(tree)}
-        chosen = self._pairs()
-        for pair in chosen:
-            for image in (pair.left, pair.right):
-                if image_name(image) not in where:
-                    raise DataError(f"{self.images}: {image_name(image)}.jpg is in {self.pairs} and not here; {_HOW}")
+        people = tuple(name.partition("/")[0] for name in names)
+        behind = originals(source, examined.digests, cache)
+        every = FaceSet(pixels, np.arange(len(names)), tuple(names), people, found, behind)
+        where = {name: row for row, name in enumerate(names)}
         judged = sorted({where[image_name(image)] for pair in chosen for image in (pair.left, pair.right)})
-        position = {row: index for index, row in enumerate(judged)}
         test_people = {people[row] for row in judged}
-        public = [row for row in range(len(tree)) if people[row] not in test_people]
+        public = [row for row in range(len(names)) if people[row] not in test_people]
+        position = {names[row]: index for index, row in enumerate(judged)}
+        notes = {**tree.notes, **examined.converted}
+        return Evaluation(every.subset(judged), _pairs(chosen, position), every.subset(public), notes)
 
-        def side(images: Sequence[tuple[str, int]]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-            return np.array([position[where[image_name(image)]] for image in images], dtype=np.int64)
-
-        pairs = Pairs(
-            left=side([pair.left for pair in chosen]),
-            right=side([pair.right for pair in chosen]),
-            genuine=np.array([pair.genuine for pair in chosen]),
-            fold=np.array([pair.fold for pair in chosen]),
-        )
-        return Evaluation(every.subset(judged), pairs, every.subset(public))
-
-    def _tree(self) -> dict[str, Path]:
-        """Every image by name, sorted."""
+    def _tree(self) -> _Tree:
+        """Every image by name."""
         root = Path(self.images).expanduser()
         if not root.is_dir():
             raise DataError(f"{root}: no such folder of LFW images; {_HOW}")
-        tree = {f"{path.parent.name}/{path.stem}": path for path in sorted(root.glob("*/*.jpg"))}
-        if not tree:
-            raise DataError(f"{root}: no NAME/NAME_0001.jpg in it; {_HOW}")
-        return tree
+        found = find_photographs(root, depth=2)
+        if not found.files:
+            raise DataError(f"{root}: no NAME/NAME_0001.jpg in it{found.instead()}; {_HOW}")
+        candidates: dict[str, list[Path]] = {}
+        for name, path in found.files.items():
+            person, _, file = name.partition("/")
+            stem = file[: -len(path.suffix)]
+            number = re.fullmatch(rf"{re.escape(person)}_(\d+)(_\d+)?", stem)
+            known = image_name((person, int(number[1]))) if number else f"{person}/{stem}"
+            candidates.setdefault(known, []).append(path)
+        for known, paths in candidates.items():  # the file that is called as it should be comes first
+            paths.sort(key=lambda path: (normal(path.stem) != known.rpartition("/")[2], path.name))
+        names = sorted(candidates, key=lambda name: name.split("/"))
+        doubles = {name: candidates[name][1] for name in names if len(candidates[name]) > 1}
+        notes = dict(found.left_out)
+        if doubles:
+            notes[_DOUBLE] = [str(path) for path in doubles.values()]
+        return _Tree({name: candidates[name][0] for name in names}, doubles, notes)
 
-    def _pairs_file(self) -> Path:
+    def _checked(self) -> tuple[_Tree, list[LfwPair]]:
+        """The images and the judged pairs, once it is sure that they fit together."""
+        tree, chosen = self._tree(), self._pairs()
+        for pair in chosen:
+            for image in (pair.left, pair.right):
+                name, place = image_name(image), f"{Path(self.pairs).name}:{pair.line}"
+                if name not in tree.files:
+                    beside = [n for n in tree.files if n.startswith(f"{image[0]}/")]
+                    there = f"; there are {', '.join(beside[:3])}" if beside else ""
+                    raise DataError(
+                        f"{self.images}: {name}.jpg is in {self.pairs} and not here{there} ({place}); {_HOW}"
+                    )
+                if name in tree.doubles:
+                    raise DataError(
+                        f"{place}: {name} could be {tree.files[name]} or {tree.doubles[name]}: keep one of the two"
+                    )
+        position = {name: index for index, name in enumerate(tree.files)}
+        doubtful = check_pairs(_pairs(chosen, position), self.pairs, lambda i: f"{self.pairs}:{chosen[i].line}")
+        return replace(tree, notes={**tree.notes, **doubtful}), chosen
+
+    def _pairs(self) -> list[LfwPair]:
         path = Path(self.pairs).expanduser()
         if not path.is_file():
             raise DataError(f"{path}: no such pairs file; {_HOW}")
-        return path
-
-    def _pairs(self) -> list[LfwPair]:
-        path = self._pairs_file()
-        try:
-            pairs = parse_pairs(path.read_text(encoding="utf-8"), str(path))
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path}: not a text file") from error
+        pairs = parse_pairs(read_text(path), str(path))
         if self.pairs_per_fold is None:
             return pairs
         taken: dict[tuple[int, bool], int] = {}
@@ -158,8 +205,21 @@ class Lfw(Dataset):
                 chosen.append(pair)
         return chosen
 
-    def _source(self, tree: dict[str, Path]) -> ImageSource:
-        paths = list(tree.values())
-        protocol = repr(self._pairs()).encode()
-        parts = [(name, hashlib.sha256(path.read_bytes()).digest()) for name, path in tree.items()]
-        return ImageSource(list(tree), lambda i: read_image(paths[i]), revision_of([("pairs", protocol), *parts]))
+    def _revision(self, examined: Examined, chosen: list[LfwPair]) -> str:
+        _refuse_same_bytes(chosen, examined, self.pairs)
+        return revision_of([("pairs", repr(chosen).encode()), *examined.parts()])
+
+
+def _pairs(chosen: Sequence[LfwPair], position: Mapping[str, int]) -> Pairs:
+    """The pairs by their images' places."""
+    sides = ([position[image_name(side)] for side in some] for some in zip(*((p.left, p.right) for p in chosen)))
+    left, right = (np.array(side, dtype=np.int64) for side in sides)
+    return Pairs(left, right, np.array([p.genuine for p in chosen]), np.array([p.fold for p in chosen]))
+
+
+def _refuse_same_bytes(chosen: Sequence[LfwPair], examined: Examined, where: str) -> None:
+    """A photograph against a copy of itself, byte for byte, is no pair."""
+    for pair in chosen:
+        left, right = image_name(pair.left), image_name(pair.right)
+        if examined.digests[left] == examined.digests[right]:
+            raise DataError(f"{where}:{pair.line}: {left} and {right} are the same file; remove this pair")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Literal
@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from bench.contracts import FaceSet, Rng
+from bench.datasets.copies import copies
 from bench.errors import UserError
 from bench.seeds import derive_seed
 
@@ -53,24 +54,84 @@ class Lending:
         found = size(self.lender(side)) // (2 if self.halved else 1)
         return found if self.limit is None else min(found, self.limit)
 
-    def divide(self, test: FaceSet, lend: Callable[[str], FaceSet]) -> tuple[FaceSet, FaceSet]:
-        """(defender's, attacker's) faces.
+    def divide(self, test: FaceSet, judged: FaceSet, lend: Callable[[str], FaceSet]) -> Lent:
+        """The defender's and the attacker's faces.
+
+        Photographs without a face are left out. So are, among the people of the judged set who are in no pair,
+        copies of judged photographs and second copies of one photograph: published sets have a few.
 
         Args:
             test: the judged faces, whom nobody may learn from.
+            judged: these, and what else of their set would be judged in a longer run.
             lend: a set's public faces by its label, `rest` included.
 
         Raises:
-            UserError: two of the three sets share a person or an image.
+            UserError: two of the three sets share a person, an image or a photograph.
         """
+        notes: dict[str, Sequence[str]] = {}
+
+        def usable(lender: str) -> FaceSet:
+            faces, left_out = with_a_face(lend(lender))
+            notes.update(left_out)
+            if lender == REST:
+                faces, left_out = _without_copies(faces, judged)
+                notes.update(left_out)
+            return faces
+
         if self.halved:
-            defender, attacker = split_public(lend(self.defender), Rng(derive_seed("public faces")))
+            defender, attacker = split_public(usable(self.defender), Rng(derive_seed("public faces")))
         else:
-            defender, attacker = lend(self.defender), lend(self.attacker)
+            defender, attacker = usable(self.defender), usable(self.attacker)
         refuse_overlap(test=test, defender=defender, attacker=attacker)
         if self.limit is not None:
             defender, attacker = (s.subset(range(min(len(s), self.limit))) for s in (defender, attacker))
-        return defender, attacker
+        return Lent(defender, attacker, notes)
+
+
+@dataclass(frozen=True, eq=False)
+class Lent:
+    """The faces of both sides, and what was left out of them: why, and which."""
+
+    defender: FaceSet
+    attacker: FaceSet
+    notes: Mapping[str, Sequence[str]]
+
+
+def with_a_face(public: FaceSet) -> tuple[FaceSet, dict[str, Sequence[str]]]:
+    """The photographs that show a face, and the others' names: nobody learns faces from what shows none."""
+    missed = [public.names[i] for i in np.flatnonzero(~public.found)]
+    return (public.subset(np.flatnonzero(public.found)), {_FACELESS: missed}) if missed else (public, {})
+
+
+_FACELESS = "public photographs without a face, left out"
+_JUDGED = "public photographs that are copies of judged ones, left out"
+_TWICE = "public photographs that are copies of another person's, left out"
+_DOUBTFUL = "judged photographs that are copies of one another"
+
+
+def _without_copies(public: FaceSet, judged: FaceSet) -> tuple[FaceSet, dict[str, Sequence[str]]]:
+    """Public faces of the judged set itself, without photographs that it holds under another name too."""
+    if public.originals is None or judged.originals is None:
+        return public, {}
+    own, theirs, people = public.originals, judged.originals, public.subjects or public.names
+    known = {j: f"{own.files[j]} = {theirs.files[i]}" for i, j in copies(theirs, own)}
+    again = {
+        j: f"{own.files[j]} = {own.files[i]}"
+        for i, j in copies(own, own)
+        if i < j and people[i] != people[j] and i not in known and j not in known
+    }
+    kept = [index for index in range(len(public)) if index not in known and index not in again]
+    notes = {_JUDGED: list(known.values()), _TWICE: list(again.values())}
+    return public.subset(kept), {why: names for why, names in notes.items() if names}
+
+
+def copies_among(judged: FaceSet) -> dict[str, Sequence[str]]:
+    """Judged photographs that are there twice: said, and for the user to judge."""
+    if judged.originals is None:
+        return {}
+    files = judged.originals.files
+    found = [f"{files[j]} = {files[i]}" for i, j in copies(judged.originals, judged.originals) if i < j]
+    return {_DOUBTFUL: found} if found else {}
 
 
 def split_public(public: FaceSet, rng: Rng) -> tuple[FaceSet, FaceSet]:
@@ -92,10 +153,10 @@ def split_public(public: FaceSet, rng: Rng) -> tuple[FaceSet, FaceSet]:
 
 
 def refuse_overlap(**sets: FaceSet) -> None:
-    """Sees that no two sets share a person (or an image, where identities are unknown).
+    """Sees that no two sets share a person (or an image, where identities are unknown), nor a photograph.
 
     Raises:
-        UserError: they do; names the sets and some of the people.
+        UserError: they do; names the sets and some of the people, or two files.
     """
     for (one, first), (other, second) in combinations(sets.items(), 2):
         shared = set(first.names) & set(second.names)
@@ -104,6 +165,17 @@ def refuse_overlap(**sets: FaceSet) -> None:
         if shared:
             some = ", ".join(sorted(shared)[:3])
             raise UserError(
-                f"the {one} and {other} faces share {len(shared)} people or images ({some}, ...): "
-                "a result would be worthless; choose disjoint sets in [run] public_defender and public_attacker"
+                f"the {one} and {other} faces share {len(shared)} people or images ({some}, ...): {_WORTHLESS}"
             )
+        if first.originals is None or second.originals is None:
+            continue
+        twice = copies(first.originals, second.originals)
+        if twice:
+            i, j = twice[0]
+            raise UserError(
+                f"the {one} and {other} faces share {len({j for _, j in twice})} photographs under other names "
+                f"({second.originals.files[j]} is a copy of {first.originals.files[i]}): {_WORTHLESS}, or remove the copies"
+            )
+
+
+_WORTHLESS = "a result would be worthless; choose disjoint sets in [run] public_defender and public_attacker"

@@ -16,11 +16,12 @@ from bench.analysis.board import Board, boards
 from bench.analysis.columns import BY_NAME, COLUMNS
 from bench.analysis.embeddings import embedding_attacks
 from bench.analysis.leaderboard import lower_bound
+from bench.analysis.files import file_notes
 from bench.metrics.catalogue import metric
 from bench.report.embeddings import render_embedding_attacks
 from bench.report.side_tables import sections
 from bench.report.text import Format, booktabs, figure_text, markdown, plain
-from bench.storage.records import Run
+from bench.storage.records import Record, Run
 
 # A page is narrow: some columns under shorter headings, and intervals for two of them. The CSV has everything.
 _TEX_COLUMNS = {column.name: column.narrow for column in COLUMNS if column.narrow}
@@ -89,7 +90,19 @@ def render(frame: pd.DataFrame, fmt: Format, run: Run | None = None, columns: Se
         stolen = embedding_attacks(run)
         parts += [render_embedding_attacks(stolen, fmt).rstrip()] if len(stolen) else []
         parts += [part for board in boards(run) for part in (*sections(board), _every_cell(board))]
+        odd = render_files(run.records())
+        parts += [odd] if odd else []
     return "\n\n".join(parts) + "\n"
+
+
+def render_files(records: Sequence[Record]) -> str:
+    """What was odd about the files, a list a dataset; empty where nothing was."""
+    parts = []
+    for dataset, notes in file_notes(records).items():
+        lines = [f"- {note.count} {plain(note.what)}: {', '.join(map(plain, note.files))}" for note in notes]
+        more = [", ..." if note.count > len(note.files) else "" for note in notes]
+        parts.append(f"### Files: {dataset}\n\n" + "\n".join(a + b for a, b in zip(lines, more, strict=True)))
+    return "\n\n".join(parts)
 
 
 _NOTE = (

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from bench import __version__
 from bench.analysis.board import LEVELS, Board, boards
 from bench.analysis.embeddings import embedding_attacks
+from bench.analysis.files import file_notes
 from bench.analysis.leaderboard import leaderboard
 from bench.analysis.verdict import verdicts
 from bench.labels import at_level
@@ -114,6 +115,7 @@ def write_page(run: Run, folder: Path) -> Path:
         settings=settings(records),
         parameters=parameters(records),
         keys=keys_table(records),
+        files=file_notes(records),
         counted=len(records),
         time=time_taken(records, run.times()),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +11,8 @@ import numpy as np
 import torch
 
 from bench.contracts import Defense, Evaluation, FaceSet, Pairs, Rng, SplitNetwork, System
-from bench.datasets.public_faces import REST
+from bench.datasets.protocols import check_pairs
+from bench.datasets.public_faces import REST, copies_among
 from bench.errors import UserError
 from bench.plan import Scene, Task, lending
 from bench.seeds import derive_seed
@@ -29,6 +31,7 @@ class LoadedScene:
     defender: FaceSet
     attacker: FaceSet
     network: SplitNetwork
+    notes: Mapping[str, Sequence[str]]  #: what is odd about the files, see `Evaluation.notes`
 
 
 class RunContext:
@@ -61,23 +64,29 @@ class RunContext:
         recognizer = self.settings.recognizers[scene.recognizer]
         cache = Path(run.cache)
         evaluation = self.settings.datasets[scene.dataset].load(recognizer.alignment, cache)
-        test, pairs = _fewer_images(evaluation, run.images)
-        if not len(test):
+        if not len(evaluation.pairs):
             raise UserError(f"dataset {scene.dataset!r} has no verification pairs: it can only lend public faces")
+        where = f"dataset {scene.dataset!r}"
+        notes = dict(evaluation.notes)
+        notes.update(check_pairs(evaluation.pairs, where, lambda i: f"{where}: pair {i + 1}"))
+        test, pairs = _fewer_images(evaluation, run.images)
+        notes.update(copies_among(test))
 
         def public(lender: str) -> FaceSet:
             if lender == REST:
                 found = evaluation.public
             else:
-                found = self.settings.public[lender].load(recognizer.alignment, cache).public
+                lending_set = self.settings.public[lender].load(recognizer.alignment, cache)
+                found = lending_set.public
+                notes.update({f"{lender}: {what}": names for what, names in lending_set.notes.items()})
             if found is None or not len(found):
                 setting = "run.public_defender and run.public_attacker"
                 raise UserError(f"dataset {scene.dataset!r} leaves no public faces (asked {lender!r}): set {setting}")
             return found
 
-        defender, attacker = lending(self.settings).divide(test, public)
+        lent = lending(self.settings).divide(test, evaluation.test, public)
         network = recognizer.load().to(self.device).eval().requires_grad_(False)
-        return LoadedScene(test, pairs, defender, attacker, network)
+        return LoadedScene(test, pairs, lent.defender, lent.attacker, network, notes | dict(lent.notes))
 
     def system(self, task: Task, recognises: bool = False) -> System:
         """The defended system as a task's needs have it; unfitted, it is enough for an attack that asks for no more.

@@ -34,6 +34,7 @@ from bench.toolkit.progress import track
 _BATCH = 50
 _CONVERGED = 0.9  #: share of the images whose optimisation settled, below which the record says that it did not
 _VANISHED = 1e-10  #: a gradient's norm that moves nothing; its inverse moves too much
+_NAMED = 5  #: files that a record names of those with which something is odd
 _FARS = (1e-1, 1e-2, 1e-3, 1e-4)
 
 
@@ -144,6 +145,7 @@ class Judge:
             "people": len(set(owners)),
             "pairs": len(pairs),
             "public_images": {"defender": len(loaded.defender), "attacker": len(loaded.attacker)},
+            "files": {what: {"count": len(some), "files": list(some[:_NAMED])} for what, some in loaded.notes.items()},
         }
         flags = self._defense_flags(job)
         if made_info.get("pairs_sharing_a_batch"):

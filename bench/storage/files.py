@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import hashlib
 import os
@@ -9,6 +10,11 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from bench.errors import DataError
+
+_MARKS = ((codecs.BOM_UTF32_LE, "UTF-32"), (codecs.BOM_UTF32_BE, "UTF-32"), (codecs.BOM_UTF16_LE, "UTF-16"),
+          (codecs.BOM_UTF16_BE, "UTF-16"))  # fmt: skip
 
 ROOT = Path(__file__).resolve().parent.parent.parent  #: where the packages `bench`, `defenses` and `attacks` lie
 
@@ -37,6 +43,28 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def read_text(path: Path) -> str:
+    """A user's text file: UTF-8, with or without a byte order mark; lines end in any system's way.
+
+    Raises:
+        DataError: it cannot be read, or has another encoding; says which and what to do.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    marked = next((name for mark, name in _MARKS if data.startswith(mark)), "")
+    if not marked and b"\0" in data[:1000]:
+        marked = "UTF-16 or no text at all"
+    if marked:
+        raise DataError(f"{path}: encoded as {marked}; save it as UTF-8")
+    try:
+        return data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise DataError(f"{path}:{line}: not UTF-8 (byte 0x{data[error.start]:02x}); save the file as UTF-8") from error
 
 
 def file_hash(path: Path) -> str:

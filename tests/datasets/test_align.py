@@ -3,16 +3,19 @@
 import json
 import logging
 import multiprocessing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pictures import picture
 from PIL import Image
 
 from bench.contracts import Alignment
 from bench.datasets import align as module
 from bench.datasets import face_cache
 from bench.datasets.align import ImageSource, align
+from bench.datasets.decoding import read_image
 from bench.datasets.folder import ImageFolder
 from bench.datasets.lfw import Lfw
 from bench.errors import DataError
@@ -89,6 +92,34 @@ def test_an_image_without_a_face_gives_its_centre_and_says_so(tmp_path: Path) ->
     assert (pixels[0, :, 2:-2] == [255, 0, 0]).all()
 
 
+def test_a_picture_too_small_for_the_detector_shows_no_face(tmp_path: Path) -> None:
+    sizes = [(15, 15), (250, 18), (1, 1), (19, 400), (20, 20), (60, 60), (2000, 21)]
+    pictures = [picture(i, size) for i, size in enumerate(sizes)]
+    source = ImageSource([str(i) for i in range(len(sizes))], pictures.__getitem__, "sizes")
+    pixels, found = align(source, SQUARE, tmp_path)
+    assert pixels.shape == (7, 20, 20, 3) and not found.any()
+
+
+def test_whatever_the_detector_raises_carries_the_files_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing:
+        def detect(self, images: list[Image.Image], landmarks: bool) -> object:
+            if any(image.getpixel((0, 0)) == (3, 0, 0) for image in images):
+                raise RuntimeError("torch.cat(): expected a non-empty list of Tensors")
+            return [None] * len(images), [None] * len(images), [None] * len(images)
+
+    monkeypatch.setattr(module, "_mtcnn", lambda smallest: Failing())
+    source = _source(6, [])
+    with pytest.raises(DataError, match=r"^3: the face detector fails on it \(RuntimeError: torch.cat"):
+        align(source, SQUARE, tmp_path)
+    with pytest.raises(DataError, match=r"^photos/3.jpg: the face detector fails"):
+        align(replace(source, files=[f"photos/{i}.jpg" for i in range(6)]), SQUARE, tmp_path)
+
+
+def test_few_large_images_are_searched_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_TOGETHER", 3000)
+    assert [len(batch) for batch in module._batches(_source(7, []), 1, 7)] == [2, 2, 2]
+
+
 def test_folders_with_and_without_identities(tmp_path: Path) -> None:
     for name in ("ann/1.png", "ann/2.jpg", "bob/1.png", "bob/notes.txt"):
         path = tmp_path / "set" / name
@@ -120,8 +151,8 @@ def test_real_faces_are_found_and_their_eyes_brought_into_place(data: Path, tmp_
     from facenet_pytorch import MTCNN
 
     lfw = Lfw(images=str(data / "lfw/images"), pairs=str(data / "lfw/pairs.txt"))
-    paths = list(lfw._tree().values())[:200:20]
-    source = ImageSource([p.stem for p in paths], lambda i: module.read_image(paths[i]), "some")
+    paths = list(lfw._tree().files.values())[:200:20]
+    source = ImageSource([p.stem for p in paths], lambda i: read_image(paths[i]), "some")
     pixels, found = align(source, MobileFaceNet().alignment, tmp_path)
     assert found.all()
     # MTCNN wants some room around a face.

@@ -3,12 +3,14 @@
 import io
 import os
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pictures import picture
 from PIL import Image
 
 from bench.contracts import Alignment
@@ -52,10 +54,67 @@ def test_every_way_that_such_sets_are_written(tmp_path: Path, arrays: bool, prot
 def test_limits_take_the_first_pairs_of_each_kind_and_change_the_revision(tmp_path: Path) -> None:
     path = _set(tmp_path / "set.bin", [True, False] * 10)
     whole, some = InsightfaceBin(path=str(path), folds=2), InsightfaceBin(path=str(path), folds=2, pairs_per_fold=3)
-    _, pairs = some._read()
+    pairs = some._read().pairs
     assert pairs.genuine.sum() == 6
     assert len(pairs) == 12
     assert whole.revision() != some.revision()
+
+
+@pytest.mark.parametrize("labels", [["1", "0"], [b"1", b"0"], ["True", "false"], [1, 0], np.array([1.0, 0.0])])
+def test_labels_are_read_as_they_were_meant(tmp_path: Path, labels: Sequence[object]) -> None:
+    images = [_jpeg(i) for i in range(4)]
+    assert read_bin(pickle.dumps((images, labels)), "x.bin")[1] == [True, False]
+
+
+@pytest.mark.parametrize("label", ["yes", 2, -1, None, 0.5, b"\xff", [1]])
+def test_what_is_no_label_is_refused_by_its_name(label: object) -> None:
+    with pytest.raises(DataError, match=r"x.bin: not a verification set: .* among the labels, which are 1"):
+        read_bin(pickle.dumps(([_jpeg(i) for i in range(4)], [True, label])), "x.bin")
+
+
+def test_decoded_arrays_are_images_too(tmp_path: Path) -> None:
+    arrays = [np.asarray(picture(i, (112, 112))) for i in range(3)]
+    grey = np.asarray(picture(3, (112, 112)).convert("L"))
+    path = tmp_path / "set.bin"
+    path.write_bytes(pickle.dumps(([*arrays, grey], [True, False])))
+    found = InsightfaceBin(path=str(path), folds=1, aligned=True).load(Alignment("margin", (112, 112)), tmp_path / "c")
+    assert np.array_equal(found.test.pixels[:3], np.stack(arrays))
+    assert np.array_equal(found.test.pixels[3, ..., 0], grey)
+    for wrong in (arrays[0].astype(np.float32), arrays[0].transpose(2, 0, 1)):
+        with pytest.raises(DataError, match=r"among the images, which are encoded files, or uint8 arrays"):
+            read_bin(pickle.dumps(([wrong] * 2, [True])), "x.bin")
+
+
+def test_folds_of_one_kind_are_dealt_out_anew_and_that_is_said(tmp_path: Path) -> None:
+    path = _set(tmp_path / "set.bin", [True] * 10 + [False] * 10)
+    found = InsightfaceBin(path=str(path), folds=5, aligned=True).load(Alignment("margin", (32, 32)), tmp_path / "c")
+    for fold in range(5):
+        assert sorted(found.pairs.genuine[found.pairs.fold == fold]) == [False, False, True, True]
+    assert any("folds dealt out anew" in what for what in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("genuine", "folds", "said"),
+    [
+        ([True] * 4, 2, r"set.bin: genuine pairs only; a threshold needs both kinds"),
+        ([False] * 4, 2, r"set.bin: impostor pairs only"),
+        ([True] * 4 + [False], 2, r"set.bin: 1 impostor pairs cannot make 2 folds; set folds to 1 or less"),
+    ],
+)
+def test_protocols_without_a_threshold_are_refused_before_any_work(
+    tmp_path: Path, genuine: list[bool], folds: int, said: str
+) -> None:
+    dataset = InsightfaceBin(path=str(_set(tmp_path / "set.bin", genuine)), folds=folds)
+    for look in (dataset.revision, dataset.size):
+        with pytest.raises(DataError, match=said):
+            look()
+
+
+def test_an_image_against_itself_is_refused_by_its_pair(tmp_path: Path) -> None:
+    path = tmp_path / "set.bin"
+    path.write_bytes(pickle.dumps(([_jpeg(1), _jpeg(2), _jpeg(3), _jpeg(4), _jpeg(5), _jpeg(5)], [True, False, True])))
+    with pytest.raises(DataError, match=r"set.bin: pair 3: an image against itself"):
+        InsightfaceBin(path=str(path), folds=1).revision()
 
 
 class _Hostile:
@@ -111,7 +170,7 @@ def test_arrays_of_objects_do_not_pass(tmp_path: Path) -> None:
 
 def test_a_damaged_image_and_a_missing_file_are_named(tmp_path: Path) -> None:
     path = tmp_path / "set.bin"
-    path.write_bytes(pickle.dumps(([_jpeg(1), _jpeg(2)[:80]], [False])))
+    path.write_bytes(pickle.dumps(([_jpeg(1), _jpeg(2)[:80], _jpeg(3), _jpeg(4)], [False, True])))
     with pytest.raises(DataError, match=r"set\.bin: image 1: truncated or damaged"):
         InsightfaceBin(path=str(path), folds=1).load(Alignment("margin", (32, 32)), tmp_path / "cache")
     with pytest.raises(DataError, match=r"none\.bin: no readable verification set"):

@@ -1,0 +1,29 @@
+"""What was odd about the files of a run: left out, turned, converted, doubtful; each said once a dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bench.storage.records import Record
+
+
+@dataclass(frozen=True)
+class FileNote:
+    """One kind of oddity."""
+
+    what: str  #: "images turned upright, as their EXIF orientation says"
+    count: int
+    files: tuple[str, ...]  #: some of them
+
+
+def file_notes(records: Sequence[Record]) -> dict[str, list[FileNote]]:
+    """By dataset, those that have any; records of earlier versions tell nothing."""
+    found: dict[str, dict[str, FileNote]] = {}
+    for record in records:
+        for what, told in record.info.get("files", {}).items():
+            note = FileNote(what, int(told["count"]), tuple(map(str, told["files"])))
+            known = found.setdefault(record.cell.dataset, {}).setdefault(what, note)
+            if note.count > known.count:
+                found[record.cell.dataset][what] = note
+    return {dataset: list(notes.values()) for dataset, notes in sorted(found.items())}

@@ -1,0 +1,144 @@
+"""The one place that decides which files below a folder are photographs, and keeps count of what it left out."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench.datasets.decoding import conversions, read_bytes, suffixes
+from bench.errors import DataError
+
+#: Folders that systems put among a user's files, and that hold thumbnails or copies.
+_SYSTEM = {"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found", "__pycache__"}
+
+HIDDEN = "hidden or system files and folders, left out"
+BROKEN = "links that lead nowhere, left out"
+AGAIN = "links to folders that are seen already, left out"
+ELSEWHERE = "images outside of the people's folders, left out"
+DEEPER = "folders inside of the people's folders, left out"
+
+
+def normal(name: str) -> str:
+    """A name in Unicode's form NFC: macOS writes `é` as two signs, and lists of pairs as one."""
+    return unicodedata.normalize("NFC", name)
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """The photographs below a folder."""
+
+    root: Path
+    files: Mapping[str, Path] = field(repr=False)  #: by path below `root` in form NFC; sorted
+    left_out: Mapping[str, Sequence[str]] = field(repr=False)  #: why, and which
+
+    def instead(self) -> str:
+        """What lies there that is no photograph, for an error; empty where nothing does."""
+        found = [f"{len(names)} {why.partition(',')[0]} ({names[0]})" for why, names in self.left_out.items()]
+        return f"; what lies there: {', '.join(found)}" if found else ""
+
+
+def find_photographs(root: Path, depth: int | None = None) -> Photographs:
+    """Every photograph below a folder, links followed once.
+
+    Hidden files and folders and those that systems make are never data; anything else counts by its suffix, in any
+    case. What is left out is counted.
+
+    Args:
+        depth: photographs lie exactly so many levels down (2: PERSON/IMAGE); None: anywhere.
+
+    Raises:
+        DataError: a folder cannot be read, or two files have the same name in another Unicode form.
+    """
+    walk = _Walk(depth)
+    walk.folder(root, ())
+    while walk.links:
+        links, walk.links = walk.links, []
+        for path, parts in sorted(links):
+            walk.folder(path, parts, linked=True)
+    names = sorted(walk.files, key=lambda name: name.split("/"))
+    return Photographs(root, {name: walk.files[name] for name in names}, dict(sorted(walk.left_out.items())))
+
+
+class _Walk:
+    def __init__(self, depth: int | None) -> None:
+        self.depth = depth
+        self.files: dict[str, Path] = {}
+        self.left_out: dict[str, list[str]] = {}
+        self.links: list[tuple[Path, tuple[str, ...]]] = []  #: linked folders, for when the real ones are seen
+        self._seen: set[Path] = set()
+
+    def folder(self, path: Path, parts: tuple[str, ...], linked: bool = False) -> None:
+        real = path.resolve()
+        if real in self._seen:
+            if linked:
+                self._leave(AGAIN, parts)
+            return
+        self._seen.add(real)
+        try:
+            entries = sorted(os.scandir(path), key=lambda entry: normal(entry.name))
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+        for entry in entries:
+            self._entry(entry, (*parts, normal(entry.name)))
+
+    def _entry(self, entry: os.DirEntry[str], parts: tuple[str, ...]) -> None:
+        path = Path(entry.path)
+        if entry.name.startswith(".") or entry.name in _SYSTEM:
+            self._leave(HIDDEN, parts)
+        elif entry.is_dir():
+            if self.depth is not None and len(parts) >= self.depth:
+                self._leave(DEEPER, parts)
+            elif entry.is_symlink():
+                self.links.append((path, parts))
+            else:
+                self.folder(path, parts)
+        elif not path.exists():
+            self._leave(BROKEN, parts)
+        elif path.suffix.lower() not in suffixes():
+            self._leave(f"{path.suffix.lower() or 'suffixless'} files, left out", parts)
+        elif self.depth is not None and len(parts) != self.depth:
+            self._leave(ELSEWHERE, parts)
+        else:
+            name = "/".join(parts)
+            if name in self.files:
+                raise DataError(f"{path}: lies beside {self.files[name].name!r}, the same name in another Unicode form")
+            self.files[name] = path
+
+    def _leave(self, why: str, parts: tuple[str, ...]) -> None:
+        self.left_out.setdefault(why, []).append("/".join(parts))
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What reading the files tells before any is decoded."""
+
+    digests: Mapping[str, bytes] = field(repr=False)  #: sha256 of each file, by name
+    converted: Mapping[str, Sequence[str]] = field(repr=False)  #: what `decode` does beyond reading, and to which
+
+    def parts(self) -> list[tuple[str, bytes]]:
+        """For a revision: a file that is converted counts as other than it did before it was."""
+        told: dict[str, str] = {}
+        for how, names in self.converted.items():
+            for name in names:
+                told[name] = told.get(name, "") + how
+        return [(name, digest + told.get(name, "").encode()) for name, digest in self.digests.items()]
+
+
+def examine(files: Mapping[str, Path | bytes]) -> Examined:
+    """Hashes every file, and sees from its header what is special about it.
+
+    Raises:
+        DataError: one cannot be read.
+    """
+    digests: dict[str, bytes] = {}
+    converted: dict[str, list[str]] = {}
+    for name, file in files.items():
+        data = file if isinstance(file, bytes) else read_bytes(file)
+        digests[name] = hashlib.sha256(data).digest()
+        for how in conversions(data):
+            converted.setdefault(f"images {how}", []).append(name)
+    return Examined(digests, converted)
