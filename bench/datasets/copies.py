@@ -101,4 +101,5 @@ def _shapes(some: Originals) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
 
 def _coarse(shapes: NDArray[np.float64]) -> NDArray[np.float64]:
     block = _SIDE // _COARSE
-    return shapes.reshape(-1, _COARSE, block, _COARSE, block).mean((2, 4)).reshape(-1, _COARSE**2)
+    blocks = shapes.reshape(-1, _COARSE, block, _COARSE, block)
+    return np.asarray(blocks.mean((2, 4)), dtype=np.float64).reshape(-1, _COARSE**2)

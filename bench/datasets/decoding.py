@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from bench.errors import DataError
 
@@ -86,7 +86,7 @@ def decode(data: bytes, where: str) -> Image.Image:
             return _pixels(image, where)
     except DataError:
         raise
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise DataError(f"{where}: {_otherwise(data)}") from error
     except Exception as error:  # damaged bytes make a decoder fail in nearly any way
         raise DataError(f"{where}: truncated or damaged image ({_said(error)}); replace it or remove it") from error
@@ -150,9 +150,8 @@ def _opened(data: bytes, where: str) -> Iterator[Image.Image]:
         with image:
             width, height = image.size
             if width * height > LARGEST:
-                raise DataError(
-                    f"{where}: too large ({width} x {height}); the limit is {LARGEST // 10**6} megapixels: scale it down"
-                )
+                limit = f"the limit is {LARGEST // 10**6} megapixels: scale it down"
+                raise DataError(f"{where}: too large ({width} x {height}); {limit}")
             yield image
 
 

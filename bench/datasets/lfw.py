@@ -69,7 +69,7 @@ def parse_pairs(text: str, where: str) -> list[LfwPair]:
             other = middle[0] if middle else person
             pair = LfwPair((person, int(first)), (other, int(last)), fold, number)
         except ValueError as error:
-            hint = "; a name with a space needs tabs between the columns" if len(words) > 4 else ""
+            hint = "; a name with a space needs tabs between the columns" if len(words) > (3 if genuine else 4) else ""
             raise DataError(f"{where}:{number}: not a pair: {' '.join(words)!r}{hint}") from error
         if len(words) != (3 if genuine else 4) or pair.genuine != genuine:
             kind = "NAME N M (the same person)" if genuine else "NAME N OTHER M (two people)"
@@ -178,9 +178,8 @@ class Lfw(Dataset):
                 if name not in tree.files:
                     beside = [n for n in tree.files if n.startswith(f"{image[0]}/")]
                     there = f"; there are {', '.join(beside[:3])}" if beside else ""
-                    raise DataError(
-                        f"{self.images}: {name}.jpg is in {self.pairs} and not here{there} ({place}); {_HOW}"
-                    )
+                    missing = f"{name}.jpg is in {self.pairs} and not here{there} ({place})"
+                    raise DataError(f"{self.images}: {missing}; {_HOW}")
                 if name in tree.doubles:
                     raise DataError(
                         f"{place}: {name} could be {tree.files[name]} or {tree.doubles[name]}: keep one of the two"
@@ -212,9 +211,12 @@ class Lfw(Dataset):
 
 def _pairs(chosen: Sequence[LfwPair], position: Mapping[str, int]) -> Pairs:
     """The pairs by their images' places."""
-    sides = ([position[image_name(side)] for side in some] for some in zip(*((p.left, p.right) for p in chosen)))
-    left, right = (np.array(side, dtype=np.int64) for side in sides)
-    return Pairs(left, right, np.array([p.genuine for p in chosen]), np.array([p.fold for p in chosen]))
+    return Pairs(
+        left=np.array([position[image_name(pair.left)] for pair in chosen], dtype=np.int64),
+        right=np.array([position[image_name(pair.right)] for pair in chosen], dtype=np.int64),
+        genuine=np.array([pair.genuine for pair in chosen]),
+        fold=np.array([pair.fold for pair in chosen]),
+    )
 
 
 def _refuse_same_bytes(chosen: Sequence[LfwPair], examined: Examined, where: str) -> None:

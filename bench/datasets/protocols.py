@@ -35,9 +35,8 @@ def check_pairs(pairs: Pairs, where: str, place: Callable[[int], str]) -> dict[s
             raise DataError(f"{where}: {kind} pairs only; a threshold needs both kinds")
         for fold in np.unique(pairs.fold):
             if there[pairs.fold == fold].all():
-                raise DataError(
-                    f"{where}: fold {fold + 1} has {kind} pairs only; every fold needs both kinds: deal the pairs out anew"
-                )
+                only = f"fold {fold + 1} has {kind} pairs only"
+                raise DataError(f"{where}: {only}; every fold needs both kinds: deal the pairs out anew")
     return doubtful
 
 

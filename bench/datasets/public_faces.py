@@ -172,9 +172,11 @@ def refuse_overlap(**sets: FaceSet) -> None:
         twice = copies(first.originals, second.originals)
         if twice:
             i, j = twice[0]
+            count = len({copied for _, copied in twice})
+            copy = f"{second.originals.files[j]} is a copy of {first.originals.files[i]}"
             raise UserError(
-                f"the {one} and {other} faces share {len({j for _, j in twice})} photographs under other names "
-                f"({second.originals.files[j]} is a copy of {first.originals.files[i]}): {_WORTHLESS}, or remove the copies"
+                f"the {one} and {other} faces share {count} photographs under other names ({copy}): "
+                f"{_WORTHLESS}, or remove the copies"
             )
 
 

@@ -143,7 +143,7 @@ def test_too_many_pixels_are_refused_by_their_number_before_they_are_decoded() -
         warnings.simplefilter("error")
         with pytest.raises(DataError, match=r"^big.png: too large \(14000 x 13000\); the limit is 100 megapixels"):
             decode(_header(14000, 13000), "big.png")
-        with pytest.raises(DataError, match="^big.png: truncated or damaged"):
+        with pytest.raises(DataError, match=r"^big.png: truncated or damaged"):
             decode(_header(9900, 10000), "big.png")
     assert Image.MAX_IMAGE_PIXELS, "whoever else uses Pillow has its limit still"
 
@@ -175,5 +175,5 @@ def test_a_damaged_tag_turns_nothing() -> None:
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="none.jpg: cannot be read"):
+    with pytest.raises(DataError, match=r"none.jpg: cannot be read"):
         decoding.read_image(tmp_path / "none.jpg")
