@@ -15,8 +15,8 @@ import pandas as pd
 from bench.analysis.board import Board, boards
 from bench.analysis.columns import BY_NAME, COLUMNS
 from bench.analysis.embeddings import embedding_attacks
-from bench.analysis.leaderboard import lower_bound
 from bench.analysis.files import file_notes
+from bench.analysis.leaderboard import lower_bound
 from bench.metrics.catalogue import metric
 from bench.report.embeddings import render_embedding_attacks
 from bench.report.side_tables import sections
