@@ -91,7 +91,7 @@ class FaceNet(Recognizer):
     def load(self) -> SplitNetwork:
         """The network, strictly filled but for the classifier that recognition has no use for."""
         path = self._path()
-        tensors = {name: value for name, value in read_weights(path).items() if not name.startswith("logits.")}
+        tensors = read_weights(path)
         from facenet_pytorch import InceptionResnetV1
 
         with torch.random.fork_rng(devices=[]):

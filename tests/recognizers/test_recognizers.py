@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from bench.contracts import Recognizer
-from bench.datasets.align import ImageSource, align, read_image
+from bench.datasets.align import ImageSource, align
+from bench.datasets.decoding import read_image
 from bench.datasets.lfw import image_name, parse_pairs
 from bench.errors import DataError
 from bench.recognizers.facenet import FaceNet
@@ -79,9 +81,60 @@ def test_facenet_is_split_after_conv2d_2b_and_the_halves_make_the_whole(facenet:
 @pytest.mark.parametrize("kind", [MobileFaceNet, FaceNet])
 def test_another_architectures_weights_are_refused(kind: type[Recognizer], tmp_path: Path) -> None:
     path = tmp_path / "other.safetensors"
-    save_file({"conv1.conv.weight": torch.zeros(64, 3, 5, 5), "head.weight": torch.zeros(2)}, path)
-    with pytest.raises(DataError, match=r"these weights are for another architecture: missing .* more"):
+    save_file({"conv1.conv.weight": torch.zeros(64, 3, 5, 5), "body.weight": torch.zeros(2)}, path)
+    said = r"these weights are for another architecture; missing: .* more; unexpected: .*body.weight"
+    with pytest.raises(DataError, match=said):
         kind(weights=str(path)).load()  # type: ignore[call-arg]
+
+
+def test_both_halves_of_what_is_wrong_are_told(mobile: Path, tmp_path: Path) -> None:
+    state = read_weights(mobile)
+    other = tmp_path / "other.pt"
+    torch.save({**{f"x.{n}": v for n, v in state.items()}, "conv1.conv.weight": torch.zeros(64, 3, 5, 5)}, other)
+    with pytest.raises(DataError) as caught:
+        MobileFaceNet(weights=str(other)).load()
+    for part in ("missing: ", "unexpected: x.", "another shape: conv1.conv.weight is (64, 3, 5, 5), not (64, 3, 3, 3)"):
+        assert part in str(caught.value)
+
+
+_Change = Callable[[dict[str, torch.Tensor]], object]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state: {n: v for n, v in state.items() if not n.endswith("num_batches_tracked")},
+        lambda state: {f"module.{n}": v for n, v in state.items()},
+        lambda state: {f"_orig_mod.module.{n}": v for n, v in state.items()},
+        lambda state: {"epoch": 3, "state_dict": {f"module.{n}": v for n, v in state.items()}, "loss": 0.5},
+        lambda state: {"model": state, "arguments": {"lr": 0.1}},
+        lambda state: {**state, "logits.weight": torch.zeros(9, 128), "logits.bias": torch.zeros(9)},
+        lambda state: {**state, "arcface.weight": torch.zeros(9, 128)},
+        lambda state: {n: v.half() if v.is_floating_point() else v for n, v in state.items()},
+    ],
+)
+def test_true_weights_are_taken_however_they_were_saved(mobile: Path, tmp_path: Path, change: _Change) -> None:
+    path = tmp_path / "changed.pt"
+    torch.save(change(read_weights(mobile)), path)
+    expected, found = MobileFaceNet(weights=str(mobile)).load(), MobileFaceNet(weights=str(path)).load()
+    for one, other in zip(expected.state_dict().values(), found.state_dict().values(), strict=True):
+        assert one.shape == other.shape and torch.allclose(one.float(), other.float(), atol=2e-3)
+
+
+@pytest.mark.parametrize("name", ["weights.pt", "weights.safetensors"])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 9\n", "a Git LFS pointer.*git lfs pull"),
+        (b"<!DOCTYPE html><html><title>Quota exceeded", "a web page, not weights"),
+        (b"", "an empty file"),
+    ],
+)
+def test_what_stands_where_weights_should_is_told(tmp_path: Path, name: str, content: bytes, said: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=said):
+        read_weights(path)
 
 
 class _Hostile:
