@@ -16,7 +16,7 @@ from bench.toolkit.decoders import (
     set_batch_statistics,
     train_decoder,
 )
-from bench.toolkit.decoders.feature_cache import KeptFeatures
+from bench.toolkit.decoders.feature_cache import FeatureCache
 from bench.toolkit.decoders.networks import Architecture, BatchNorm, Norm
 from bench.toolkit.precision import as_decoder_input, autocast
 
@@ -163,7 +163,7 @@ def test_kept_features_are_those_of_the_encoder(most: int) -> None:
         return torch.cat([batch, -batch], 1)
 
     row = as_decoder_input(encode(images[:1]))
-    kept = KeptFeatures(encode, most * row.numel() * row.element_size())
+    kept = FeatureCache(encode, most * row.numel() * row.element_size())
     for chosen in ([0, 1, 2, 3], [2, 3, 4], [4, 2, 8, 0], [0, 1, 2, 3, 4, 8]):
         found = kept(images[chosen], chosen)
         assert torch.equal(found, as_decoder_input(torch.cat([images[chosen], -images[chosen]], 1)))
@@ -172,7 +172,7 @@ def test_kept_features_are_those_of_the_encoder(most: int) -> None:
 
 
 def test_a_full_disk_costs_time_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = KeptFeatures(lambda batch: batch, 1 << 20)
+    kept = FeatureCache(lambda batch: batch, 1 << 20)
 
     def full(data: object) -> int:
         raise OSError(28, "No space left on device")
