@@ -20,6 +20,9 @@ from bench.cli.run import clean, config, plan, run
 from bench.cli.train import train_recognizer
 from bench.errors import UserError, near_miss
 
+#: What the extra `run` adds: reading results needs none of it.
+_RUN_NEEDS = {"torch", "torchvision", "facenet_pytorch", "lpips", "safetensors", "skimage"}
+
 
 class _Group(click.Group):
     """Turns a user's mistake into one clear line and exit status 2, an interrupt into 130."""
@@ -29,6 +32,13 @@ class _Group(click.Group):
             return super().main(*args, **{**kwargs, "standalone_mode": False}) or sys.exit(0)
         except UserError as error:
             err.print(f"veilbench: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+            sys.exit(2)
+        except ModuleNotFoundError as error:
+            package = (error.name or "").partition(".")[0]
+            if package not in _RUN_NEEDS:
+                raise
+            message = f"veilbench: this command needs {package}, which is not installed: pip install 'veilbench[run]'"
+            err.print(message, style="red", markup=False, highlight=False, soft_wrap=True)
             sys.exit(2)
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read us has had enough
