@@ -17,6 +17,7 @@ from bench.cli.paper import paper
 from bench.cli.plugins import check, list_, new
 from bench.cli.results import compare, curve, export, grid, heatmap, leaderboard, paired, report, scatter, verify
 from bench.cli.run import clean, config, plan, run
+from bench.cli.standalone import attack, protect
 from bench.cli.train import train_recognizer
 from bench.errors import UserError, near_miss
 
@@ -73,8 +74,8 @@ def main() -> None:
 
 
 _COMMANDS = (
-    run, plan, config, list_, clean, train_recognizer, paper, data, new, check, leaderboard, export, verify, compare,
-    paired, scatter, curve, heatmap, grid, report,
+    run, plan, config, list_, clean, protect, attack, train_recognizer, paper, data, new, check, leaderboard, export,
+    verify, compare, paired, scatter, curve, heatmap, grid, report,
 )  # fmt: skip
 for _command in _COMMANDS:
     main.add_command(_command)

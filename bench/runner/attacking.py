@@ -14,6 +14,7 @@ from torch import Tensor
 from bench.contracts import (
     Attack,
     FaceSet,
+    ImageRng,
     Knowledge,
     Leak,
     LinkageAttack,
@@ -95,13 +96,7 @@ def make_reconstruction(context: RunContext, task: Task, folder: Path) -> None:
         copies = attack.copies if system.defense.randomized else 1
         others = _others(system, test, batch, names, rng.child("copies"), copies)
         leak = Leak(stolen, subjects, tuple(batch.tolist()), others)
-        made = attack.reconstruct(oracle, prepared, leak, rng.images(names))
-        wanted = (len(batch), 3, *test.image_size)
-        if tuple(made.shape) != wanted:
-            raise ValueError(f"{task.attack} returned images of shape {tuple(made.shape)}, not {wanted}")
-        if not torch.isfinite(made).all():
-            raise ValueError(f"{task.attack} returned values that are not finite")
-        return made.detach().cpu()
+        return reconstructed(task.attack, attack, oracle, prepared, leak, rng.images(names), test.image_size)
 
     for whole in track(batches, f"attacking: {task.defense} x {task.attack}", len(batches)):
         for place, made in halving(rebuild, whole, splits=not attack.coupled):
@@ -109,6 +104,29 @@ def make_reconstruction(context: RunContext, task: Task, folder: Path) -> None:
             images[place] = made.clamp(0, 1).numpy()
     info = {"images": len(rows), "clamped_values": clamped, "queries": dict(oracle.queries), **oracle.reported}
     write_state(folder, State(info=info))
+
+
+def reconstructed(
+    label: str,
+    attack: ReconstructionAttack,
+    oracle: Oracle,
+    prepared: Any,
+    leak: Leak,
+    rng: ImageRng,
+    size: tuple[int, int],
+) -> Tensor:
+    """Images (B, 3, H, W) of a batch of stolen values, as the attack made them: not clamped yet.
+
+    Raises:
+        ValueError: they have another shape, or are not finite.
+    """
+    made = attack.reconstruct(oracle, prepared, leak, rng)
+    wanted = (len(leak.values), 3, *size)
+    if tuple(made.shape) != wanted:
+        raise ValueError(f"{label} returned images of shape {tuple(made.shape)}, not {wanted}")
+    if not torch.isfinite(made).all():
+        raise ValueError(f"{label} returned values that are not finite")
+    return made.detach().cpu()
 
 
 def _others(

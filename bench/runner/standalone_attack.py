@@ -1,0 +1,164 @@
+"""What an attack rebuilds from templates that `protect_faces` made: it learns and asks as in a run, without a plan."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, replace
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from bench.contracts import FaceSet, Leak, NotApplicable, Oracle, ReconstructionAttack, Rng, State
+from bench.contracts.oracle import client_alone
+from bench.errors import UserError
+from bench.metrics.bootstrap import measure
+from bench.metrics.image import IMAGE_SETTINGS, image_scores
+from bench.runner.attacking import reconstructed
+from bench.runner.batches import halving, plain_batches
+from bench.runner.standalone import Parts
+from bench.runner.standalone_files import Protected, Rebuilt
+from bench.seeds import derive_seed
+from bench.settings.model import Settings
+
+
+def attack_templates(settings: Settings, leaked: Protected, seed: int = 0, originals: FaceSet | None = None) -> Rebuilt:
+    """What the attack of the settings rebuilds; it learns from the attacker's public faces, as in a run.
+
+    Args:
+        originals: for measuring alone; the attack never sees them.
+
+    Raises:
+        UserError: the templates were made with other settings, or the attack needs more than templates.
+    """
+    parts = Parts(settings, seed)
+    _refuse_others(parts, leaked)
+    ((label, attack),) = settings.attacks.items()
+    if not isinstance(attack, ReconstructionAttack) or attack.leaks != "template":
+        raise UserError(f"attack {label!r} rebuilds no images from templates alone; veilbench run judges it")
+    shown = _aligned_with(originals, leaked) if originals is not None else None
+    blank = np.zeros((0, *parts.network.image_size, 3), dtype=np.uint8)
+    count = len(leaked.names)
+    judged = FaceSet(blank, np.zeros(count, dtype=np.int64), leaked.names, None, np.ones(count, dtype=bool))
+    defender, attacker = parts.public(judged)
+    try:
+        images, info = _carried_out(parts, label, attack, leaked, defender, attacker)
+    except NotApplicable as error:
+        raise UserError(f"attack {label!r} has nothing to try on {parts.label!r}: {error}") from error
+    rows = np.arange(len(images))
+    names = [leaked.names[i] for i in rows]
+    files = [
+        f"images/{i:05}_{re.sub(r'[^0-9A-Za-z_-]+', '_', PurePosixPath(n).stem)[:80]}.png" for i, n in enumerate(names)
+    ]
+    table = pd.DataFrame({"row": rows, "name": names, "file": files})
+    scores: dict[str, Any] = {}
+    if shown is not None:
+        table, scores = _measured(parts, table, images, shown, attacker)
+    account = {
+        "attack": {"label": label, "level": str(attack.level), "parameters": asdict(attack)},
+        **parts.identity(),
+        "templates": count,
+        "rebuilt": len(images),
+        "public_faces": {"defender": len(defender), "attacker": len(attacker)},
+        **info,
+        "scores": scores,
+        "settings": {**IMAGE_SETTINGS, "blind": "the same of the mean public face, which never looked"},
+        **parts.origin(),
+    }
+    return Rebuilt(images, table, account)
+
+
+def _refuse_others(parts: Parts, leaked: Protected) -> None:
+    """Templates and settings must be of one system."""
+    own = json.loads(json.dumps(parts.identity()))
+    for what in ("defense", "recognizer"):
+        for name, value in own[what].items():
+            if leaked.account[what].get(name) != value:
+                raise UserError(
+                    f"the templates were made with another {what}: {name} is {leaked.account[what].get(name)!r} there "
+                    f"and {value!r} here; give the same options as veilbench protect had, or protect again"
+                )
+
+
+def _aligned_with(originals: FaceSet, leaked: Protected) -> FaceSet:
+    place = {name: i for i, name in enumerate(originals.names)}
+    missing = [name for name in leaked.names if name not in place]
+    if missing:
+        raise UserError(
+            f"--originals: {len(missing)} of {len(leaked.names)} images are not there, such as {missing[0]!r}"
+        )
+    return originals.subset([place[name] for name in leaked.names])
+
+
+def _carried_out(
+    parts: Parts, label: str, attack: ReconstructionAttack, leaked: Protected, defender: FaceSet, attacker: FaceSet
+) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    """Learns and rebuilds, as `bench.runner.attacking` does for a plan."""
+    system = parts.system(leaked.state)
+    if attack.depends_on_server and system.templates_only:
+        system = replace(system, defense=parts.defense, templates_only=False)
+        server = parts.defense.fit_server(system, defender, parts.rng("fit server", type(parts.defense).__name__))
+        system = replace(system, server=parts.defense.prepare_server(parts.network, server))
+    surrogate = None
+    if attack.asks_surrogate:
+        rng = parts.rng("surrogate", type(parts.defense).__name__)
+        surrogate = parts.defense.at("fit").fit(client_alone(parts.network), attacker, rng)
+
+    def oracle_for(one: ReconstructionAttack, rng: Rng) -> Oracle:
+        return Oracle(one.level, system, rng.child("oracle"), None, surrogate)
+
+    def learned(one: ReconstructionAttack) -> State | None:
+        rng = parts.rng("attack", type(one).__name__)
+        oracle = oracle_for(one, rng)
+        if one.base is None:
+            return one.fit(oracle, attacker, rng.child("fit"))
+        return one.adapt(oracle, attacker, rng.child("adapt"), learned(one.base))
+
+    state = learned(attack)
+    rng = parts.rng("attack", type(attack).__name__, type(parts.defense).__name__)
+    oracle = oracle_for(attack, rng)
+    prepared = attack.prepare(oracle, state)
+    rows = np.arange(len(leaked.names))[: attack.subset(parts.defense)]
+    images = np.empty((len(rows), 3, *parts.network.image_size), dtype=np.float32)
+
+    def rebuild(batch: NDArray[np.int64]) -> torch.Tensor:
+        stolen = torch.from_numpy(leaked.templates[batch]).to(parts.device, torch.float32)
+        names = rng.images([leaked.names[i] for i in batch])
+        leak = Leak(stolen, rows=tuple(batch.tolist()))
+        return reconstructed(label, attack, oracle, prepared, leak, names, parts.network.image_size)
+
+    for whole in plain_batches(len(rows)):
+        for batch, made in halving(rebuild, whole, splits=not attack.coupled):
+            images[batch] = made.clamp(0, 1).numpy()
+    info = {"learned": dict(state.info) if state else None, "queries": dict(oracle.queries), **oracle.reported}
+    return images, info
+
+
+def _measured(
+    parts: Parts, table: pd.DataFrame, images: NDArray[np.float32], originals: FaceSet, attacker: FaceSet
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Scores of each image, and their means with 95 % intervals over people (folders; else over images)."""
+    average = torch.stack([attacker.batch(some).sum(0) for some in plain_batches(len(attacker))]).sum(0) / len(attacker)
+    columns: dict[str, list[NDArray[Any]]] = {}
+    for some in plain_batches(len(images)):
+        original, rebuilt = originals.batch(some), torch.from_numpy(images[some])
+        found = dict(image_scores(original, rebuilt))
+        with torch.no_grad():
+            one, other = (parts.network.embed(parts.network.extract(x.to(parts.device))) for x in (original, rebuilt))
+        found["cosine"] = (one * other).sum(1).double().cpu().numpy()
+        blind = image_scores(original, average.expand_as(original))
+        found |= {f"blind_{name}": blind[name] for name in ("ssim", "psnr_db")}
+        for name, values in found.items():
+            columns.setdefault(name, []).append(values)
+    scored = table.assign(**{name: np.concatenate(some) for name, some in columns.items()})
+    owners = np.array([name.rpartition("/")[0] or name for name in table["name"]], dtype=object)
+    seed, resamples = derive_seed("bootstrap", "standalone"), parts.settings.metrics.bootstrap
+    means = {
+        name: asdict(measure(scored[name].to_numpy(np.float64), owners, seed=seed, resamples=resamples))
+        for name in columns
+    }
+    return scored, means
