@@ -57,7 +57,7 @@ def protect(
 
     Into OUTPUT: templates.npy (N, C, h, w) or templates.safetensors; templates.csv, which names each row's image;
     state/, what the defence learned; and protect.json: parameters, the noise that was really added, bytes and time.
-    The same images, options and seed give the same bytes. `veilbench attack OUTPUT` goes on from there.
+    The same images, options and seed give the same templates. `veilbench attack OUTPUT` goes on from there.
 
     Exit status: 0 written; 2 wrong settings, data or disk; 130 interrupted.
     """

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, replace
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -51,9 +52,9 @@ def attack_templates(settings: Settings, leaked: Protected, seed: int = 0, origi
         raise UserError(f"attack {label!r} has nothing to try on {parts.label!r}: {error}") from error
     rows = np.arange(len(images))
     names = [leaked.names[i] for i in rows]
-    files = [
-        f"images/{i:05}_{re.sub(r'[^0-9A-Za-z_-]+', '_', PurePosixPath(n).stem)[:80]}.png" for i, n in enumerate(names)
-    ]
+    # A name comes from anybody's file: it may not choose where a picture goes.
+    plain = [re.sub(r"[^0-9A-Za-z-]+", "_", name.rpartition(".")[0])[-80:] for name in names]
+    files = [f"images/{row:05}_{name}.png" for row, name in enumerate(plain)]
     table = pd.DataFrame({"row": rows, "name": names, "file": files})
     scores: dict[str, Any] = {}
     if shown is not None:
@@ -76,12 +77,22 @@ def _refuse_others(parts: Parts, leaked: Protected) -> None:
     """Templates and settings must be of one system."""
     own = json.loads(json.dumps(parts.identity()))
     for what in ("defense", "recognizer"):
-        for name, value in own[what].items():
-            if leaked.account[what].get(name) != value:
-                raise UserError(
-                    f"the templates were made with another {what}: {name} is {leaked.account[what].get(name)!r} there "
-                    f"and {value!r} here; give the same options as veilbench protect had, or protect again"
-                )
+        there, here = _flat(leaked.account[what]), _flat(own[what])
+        other = [f"{name} is {there.get(name)!r} there and {here.get(name)!r} here"
+                 for name in sorted({*there, *here}) if there.get(name) != here.get(name)]  # fmt: skip
+        if other:
+            raise UserError(
+                f"the templates were made with another {what}: {'; '.join(other)}; give the same options as "
+                "veilbench protect had, or protect again"
+            )
+
+
+def _flat(table: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in table.items():
+        found |= _flat(value, f"{above}{name}.") if isinstance(value, Mapping) else {f"{above}{name}": value}
+    return found
 
 
 def _aligned_with(originals: FaceSet, leaked: Protected) -> FaceSet:
@@ -111,12 +122,17 @@ def _carried_out(
     def oracle_for(one: ReconstructionAttack, rng: Rng) -> Oracle:
         return Oracle(one.level, system, rng.child("oracle"), None, surrogate)
 
+    asked: Counter[str] = Counter()
+
     def learned(one: ReconstructionAttack) -> State | None:
         rng = parts.rng("attack", type(one).__name__)
         oracle = oracle_for(one, rng)
         if one.base is None:
-            return one.fit(oracle, attacker, rng.child("fit"))
-        return one.adapt(oracle, attacker, rng.child("adapt"), learned(one.base))
+            state = one.fit(oracle, attacker, rng.child("fit"))
+        else:
+            state = one.adapt(oracle, attacker, rng.child("adapt"), learned(one.base))
+        asked.update(oracle.queries)
+        return state
 
     state = learned(attack)
     rng = parts.rng("attack", type(attack).__name__, type(parts.defense).__name__)
@@ -134,7 +150,12 @@ def _carried_out(
     for whole in plain_batches(len(rows)):
         for batch, made in halving(rebuild, whole, splits=not attack.coupled):
             images[batch] = made.clamp(0, 1).numpy()
-    info = {"learned": dict(state.info) if state else None, "queries": dict(oracle.queries), **oracle.reported}
+    info = {
+        "learned": dict(state.info) if state else None,
+        "learned_queries": dict(asked),
+        "queries": dict(oracle.queries),
+        **oracle.reported,
+    }
     return images, info
 
 
