@@ -6,6 +6,8 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
+from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -265,5 +267,12 @@ def _holding(some: list[Board], defense: str) -> Board:
 
 
 def _shown(figure: Figure) -> Figure:
-    """The figure, known to IPython: it draws figures once pyplot has been told where, which nobody here asks it to."""
+    """The figure, which a notebook draws where it stands: without pyplot, IPython would show its repr alone."""
+    vars(figure)["_repr_png_"] = partial(_png, figure)
     return figure
+
+
+def _png(figure: Figure) -> bytes:
+    file = BytesIO()
+    figure.savefig(file, format="png", dpi=100)
+    return file.getvalue()
