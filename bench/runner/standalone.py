@@ -119,7 +119,8 @@ class Parts:
                 raise UserError("there are no public faces to learn from: name a folder by --public")
             return found
 
-        return lending(self.settings).divide(judged, lend)
+        lent = lending(self.settings).divide(judged, judged, lend)
+        return lent.defender, lent.attacker
 
     def system(self, state: State | None) -> System:
         """The defended system without what its server may train for itself, which templates do not depend on."""
@@ -169,8 +170,9 @@ def protect_faces(settings: Settings, faces: FaceSet, seed: int = 0) -> Protecte
         if stored is None:
             stored = np.empty((len(faces), *templates.shape[1:]), dtype=system.defense.template_dtype)
         stored[batch] = templates.float().cpu().numpy()
-        with torch.no_grad():
-            noise.add(features, system.defense.reference(system, features), templates)
+        if system.defense.adds_noise:
+            with torch.no_grad():
+                noise.add(features, system.defense.reference(system, features), templates)
     assert stored is not None
     seconds = time.perf_counter() - started
     account = {

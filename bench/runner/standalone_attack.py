@@ -67,7 +67,7 @@ def attack_templates(settings: Settings, leaked: Protected, seed: int = 0, origi
         "public_faces": {"defender": len(defender), "attacker": len(attacker)},
         **info,
         "scores": scores,
-        "settings": {**IMAGE_SETTINGS, "blind": "the same of the mean public face, which never looked"},
+        "settings": {**IMAGE_SETTINGS, "blind_ssim, blind_psnr_db": "of the mean public face, which never looked"},
         **parts.origin(),
     }
     return Rebuilt(images, table, account)
