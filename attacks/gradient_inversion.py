@@ -25,10 +25,10 @@ class GradientInversion(ReconstructionAttack):
     optimisation) with the noise of the current image, renewed every `refresh` steps, taken for a constant (BPDA).
     """
 
-    iterations: int = 400
-    learning_rate: float = 0.03
+    iterations: int = 400  #: steps of the search, a restart
+    learning_rate: float = 0.03  #: of AMSGrad, in units of the image's range [0, 1]
     variation: float = 0.4  #: weight of the total variation, against feature errors in units of the features' power
-    restarts: int = 1
+    restarts: int = 1  #: searches an image, each from another start
     through: Literal["auto", "features", "pipeline"] = "auto"  #: auto: the pipeline where `protect` does something
     samples: int = 1  #: draws of a randomised defence a step
     refresh: int = 100  #: steps for which a defence's noise is kept, where no gradient passes it

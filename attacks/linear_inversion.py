@@ -44,7 +44,7 @@ class LinearInversion(ReconstructionAttack):
     iterations: int = 40  #: at most
     tolerance: float = 2e-3  #: it stops where the relative residual is below this
     calibration: int = 96  #: public faces solved to learn what the map hides
-    ridge: float = 1.0
+    ridge: float = 1.0  #: penalty of the regression that says what the map hides
     images: int | None = None  #: attacked; None: all
 
     def __post_init__(self) -> None:

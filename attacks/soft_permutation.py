@@ -29,10 +29,10 @@ class SoftPermutation(ReconstructionAttack):
     which sharpens as the search goes on. The search knows the client with its gradients, its generator included.
     """
 
-    iterations: int = 300
+    iterations: int = 300  #: steps of the search
     learning_rate: float = 0.02  #: of the image
     order_rate: float = 0.1  #: of the order's logits
-    variation: float = 0.02
+    variation: float = 0.02  #: weight of the total variation
     normalisations: int = 8  #: turns of Sinkhorn's iteration
     images: int | None = 10  #: attacked; None: all
 

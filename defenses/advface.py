@@ -60,18 +60,19 @@ class AdvFace(Defense):
         "protect": _SERVER,
     }
 
+    #: Architecture of the shadow decoder, the defender's model of an attacker.
     shadow: Literal["trans", "res", "unet"] = "res"
     epsilon: float = 0.2  #: largest change of an element, in all (total) or per step (step)
     alpha: float = 0.2  #: step length
-    iterations: int = 40
-    bound: Literal["total", "step"] = "total"
-    bn: Literal["batch", "frozen"] = "batch"
+    iterations: int = 40  #: steps of the climb
+    bound: Literal["total", "step"] = "total"  #: what epsilon bounds: all noise (Eq. 2), or each step (Eq. 6)
+    bn: Literal["batch", "frozen"] = "batch"  #: the shadow normalises with the batch's statistics, or with its own
     batch: int = 50  #: images protected together where bn = "batch"
     units: Literal["absolute", "std"] = "absolute"  #: std: epsilon and alpha count the features' standard deviations
     amplitudes: Literal["steps", "drawn"] = "steps"  #: steps: as the steps sum up; drawn: of any size, anew each time
-    width: int = 64
+    width: int = 64  #: of its channels at the features' resolution; `trans` has the extractor's own
     training: Training = Training()
-    mode: Literal["online", "offline"] = "online"
+    mode: Literal["online", "offline"] = "online"  #: offline: the server's part is trained again (section 4.4)
     labels: Labels = "auto"  #: offline: what the server's part learns from
     server_images: int | None = 500  #: offline: public faces that it learns from; each has to be protected first
     recipe: Recipe = Recipe(epochs=10, batch=32, schedule="cosine", warm_up=0, flip=False)  #: offline

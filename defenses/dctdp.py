@@ -43,7 +43,7 @@ class DCTDP(FrequencyDefense):
     sensitivity: Literal["measured", "ones"] = "measured"  #: each value's range over the defender's public faces
     noise: Literal["image", "batch"] = "image"  #: drawn for each image, or once for all in a batch
     fit_steps: int = 120  #: of learning where the noise goes; 0: everywhere alike
-    learning_rate: float = 0.1
+    learning_rate: float = 0.1  #: of the budgets' training
 
     def __post_init__(self) -> None:
         if self.epsilon <= 0 or self.fit_steps < 0 or self.learning_rate <= 0:

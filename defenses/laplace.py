@@ -27,7 +27,8 @@ class Laplace(Defense):
 
     randomized: ClassVar[bool] = True
 
-    budget: float = 1.0
+    budget: float = 1.0  #: epsilon; larger is less noise, except where the convention is `fixed`
+    #: Where the noise's scale comes from, as above.
     convention: Literal["fixed", "minmax", "channel", "clipped"] = "fixed"
     scale: float = 0.2
     radius: float = 1000.0

@@ -74,8 +74,8 @@ class MinusFace(FrequencyDefense):
 
     width: int = 16  #: channels of the generator's first level; the paper's 64
     fit_steps: int = 300  #: of training the generator
-    batch: int = 8
-    learning_rate: float = 2e-3
+    batch: int = 8  #: images a step of the generator's training
+    learning_rate: float = 2e-3  #: of the generator's training
     picture: float = 5.0  #: weight of the picture's L1 beside recognition
     clamp: bool = True  #: the picture, to [0, 1]; what lies beyond is lost
 

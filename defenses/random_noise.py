@@ -25,7 +25,7 @@ class RandomNoise(Defense):
 
     randomized: ClassVar[bool] = True
 
-    steps: int = 40
+    steps: int = 40  #: times that noise is added
     bound: float = 0.2  #: largest change of an element, per step (walk) or in all (total)
     form: Literal["walk", "total"] = "walk"
     units: Literal["absolute", "std"] = "absolute"  #: std: `bound` counts standard deviations of public features

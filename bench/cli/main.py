@@ -14,11 +14,12 @@ from bench import __version__
 from bench.cli.data import data
 from bench.cli.options import err
 from bench.cli.paper import paper
-from bench.cli.plugins import check, list_, new
+from bench.cli.plugins import check, list_, new, show
 from bench.cli.results import compare, curve, export, grid, heatmap, leaderboard, paired, report, scatter, verify
 from bench.cli.run import clean, config, plan, run
 from bench.cli.standalone import attack, protect
 from bench.cli.train import train_recognizer
+from bench.cli.trial import try_
 from bench.errors import UserError, near_miss
 
 #: What the extra `run` adds: reading results needs none of it.
@@ -74,8 +75,8 @@ def main() -> None:
 
 
 _COMMANDS = (
-    run, plan, config, list_, clean, protect, attack, train_recognizer, paper, data, new, check, leaderboard, export,
-    verify, compare, paired, scatter, curve, heatmap, grid, report,
+    try_, run, plan, config, list_, show, new, check, protect, attack, clean, train_recognizer, paper, data, leaderboard,
+    export, verify, compare, paired, scatter, curve, heatmap, grid, report,
 )  # fmt: skip
 for _command in _COMMANDS:
     main.add_command(_command)

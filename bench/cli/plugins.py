@@ -1,43 +1,131 @@
-"""The commands for whoever writes a plugin: `new` and `check`."""
+"""The commands about plugins: what there is, what each takes, a new one, and whether it keeps its contract."""
 
 from __future__ import annotations
 
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.table import Table
+from rich.text import Text
 
 from bench.cli.options import out
 from bench.labels import KINDS, word
 
+if TYPE_CHECKING:
+    from bench.checks import Verdict
+    from bench.labels import PluginKind
+    from bench.settings.describe import Description, Parameter
+
+
+QUICK = "quick"  #: the profile in which plugins are tried
+
 
 @click.command(name="list")
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def list_(as_json: bool) -> None:
-    """Shows every plugin with its parameters and defaults."""
+@click.option("--kind", type=click.Choice(KINDS), help="Only these.")
+@click.option("--json", "as_json", is_flag=True, help="Every plugin with all that `show` says of it, as JSON.")
+@click.option("--json-schema", is_flag=True, help="The JSON Schema of that.")
+def list_(kind: Any, as_json: bool, json_schema: bool) -> None:
+    """Shows every plugin in a line: what it does, and of an attack the levels of knowledge at which it runs."""
     from bench.settings import registry
+    from bench.settings.describe import describe, schema
 
-    everything = {kind: {n: registry.describe(kind, n) for n in registry.names(kind)} for kind in KINDS}
-    if as_json:
-        click.echo(json.dumps({k: {n: d.as_dict() for n, d in v.items()} for k, v in everything.items()}, indent=1))
+    if json_schema:
+        click.echo(json.dumps(schema(), indent=1))
         return
-    for kind, plugins in everything.items():
-        table = Table(title=f"{word(kind)}s", title_justify="left", show_lines=True)
-        for heading in ("name", "what", "parameters = defaults"):
-            table.add_column(heading, overflow="fold")
-        for name, plugin in plugins.items():
-            table.add_row(name, plugin.summary, "\n".join(f"{k} = {v}" for k, v in plugin.parameters.items()))
-        out.print(table, markup=False)
-
-
-_KINDS = ("defense", "attack", "dataset", "recognizer")
+    kinds = (kind,) if kind else KINDS
+    found = [describe(k, name) for k in kinds for name in registry.names(k)]
+    if as_json:
+        click.echo(json.dumps([plugin.as_dict() for plugin in found], indent=1, allow_nan=False))
+        return
+    for one in kinds:
+        click.echo(f"{word(one)}s")
+        rows = [(p.name, _levels(p), p.summary) for p in found if p.kind == one]
+        first, second = (max(len(row[place]) for row in rows) for place in (0, 1))
+        for name, known, summary in rows:
+            line = f"  {name:<{first}}  {known:<{second}}{'  ' if second else ''}{summary}"
+            click.echo(line if len(line) <= out.width or not sys.stdout.isatty() else f"{line[: out.width - 1]}…")
+    click.echo("veilbench show NAME says what each takes; veilbench new KIND NAME writes one.")
 
 
 @click.command()
-@click.argument("kind", type=click.Choice(_KINDS))
+@click.argument("plugin", metavar="NAME|PATH|PACKAGE:CLASS")
+@click.option("--kind", type=click.Choice(KINDS), help="Where a name could be of several kinds.")
+@click.option("--cost/--no-cost", default=True, help="Measure on this machine what it costs: seconds.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON, of the schema that `list --json-schema` prints.")
+def show(plugin: str, kind: Any, cost: bool, as_json: bool) -> None:
+    """Shows what a plugin does, where it is from, each parameter with its choices and meaning, and what it costs."""
+    from bench.settings.describe import describe
+    from bench.settings.registry import find_kind
+
+    found = describe(find_kind(plugin, kind, "show"), plugin, "show")
+    if as_json:
+        click.echo(json.dumps(found.as_dict(), indent=1, allow_nan=False))
+        return
+    print_description(found)
+    if cost and found.kind in ("defense", "attack"):
+        out.print(Text(f"\nOn this machine: {_cost(found.kind, plugin)}"))
+
+
+def _cost(kind: PluginKind, plugin: str) -> str:
+    """What it would take in the quick profile of the settings that come with the package."""
+    from bench.errors import DataError, UserError
+    from bench.forecast.plugin import plugin_cost
+    from bench.settings.resolve import load
+    from bench.settings.trial import trial
+    from bench.storage.files import shipped
+
+    path = shipped("bench.toml", "bench.toml")
+    try:
+        planned = trial(plugin, path, QUICK, kind=kind)
+        found = plugin_cost(load(path, QUICK, planned.overrides), kind, planned.label)
+    except DataError as error:
+        return f"unknown: {error}"
+    except UserError as error:
+        return f"unknown until its required parameters are given ({error})"
+    return f"{found.text()} (in profile {QUICK})" if found else f"nothing that profile {QUICK} would judge"
+
+
+def print_description(plugin: Description) -> None:
+    """A plugin in full, on as wide a page as there is."""
+    out.print(Text(f"{plugin.name}: {word(plugin.kind)}", style="bold"))
+    out.print(Text(plugin.source))
+    out.print(Text(f"\n{plugin.text}"))
+    if plugin.kind == "attack":
+        said = f"levels of knowledge: {', '.join(plugin.levels)}" if plugin.levels else "the level of what it replays"
+        out.print(Text(f"\nSteals: {plugin.leaks}; {said}"))
+    if not plugin.parameters:
+        out.print("\nNo parameters.")
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0), title_justify="left")
+    table.add_column("parameter", no_wrap=True)
+    table.add_column("default", overflow="fold", max_width=24)
+    table.add_column("type", overflow="fold", max_width=28)
+    table.add_column("meaning")
+    for parameter in plugin.parameters:
+        default = "required" if parameter.required else json.dumps(parameter.default, ensure_ascii=False)
+        table.add_row(parameter.name, "none" if default == "null" else default, _type(parameter), _meaning(parameter))
+    out.print()
+    out.print(table, markup=False, highlight=False)
+    out.print(Text(f"\n{plugin.file}", style="dim"))
+
+
+def _type(parameter: Parameter) -> Text:
+    return Text(" | ".join(map(str, parameter.choices)) if parameter.choices else parameter.type)
+
+
+def _levels(plugin: Description) -> str:
+    return ", ".join(plugin.levels) or ("of what it replays" if plugin.kind == "attack" else "")
+
+
+def _meaning(parameter: Parameter) -> Text:
+    return Text(f"{parameter.meaning}{f' ({parameter.unit})' if parameter.unit else ''}")
+
+
+@click.command()
+@click.argument("kind", type=click.Choice(KINDS))
 @click.argument("name")
 @click.option(
     "--path", "folder", type=click.Path(path_type=Path, file_okay=False), default=".", help="Folder; default: here."
@@ -51,7 +139,7 @@ def new(kind: Any, name: str, folder: Path) -> None:
 
 @click.command()
 @click.argument("plugin", metavar="NAME|PATH")
-@click.option("--kind", type=click.Choice(_KINDS), help="Where a name could be of several kinds.")
+@click.option("--kind", type=click.Choice(KINDS), help="Where a name could be of several kinds.")
 @click.option("--param", "parameters", multiple=True, metavar="KEY=VALUE", help="A parameter of it; repeatable.")
 @click.option("--small", is_flag=True, help="Small images and a server of random weights: seconds.")
 @click.option("--faces", type=click.IntRange(16), default=240, show_default=True, help="Public faces to learn from.")
@@ -81,13 +169,16 @@ def check(plugin: str, kind: Any, parameters: tuple[str, ...], small: bool, face
         click.echo(json.dumps({"passed": not wrong, "checks": [asdict(verdict) for verdict in verdicts]}, indent=1))
     else:
         for verdict in verdicts:
-            sign = {"passed": "ok  ", "failed": "FAIL", "skipped": "–   "}[verdict.status]
-            click.echo(f"{sign}  {verdict.check}{f': {verdict.note}' if verdict.note else ''}")
-            if verdict.status == "failed":
-                click.echo(
-                    f"        expected {verdict.expected}\n        came     {verdict.came}\n        {verdict.fix}"
-                )
+            print_check(verdict)
         click.echo(
             f"\n{plugin}: {len(verdicts) - len(wrong)} of {len(verdicts)} checks passed or had nothing to look at"
         )
     sys.exit(1 if wrong else 0)
+
+
+def print_check(verdict: Verdict) -> None:
+    """One check in a line, and how to mend what failed."""
+    sign = {"passed": "ok  ", "failed": "FAIL", "skipped": "–   "}[verdict.status]
+    click.echo(f"{sign}  {verdict.check}{f': {verdict.note}' if verdict.note else ''}")
+    if verdict.status == "failed":
+        click.echo(f"        expected {verdict.expected}\n        came     {verdict.came}\n        {verdict.fix}")

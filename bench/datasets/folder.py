@@ -19,7 +19,7 @@ from bench.errors import DataError
 class ImageFolder(Dataset):
     """Photographs, one subfolder a person, or all in one folder where nobody knows who they are."""
 
-    path: str
+    path: str  #: the folder of photographs
     identities: bool = True  #: one subfolder a person; False: everything below `path`, identities unknown
     limit: int | None = None  #: at most so many images, the first by name
     aligned: bool = False  #: the images are cut out as the recogniser wants them: only resize

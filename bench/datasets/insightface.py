@@ -152,7 +152,7 @@ class _Read:
 class InsightfaceBin(Dataset):
     """A `.bin` verification set. It leaves no public faces: name another set in `[run] public_defender`."""
 
-    path: str
+    path: str  #: the `.bin` file
     #: Consecutive and equally large, as insightface's own protocol; dealt out anew where that leaves one kind of pair.
     folds: int = 10
     pairs_per_fold: int | None = None  #: judge the first so many genuine and as many impostor pairs of each fold

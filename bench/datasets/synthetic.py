@@ -29,8 +29,9 @@ _IN_MARGIN = ((0.31, 0.40), (0.69, 0.40), (0.50, 0.60), (0.345, 0.775), (0.655, 
 class Synthetic(Dataset):
     """Rendered people, any number of them; no download. `training` has no pairs: it lends faces to train on."""
 
+    #: What a pair's two photographs differ in; training: many people, no pairs.
     protocol: Literal["frontal", "profile", "age", "training"] = "frontal"
-    folds: int = 10
+    folds: int = 10  #: of the verification protocol; they share nobody
     pairs_per_fold: int = 10  #: genuine pairs a fold, each of another person, and as many impostor pairs
     public: int = 600  #: public images, at most; half of their people are the defender's
     images_each: int = 4  #: images of a public person

@@ -48,6 +48,7 @@ class FaceNet(Recognizer):
     """160 x 160 pixels; features of 64 x 77 x 77; 512-d embeddings."""
 
     weights: str = ""  #: a local state dict; empty: facenet-pytorch's own download
+    #: What the weights were trained on, which decides how many classes they have.
     pretrained: Literal["vggface2", "casia-webface"] = "vggface2"
     normalisation: Literal["fixed", "unit"] = "fixed"  #: (x - 127.5) / 128; or the paper's [0, 1]
     margin: int = 14  #: pixels around MTCNN's box; facenet-pytorch's examples evaluate LFW with 14 at this size

@@ -14,8 +14,9 @@ from rich.text import Text
 
 from bench.analysis.columns import BY_NAME
 from bench.analysis.leaderboard import lower_bound
+from bench.analysis.rivals import Rivalry
 from bench.analysis.verdict import LEVELS, Figure, best_of, floor_of, verdicts
-from bench.report.text import interval_text, number_text
+from bench.report.text import figure_text, interval_text, number_text
 
 _RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 _UNBROKEN = re.compile(r"[\d.]+ %|\[[^]]*\]")  #: of a sentence, what stays on one line
@@ -56,6 +57,40 @@ def verdict_table(frame: pd.DataFrame, width: int) -> Group:
     for flag, number in marks.items():
         parts.append(Text(f"{str(number).translate(_RAISED)} {flag}", style="dim"))
     return Group(*parts)
+
+
+def rivals_table(found: Sequence[Rivalry], rival: str, against: Sequence[str]) -> Group:
+    """What an attack rebuilds from each defence, beside its rival and the floor; then what the run holds against it.
+
+    Args:
+        rival: the other attack's label; empty where there is none.
+        against: what `bench.analysis.rivals.selftest` returns.
+    """
+    table = _empty()
+    for heading in ("defence", "level"):
+        table.add_column(heading, overflow="fold", max_width=_LONGEST_NAME)
+    for heading in ("SSIM or rank 1", *([rival, "difference"] if rival else []), "floor"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for one in found:
+        floor = number_text(one.floor, 3) if one.floor is not None else "–"
+        figures = [figure_text(m.value, m.low, m.high, 3) for m in (one.own, one.other, one.difference)]
+        shown = figures if rival else figures[:1]
+        table.add_row(Text(one.defense), one.level, *shown, floor)
+    said = []
+    for standing, text in _STANDINGS.items():
+        some = [f"{one.defense} ({one.level})" for one in found if one.standing == standing]
+        said += [Text(f"{text.format(rival)} {', '.join(some)}.")] if some else []
+    said += [Text(f"{one.defense}: {one.why}") for one in found if one.why]
+    trusted = "It passed every trial of the self-test: it opens what is broken, and sees nothing where nothing is."
+    verdict = [Text(f"VOID: {text}", style="red") for text in against] or [Text(trusted)]
+    return Group(table, "", *said, *verdict, Text(_NOTE.partition(" SSIM")[0], style="dim"))
+
+
+_STANDINGS = {
+    "more": "It does better than {} on",
+    "as much": "It cannot be told from {} on",
+    "less": "It does worse than {} on",
+}
 
 
 def wide_table(frame: pd.DataFrame, columns: Sequence[str]) -> Group:

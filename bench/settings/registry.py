@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import hashlib
+import importlib
 import importlib.util
 import inspect
 import json
@@ -87,8 +88,13 @@ def _load_file(path: Path, digest: str) -> ModuleType:
     return module
 
 
+def is_place(name: str) -> bool:
+    """Whether a plugin is named by where it is, `path/to/mine.py` or `package.module:Class`, and not by its name."""
+    return name.endswith(".py") or ":" in name
+
+
 def find(kind: PluginKind, name: str, where: str) -> type[Any]:
-    """The plugin class of that name, or in that file (`path/to/mine.py`).
+    """The plugin class of that name, or in that file (`path/to/mine.py`), or of that package (`package.module:Class`).
 
     Args:
         where: what named it, for the error ("bench.toml: run.defenses").
@@ -101,6 +107,11 @@ def find(kind: PluginKind, name: str, where: str) -> type[Any]:
         if not path.is_file():
             raise UserError(f"{where}: there is no file {name!r}")
         return _plugin_class(kind, load_file(path), str(path))
+    if is_place(name):
+        found = _imported(name, where)
+        if not issubclass(found, _BASES[kind]):
+            raise UserError(f"{where}: {name!r} is not a subclass of bench.contracts.{_BASES[kind].__name__}")
+        return found
     if name in _files(kind):
         return _plugin_class(kind, load_file(_files(kind)[name]), name)
     if name in _entry_points(kind):
@@ -114,28 +125,56 @@ def find(kind: PluginKind, name: str, where: str) -> type[Any]:
 
 
 def find_any(name: str, kind: PluginKind | None, where: str) -> type[Any]:
-    """As `find`, for a plugin of whatever kind has that name, or is in that file.
+    """As `find`, for a plugin of whatever kind has that name, or is in that place.
+
+    Raises:
+        UserError: no such plugin, or several kinds have one.
+    """
+    return find(find_kind(name, kind, where), name, where)
+
+
+def find_kind(name: str, kind: PluginKind | None, where: str) -> PluginKind:
+    """The kind of the plugin of that name, or in that place; `kind` itself where that is given.
 
     Raises:
         UserError: no such plugin, or several kinds have one.
     """
     if kind is not None:
-        return find(kind, name, where)
+        return kind
     if name.endswith(".py"):
         path = Path(name).expanduser().resolve()
         if not path.is_file():
             raise UserError(f"{where}: there is no file {name!r}")
         module = load_file(path)
         kinds = [k for k in KINDS if _classes(k, module)]
+    elif is_place(name):
+        plugin = _imported(name, where)
+        kinds = [k for k in KINDS if issubclass(plugin, _BASES[k])]
     else:
         kinds = [k for k in KINDS if name in names(k)]
     if len(kinds) > 1:
         raise UserError(f"{where}: {name!r} could be {' or '.join(kinds)}: say which by --kind")
-    if not kinds and name.endswith(".py"):
+    if not kinds and is_place(name):
         raise UserError(f"{where}: {name} holds no frozen dataclass derived from a class of bench.contracts")
     if not kinds:
         raise UserError(f"{where}: unknown plugin {name!r}.{near_miss(name, [n for k in KINDS for n in names(k)])}")
-    return find(kinds[0], name, where)
+    return kinds[0]
+
+
+def _imported(name: str, where: str) -> type[Any]:
+    """The class that `package.module:Class` names."""
+    module, _, wanted = name.partition(":")
+    try:
+        found = importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(f"{where}: {name!r} cannot be imported: {error}; is its package installed here?") from error
+    except Exception as error:
+        raise UserError(f"{where}: {name!r} cannot be imported: {type(error).__name__}: {error}") from error
+    plugin = getattr(found, wanted, None)
+    if not inspect.isclass(plugin):
+        classes = [key for key, value in vars(found).items() if inspect.isclass(value)]
+        raise UserError(f"{where}: {module} has no class {wanted!r}.{near_miss(wanted, classes)}")
+    return plugin
 
 
 def _plugin_class(kind: PluginKind, module: ModuleType, where: str) -> type[Any]:
@@ -189,28 +228,6 @@ def refuse_foreign(kind: PluginKind, plugin: Any, where: str) -> None:
         content_key(parameters=dataclasses.asdict(plugin))
     except (TypeError, ValueError) as error:
         raise UserError(f"{where}: a parameter is nothing that a key or bench.toml could hold: {error}") from error
-
-
-@dataclasses.dataclass(frozen=True)
-class Description:
-    """A plugin, for people."""
-
-    summary: str
-    parameters: Mapping[str, str]  #: name to default, as Python writes it
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON-able."""
-        return {"summary": self.summary, "parameters": dict(self.parameters)}
-
-
-def describe(kind: PluginKind, name: str) -> Description:
-    """What a plugin is and takes."""
-    plugin = find(kind, name, "list")
-    parameters = {
-        f.name: "(required)" if f.default is dataclasses.MISSING else repr(f.default)
-        for f in dataclasses.fields(plugin)
-    }
-    return Description((inspect.getdoc(plugin) or "").partition("\n")[0], parameters)
 
 
 def _refuse_unknown(schema: type[Any], values: Mapping[str, Any], where: str) -> None:

@@ -147,7 +147,7 @@ def _instances(file: File, section: str, label: str, path: Path) -> dict[str, An
     parameters = dict(_expand(overlay(entries.get(own, {}), entries.get(label, {})), where))
     name = parameters.pop("plugin", own)
     sweep = parameters.pop("sweep", {})
-    if own not in entries and name not in registry.names(kind) and not str(name).endswith(".py"):
+    if own not in entries and name not in registry.names(kind) and not registry.is_place(str(name)):
         known = {*registry.names(kind), *entries}
         raise UserError(f"{path}: unknown {word(kind)} {own!r}.{near_miss(own, known)}")
     plugin = registry.find(kind, str(name), where)

@@ -32,21 +32,34 @@ def tolerances(path: Path | None = None, profile: str | None = None, overrides: 
     return read_file(path or default_path(), profile, overrides).compare
 
 
+def profiles(path: Path) -> list[str]:
+    """The profiles that a file has.
+
+    Raises:
+        UserError: no such file, or not TOML.
+    """
+    return [*_raw(path).get("profile", {})]
+
+
+def _raw(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); name another with --config") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid TOML: {error}") from error
+
+
 def read_file(path: Path, profile: str | None, overrides: Overrides) -> File:
     """The file with its profile and overrides laid over it; every section checked but the plugins' own.
 
     Raises:
         UserError: no such file or profile, not TOML, or an unknown key.
     """
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); name another with --config") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid TOML: {error}") from error
-    profiles = raw.pop("profile", {})
+    raw = _raw(path)
+    known = raw.pop("profile", {})
     if profile is not None:
-        raw = overlay(raw, _profile(profile, profiles, path))
+        raw = overlay(raw, _profile(profile, known, path))
     if isinstance(overrides, Mapping):
         for key, value in overrides.items():
             raw = overlay(raw, _nested(str(key), _plain(value)))

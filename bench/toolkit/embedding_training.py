@@ -38,16 +38,17 @@ _SETTLED = 0.02  #: converged: the last fifth of the epochs improved the trainin
 class Recipe:
     """How an embedding is trained."""
 
-    epochs: int = 10
+    epochs: int = 10  #: passes over the faces
     rounds: int = 2  #: of a server: at most so often the schedule, from what the last one reached, while that helps
     head_epochs: int = 1  #: of them, with the backbone at rest: what was trained before meets a new part
-    batch: int = 64
+    batch: int = 64  #: images a step
     per_person: int = 4  #: images of one person in a batch, where they have so many: what triplets are made of
-    learning_rate: float = 1e-3
-    schedule: Literal["decay", "cosine"] = "decay"
+    learning_rate: float = 1e-3  #: of Adam, the highest
+    schedule: Literal["decay", "cosine"] = "decay"  #: decay: a factor an epoch; cosine: falls to zero at the end
     decay: float = 0.94  #: by which an epoch multiplies the rate (schedule = "decay")
     warm_up: int = 50  #: steps until the full rate
-    weight_decay: float = 0.0
+    weight_decay: float = 0.0  #: pulls the weights towards zero
+    #: From identities; distill: from the embeddings of a teacher.
     loss: Literal["softmax+triplet", "softmax", "arcface", "triplet", "distill"] = "softmax+triplet"
     margin: float = 0.3  #: arcface: radians (Deng et al. 2019); triplet: of squared distance
     scale: float = 24.0  #: of cosines, before cross-entropy

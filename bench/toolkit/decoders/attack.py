@@ -59,12 +59,13 @@ class DecoderAttack(ReconstructionAttack):
 
     architecture: ClassVar[Architecture]
 
+    #: What the attacker knows; bench.toml writes it as NAME@LEVEL.
     knowledge: Literal["encoder", "algorithm", "enrolment"] = "encoder"
-    norm: Norm = "batch"
+    norm: Norm = "batch"  #: normalisation inside of the decoder
     batch_statistics: bool = False  #: normalise with the statistics of the stolen batch instead of the training's
     average: int = 1  #: templates of each image that are averaged before decoding, where noise is drawn anew
     augment: float = 0.0  #: largest noise added to features in training, in their standard deviations; 0: none
-    width: int = 64
+    width: int = 64  #: channels at the features' resolution; `trans` has the extractor's own
     training: Training = Training()
     enrolled: int = _ENROLLED  #: own faces that it goes on with, above `encoder`
     adaptation: Training = _ADAPTATION  #: above `encoder`; its epochs are of 500 faces, fewer take as many steps

@@ -26,9 +26,9 @@ _SETTLED = 0.02  #: converged: the last fifth of the epochs improved the held-ou
 class Training:
     """How long and how a decoder is trained. The paper's: Adam at a constant 1e-4."""
 
-    epochs: int = 10
-    batch: int = 16
-    learning_rate: float = 2e-3
+    epochs: int = 10  #: passes over the faces
+    batch: int = 16  #: images a step
+    learning_rate: float = 2e-3  #: of Adam, the highest
     schedule: Literal["cosine", "constant"] = "cosine"  #: cosine falls to zero at the end
     flip: bool = True  #: mirror half of the images: free faces
     images: int | None = None  #: train on the first so many; None: all

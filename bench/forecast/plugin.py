@@ -1,0 +1,50 @@
+"""What one plugin would take on this machine: what it learns, and what it does to an image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bench.durations import duration
+from bench.forecast.costs import costs
+from bench.labels import PluginKind
+from bench.plan import Task, plan
+from bench.settings.model import Settings
+
+_LEARNED = ("defense_state", "server_state", "surrogate_state", "attack_state")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Foretold from a timed probe."""
+
+    learning_s: float
+    image_s: float  #: to protect an image, or to rebuild one
+    image_bytes: int  #: of a template, or of a rebuilt picture
+
+    def text(self) -> str:
+        """For people."""
+        learns = f"learns for about {duration(self.learning_s)}" if self.learning_s >= 0.5 else "learns next to nothing"
+        return f"{learns}; {1000 * self.image_s:,.1f} ms and {self.image_bytes / 1000:,.0f} kB an image"
+
+
+def plugin_cost(settings: Settings, kind: PluginKind, label: str) -> Cost | None:
+    """The cost of a defence or an attack under these settings; None where it is in no cell of them.
+
+    An attack is timed on the first defence that it can attack.
+    """
+    made = "templates" if kind == "defense" else "reconstruction"
+    tasks = [task for task in plan(settings).tasks() if (task.defense if kind == "defense" else task.attack) == label]
+    first = next((task for task in tasks if task.kind == made), None)
+    if first is None:
+        return None
+    needed = [task for task in tasks if task.kind in _LEARNED and _belongs(task, first)]
+    *learned, own = costs(settings, [*needed, first], [])
+    judged, _ = settings.datasets[first.scene.dataset].size()
+    images = max(1, min(judged, settings.run.images or judged))
+    if kind == "attack":
+        images = min(images, settings.attacks[label].subset(settings.defenses[first.defense]) or images)  # type: ignore[attr-defined]
+    return Cost(sum(item.seconds for item in learned), own.seconds / images, round(own.bytes / images))
+
+
+def _belongs(task: Task, first: Task) -> bool:
+    return task.defense == first.defense and task.scene == first.scene and task.seed == first.seed

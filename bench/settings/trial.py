@@ -1,0 +1,241 @@
+"""One plugin crossed with the standard set of a profile: a trial's settings, and the lines that make it permanent."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.contracts import Dataset, Defense, LinkageAttack, ReconstructionAttack
+from bench.errors import UserError
+from bench.labels import Knowledge, PluginKind, at_level
+from bench.settings import registry
+from bench.settings.describe import levels
+from bench.settings.model import File
+from bench.settings.toml import read_file
+from bench.storage.files import replacing
+
+_SECTIONS: dict[PluginKind, str] = {
+    "defense": "defenses", "attack": "attacks", "dataset": "datasets", "recognizer": "recognizers"
+}  # fmt: skip
+_STEPS = ("fit", "encode", "protect", "embed", "fit_server", "protect_batch", "layout", "client_side", "randomized")
+_LEARNS = ("fit", "adapt", "base", "asks_surrogate", "copies", "score")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What to run, and what to write down."""
+
+    kind: PluginKind
+    label: str  #: of the plugin on trial
+    beside: tuple[str, ...]  #: labels of what it is compared with
+    profile: str | None
+    run: Mapping[str, Any]  #: of [run]
+    section: Mapping[str, Any]  #: of the plugin's own section; empty for one that the settings have already
+
+    @property
+    def overrides(self) -> list[str]:
+        """As `--set` takes them."""
+        own = {f"{_SECTIONS[self.kind]}.{self.label}.{name}": value for name, value in self.section.items()}
+        run = {f"run.{name}": value for name, value in self.run.items()}
+        return [f"{name}={as_toml(value)}" for name, value in {**own, **run}.items()]
+
+    def lines(self) -> str:
+        """What makes the trial a profile of `bench.toml`."""
+        extends = [f"extends = {as_toml(self.profile)}"] if self.profile else []
+        parts = [[f"[profile.{self.label}]", *extends], [f"[profile.{self.label}.run]", *_pairs(self.run)]]
+        if self.section:
+            parts.insert(0, [f"[{_SECTIONS[self.kind]}.{self.label}]", *_pairs(self.section)])
+        return "\n\n".join("\n".join(part) for part in parts if len(part) > 1) + "\n"
+
+
+def trial(
+    place: str,
+    path: Path,
+    profile: str | None,
+    overrides: Sequence[str] = (),
+    parameters: Mapping[str, Any] | None = None,
+    kind: PluginKind | None = None,
+) -> Trial:
+    """A plugin crossed with what the profile has, beside what is most like it.
+
+    A defence faces the profile's attacks, at every level of knowledge that one of them has, beside a system without a
+    defence and the nearest other one. An attack meets the profile's defences and the canaries, beside the blind guesses
+    and the nearest other attack. A dataset or recogniser stands beside the profile's own, with the undefended system,
+    one defence and one attack.
+
+    Args:
+        place: a name, a file, or `package.module:Class`.
+        parameters: of the plugin.
+        kind: where a name could be of several.
+
+    Raises:
+        UserError: no such plugin, or settings that cannot be read.
+    """
+    file = read_file(path, profile, overrides)
+    parameters = parameters or {}
+    kind = registry.find_kind(place, kind, "try")
+    known = {*registry.names(kind), *getattr(file, _SECTIONS[kind])}
+    label = _label(place, known, set() if profile is None else {profile})
+    section = {**({"plugin": place} if registry.is_place(place) else {}), **parameters}
+    plugin = registry.find(kind, place, "try")
+    chosen = _Standard(file, path)
+    if kind == "defense":
+        beside, run = chosen.for_defense(label, plugin)
+    elif kind == "attack":
+        beside, run = chosen.for_attack(label, plugin)
+    else:
+        beside, run = chosen.for_scene(kind, label, registry.make(plugin, parameters, f"try {place}"))
+    return Trial(kind, label, beside, profile, {"output": f"results/{label}", **run}, section)
+
+
+def _label(place: str, known: Iterable[str], taken: set[str]) -> str:
+    """What the settings call the plugin: its file's or its class's name, if nothing else is called that."""
+    if not registry.is_place(place):
+        return place
+    own = place.partition(":")[2] or Path(place).stem
+    label = re.sub(r"\W+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", own)).strip("_").lower() or "mine"
+    return f"my_{label}" if label in {*known, *taken} else label
+
+
+class _Standard:
+    """What the settings run as they are, and what can stand beside a plugin."""
+
+    def __init__(self, file: File, path: Path) -> None:
+        self.file, self.path = file, path
+
+    def plugin(self, kind: PluginKind, label: str) -> type[Any]:
+        """The class behind a label of [run]."""
+        own = at_level(label)[0]
+        entries: Mapping[str, dict[str, Any]] = getattr(self.file, _SECTIONS[kind])
+        name = str(entries.get(label, {}).get("plugin") or entries.get(own, {}).get("plugin") or own)
+        return registry.find(kind, name, f"{self.path}: run.{_SECTIONS[kind]}")
+
+    def for_defense(self, label: str, plugin: type[Any]) -> tuple[tuple[str, ...], dict[str, Any]]:
+        bare = self._undefended()
+        near = self._nearest("defense", plugin, {label, bare}, lambda one: not _stores_features(one))
+        beside = tuple(dict.fromkeys(name for name in (bare, *near) if name != label))
+        return beside, {"defenses": [*beside, label], "attacks": self._at_every_level()}
+
+    def for_attack(self, label: str, plugin: type[Any]) -> tuple[tuple[str, ...], dict[str, Any]]:
+        kind = ReconstructionAttack if issubclass(plugin, ReconstructionAttack) else LinkageAttack
+        near = self._nearest(
+            "attack", plugin, {label}, lambda one: issubclass(one, kind) and levels(one)[:1] not in ((), ("blind",))
+        )
+        higher = [f"{label}@{level}" for level in levels(plugin)[1:]]
+        attacks = [*self._blind(), *near, label, *higher]
+        bare = self._undefended()
+        others = [name for name in self.file.run.defenses if name != bare]
+        return near, {"defenses": [bare, *others], "attacks": list(dict.fromkeys(attacks)), "canaries": True}
+
+    def for_scene(self, kind: PluginKind, label: str, plugin: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
+        bare = self._undefended()
+        noisy = [n for n in self.file.run.defenses if self.plugin("defense", n).randomized]
+        attack = next((n for n in self.file.run.attacks if self._decodes(n)), None)
+        run: dict[str, Any] = {
+            "defenses": [bare, *noisy[:1]],
+            "attacks": [*self._blind(), *([attack] if attack else [])],
+        }
+        own: list[str] = list(getattr(self.file.run, _SECTIONS[kind]))
+        run[_SECTIONS[kind]] = list(dict.fromkeys([own[0], label]))
+        if isinstance(plugin, Dataset):
+            judged, public = plugin.size()
+            if not judged:  # it lends faces, and judges none
+                run |= {"datasets": own[:1], "public_defender": label, "public_attacker": label}
+            elif not public:
+                run |= {"public_defender": own[0], "public_attacker": own[0], "datasets": [label]}
+        return (own[0],), run
+
+    # ------------------------------------------------------------------------------------------------------- parts
+
+    def _undefended(self) -> str:
+        """The label of the system that stores features as they are."""
+        names = [*self.file.run.defenses, *registry.names("defense")]
+        return next(name for name in names if _stores_features(self.plugin("defense", name)))
+
+    def _blind(self) -> list[str]:
+        some = [name for name in self.file.run.attacks if levels(self.plugin("attack", name))[:1] == ("blind",)]
+        return some or [n for n in registry.names("attack") if levels(registry.find("attack", n, "try")) == ("blind",)]
+
+    def _decodes(self, label: str) -> bool:
+        return levels(self.plugin("attack", label))[:1] == (str(Knowledge.ENCODER),)
+
+    def _at_every_level(self) -> list[str]:
+        """The profile's attacks, and the first one that has several levels at those that nobody has."""
+        attacks = list(self.file.run.attacks)
+        tried = {at_level(name)[1] or next(iter(levels(self.plugin("attack", name))), "") for name in attacks}
+        for name in self.file.run.attacks:
+            plugin = self.plugin("attack", name)
+            if not at_level(name)[1] and issubclass(plugin, ReconstructionAttack) and len(levels(plugin)) > 1:
+                return [*attacks, *(f"{name}@{level}" for level in levels(plugin) if level not in tried)]
+        return attacks
+
+    def _nearest(
+        self, kind: PluginKind, plugin: type[Any], but: set[str], fits: Callable[[type[Any]], bool]
+    ) -> tuple[str, ...]:
+        """The label whose class does most alike, of the profile's before the others; none where nothing fits."""
+        entries: Mapping[str, dict[str, Any]] = getattr(self.file, _SECTIONS[kind])
+        single = [label for label, entry in entries.items() if "sweep" not in entry]
+        names = dict.fromkeys([*getattr(self.file.run, _SECTIONS[kind]), *single, *registry.names(kind)])
+        found = [(at_level(name)[0], self.plugin(kind, name)) for name in names]
+        some = [(name, one) for name, one in found if name not in but and one is not plugin and fits(one)]
+        distance = {name: _distance(kind, plugin, one) for name, one in reversed(some)}
+        closest = min(distance.values(), default=None)
+        return next(((name,) for name, _ in some if distance[name] == closest), ())
+
+
+def _stores_features(plugin: type[Any]) -> bool:
+    return plugin.protect is Defense.protect and plugin.encode is Defense.encode and plugin.layout is Defense.layout
+
+
+def _distance(kind: PluginKind, one: type[Any], other: type[Any]) -> tuple[int, int]:
+    """How little two classes do alike: an attack's level counts first, then the steps that are a class's own."""
+    if kind == "defense":
+        return 0, len(_own_steps(one, Defense, _STEPS) ^ _own_steps(other, Defense, _STEPS))
+    apart = (levels(one)[:1] != levels(other)[:1]) + (one.leaks != other.leaks)
+    steps = _own_steps(one, ReconstructionAttack, _LEARNS) ^ _own_steps(other, ReconstructionAttack, _LEARNS)
+    return apart, len(steps) + ((len(levels(one)) > 1) != (len(levels(other)) > 1))
+
+
+def _own_steps(plugin: type[Any], base: type[Any], steps: Sequence[str]) -> frozenset[str]:
+    return frozenset(step for step in steps if getattr(plugin, step, None) != getattr(base, step, None))
+
+
+# ----------------------------------------------------------------------------------------------------- bench.toml
+
+
+def as_toml(value: Any) -> str:
+    """A value as TOML writes it.
+
+    Raises:
+        UserError: TOML has no such value.
+    """
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{json.dumps(k)} = {as_toml(v)}" for k, v in value.items()) + " }"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(as_toml, value))}]"
+    if value is None or not isinstance(value, str | int | float | bool):
+        raise UserError(f"{value!r} cannot be written into bench.toml")
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _pairs(values: Mapping[str, Any]) -> list[str]:
+    return [f"{name} = {as_toml(value)}" for name, value in values.items()]
+
+
+def save(trial: Trial, path: Path, target: Path) -> None:
+    """Appends the trial's lines to `target`; where that is not there, to a copy of `path`, whose settings it has.
+
+    Raises:
+        UserError: the lines are there already, or the file would not be valid with them. It is then left as it was.
+    """
+    text = (target if target.exists() else path).read_text(encoding="utf-8")
+    for heading in re.findall(r"^\[.*\]$", trial.lines(), re.MULTILINE):
+        if re.search(rf"^{re.escape(heading)}\s*$", text, re.MULTILINE):
+            raise UserError(f"{target}: has a section {heading} already; change it there")
+    with replacing(target) as temporary:
+        temporary.write_text(f"{text.rstrip()}\n\n{trial.lines()}", encoding="utf-8")
+        read_file(temporary, trial.label, ())
