@@ -36,6 +36,10 @@ TaskKind = Literal[
 ]  # fmt: skip
 
 
+_LEARNING = frozenset({"defense_state", "surrogate_state", "server_state", "attack_state"})
+_EFFORT = 20  #: roughly how many times as long learning takes as anything else
+
+
 @dataclass(frozen=True)
 class Scene:
     """One dataset seen by one recogniser."""
@@ -70,6 +74,11 @@ class Task(_Needing):
     defense: str = ""
     attack: str = ""
     bases: int = 0  #: how many steps of `base` below the named attack this is
+
+    @property
+    def effort(self) -> int:
+        """A rough share of a run's time, beside a cell's 1: for saying how much is left."""
+        return _EFFORT if self.kind in _LEARNING else 1
 
     @property
     def label(self) -> str:

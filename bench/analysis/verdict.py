@@ -6,7 +6,8 @@ looked at a template, and every comparison is between 95 % intervals:
 - the face is *hidden* where the SSIM of the best attack of who knows so much does not rise above the floor;
 - it is *shown* where that SSIM lies above the middle between the floor and what the same level rebuilds from the
   undefended system (or a perfect image, where the run has no such system);
-- it is *partly hidden* in between.
+- it is *partly hidden* in between;
+- nothing is said where the same level sees nothing in the undefended system either: its attacks are too weak.
 
 Who knows more can do all that who knows less does, so a higher level never stands better than a lower one. A login with
 the rebuilt face, and the cost in accuracy, are said beside that: a dark image that is still let in has
@@ -109,6 +110,8 @@ def _standings(row: Mapping[Any, Any], floor: Figure | None, bare: Mapping[Any, 
         most = Figure.of(bare, f"{level}_ssim") if bare is not None else None
         middle = floor.value + _MIDDLE * (max(most.value, floor.value) - floor.value if most else 1 - floor.value)
         own = 0 if reached.low <= floor.high else 2 if reached.low > middle else 1
+        if own == 0 and most is not None and most.low <= floor.high:
+            continue
         least = max(least, own)
         found[level] = _STANDINGS[least]
     return found
@@ -126,12 +129,19 @@ _WHO = {
 }
 
 
+_WEAK = "the attacks see nothing in the undefended system either"
+
+
 def _sentence(row: Mapping[Any, Any], standings: Mapping[str, Standing], floor: Figure | None) -> str:
     parts = [_face(row, standings, floor), _login(row, standings), _cost(row)]
     # Who knows more than somebody who sees the face sees it too: that need not be tried.
     seen = next((LEVELS.index(level) for level, standing in standings.items() if standing == "shown"), len(LEVELS))
-    untried = [level for level in LEVELS[:seen] if level not in standings]
-    if standings and untried:
+    unknown = [level for level in LEVELS[:seen] if level not in standings]
+    weak = [level for level in unknown if Figure.of(row, f"{level}_ssim") is not None]
+    untried = [level for level in unknown if level not in weak]
+    if weak and floor is not None and standings:
+        parts.append(f"nothing can be said of {', '.join(weak)}: {_WEAK}")
+    if (standings or weak) and untried:
         parts.append(f"not tried: {', '.join(untried)}")
     if row["bound_note"]:
         parts.append(str(row["bound_note"]))
@@ -145,8 +155,12 @@ def _face(row: Mapping[Any, Any], standings: Mapping[str, Standing], floor: Figu
         return "was not attacked: nothing is known of what it hides"
     if floor is None:
         return "cannot be judged: no attack guessed blindly, so there is no floor to compare with"
+    if not standings and row["undefended"]:
+        return "was seen by nobody, though nothing is protected: the attacks are too weak to judge anything by"
+    if not standings:
+        return f"cannot be judged: {_WEAK}"
     hidden, partly, shown = ([level for level, own in standings.items() if own == wanted] for wanted in _STANDINGS)
-    if row["undefended"] and not hidden:
+    if row["undefended"]:
         return "protects nothing; the others are compared with it"
     if not hidden and not partly:
         return f"does not hide the face, not even from an attacker who {_WHO[shown[0]]}"

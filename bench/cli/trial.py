@@ -85,9 +85,7 @@ def try_(
         write(planned, path, target)
         out.print(f"Saved in {target}: veilbench run --profile {planned.label}")
     else:
-        out.print(
-            f"\nTo keep it, say --save, or write into {target} (then: veilbench run --profile {planned.label}):\n"
-        )
+        out.print(f"\nTo keep it, say --save, or write into {target}:\n")
         click.echo(planned.lines())
         out.print(f"and then: veilbench run --profile {planned.label}")
     sys.exit(1 if failed else 0)

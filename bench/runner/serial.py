@@ -83,7 +83,7 @@ class Executor:
         self._judge = Judge(self._context)
         self._broken: dict[str, Failure] = {}
         self._say = say
-        self.made = 0  #: artefacts, those that failed included
+        self.made = self.effort = 0  #: artefacts, those that failed included, and what they took of the effort
         self.origin = provenance(self._context)
 
     def make(self, task: Task) -> Failure | None:
@@ -108,7 +108,7 @@ class Executor:
             self._broken[task.key] = _failure(error, f"{task.label}: ")
             return self._broken[task.key]
         finally:
-            self.made += 1
+            self.made, self.effort = self.made + 1, self.effort + task.effort
         return None
 
     def judge(self, job: Job) -> JudgedCell:
@@ -180,10 +180,13 @@ def execute(
     if settings.run.time_limit is not None:
         raise UserError("run.time_limit: only a worker can be stopped; add --workers 1, or more")
     jobs = pending(plan, run)
-    artefacts, cells = len(missing_tasks(jobs, store.root)), 0
+    tasks = missing_tasks(jobs, store.root)
+    artefacts, cells = len(tasks), 0
+    whole = sum(task.effort for task in tasks) + len(jobs)
 
     def say(what: str) -> None:
-        report(Advance(what, min(executor.made, artefacts) + cells, artefacts + len(jobs), cells, len(jobs)))
+        ended, share = min(executor.made, artefacts) + cells, min(1.0, (executor.effort + cells) / whole)
+        report(Advance(what, ended, artefacts + len(jobs), cells, len(jobs), share))
 
     executor = Executor(settings, store, say)
     broken = []

@@ -34,6 +34,7 @@ class Advance:
     total: int
     cells: int  #: of these, cells
     all_cells: int
+    share: float | None = None  #: of the whole effort that is behind us; None: that of what has ended
 
 
 class Display(Protocol):
@@ -187,8 +188,9 @@ class Lines:
             now = self._advance
             parts += [f"{now.cells} of {now.all_cells} cells", f"{now.ended} of {now.total} steps"]
             spent = self._last - self._began
-            if 0 < now.ended < now.total:
-                parts.append(f"about {duration(spent / now.ended * (now.total - now.ended))} left")
+            share = now.share if now.share is not None else now.ended / max(1, now.total)
+            if share > 0 and now.ended < now.total:
+                parts.append(f"about {duration(spent / share * (1 - share))} left")
             elif now.ended == now.total:
                 parts.append(f"{duration(spent)} in all")
             doing = now.doing

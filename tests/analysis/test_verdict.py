@@ -88,6 +88,18 @@ def test_the_cost_is_in_points_with_its_interval(cost: tuple[float, float, float
     assert parts[1] == said
 
 
+def test_attacks_that_fail_on_the_undefended_system_prove_nothing() -> None:
+    weak = {**BARE, "encoder_ssim": 0.3, "encoder_ssim_low": 0.29, "encoder_ssim_high": 0.31}
+    for level in ("algorithm", "enrolment", "whitebox"):
+        weak[f"{level}_ssim"] = math.nan
+    bare, mine = verdicts(pd.DataFrame([weak, _row("mine", encoder_ssim=0.3)]))
+    assert "too weak to judge anything by" in bare.sentence and not bare.standings
+    assert mine.sentence.startswith("cannot be judged: the attacks see nothing in the undefended system either")
+    mine = verdicts(pd.DataFrame([weak, _row("mine", encoder_ssim=0.3, algorithm_ssim=0.9)]))[1]
+    assert mine.sentence.startswith("does not hide the face, not even from an attacker who knows the defence")
+    assert "nothing can be said of encoder: the attacks see nothing" in mine.sentence
+
+
 def test_without_a_floor_or_an_undefended_system_it_says_so_or_uses_a_perfect_image() -> None:
     row = _row("mine", encoder_ssim=0.7)
     assert verdicts(pd.DataFrame([row]))[0].standings == {"encoder": "partly"}, "halfway to a perfect image is .73"

@@ -107,9 +107,11 @@ def _on_dask(
     run: Run,
     report: Callable[[Advance], None],
 ) -> Outcome:
-    total = len(missing_tasks(jobs, store.root)) + len(jobs)
+    tasks = missing_tasks(jobs, store.root)
+    total = len(tasks) + len(jobs)
+    whole = sum(task.effort for task in tasks) + len(jobs)
     report(Advance("waiting for workers", 0, total, 0, len(jobs)))
-    cells = 0
+    cells = effort = 0
     spec = _run_spec(cluster, settings)
     origin = {
         **provenance(RunContext(settings, store)),
@@ -128,8 +130,10 @@ def _on_dask(
                     cells += 1
                     if judged.record.status == "error":
                         broken.append(item.cell.name)
+                effort += item.effort if isinstance(item, Task) else 1
                 # What killed a worker ends again.
-                report(Advance(item.label, min(ended, total), total, cells, len(jobs)))
+                share = min(1.0, effort / whole)
+                report(Advance(item.label, min(ended, total), total, cells, len(jobs), share))
     return Outcome(len(jobs) - len(broken), len(plan.jobs) - len(jobs), tuple(broken))
 
 
