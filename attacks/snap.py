@@ -42,7 +42,7 @@ class Snap(DecoderAttack):
     architecture: ClassVar[Architecture] = "res"
 
     augment: float = 1.0
-    rounds: int = _ROUNDS
+    rounds: int = _ROUNDS  #: times that the noise is looked for and taken off
 
     def __post_init__(self) -> None:
         super().__post_init__()

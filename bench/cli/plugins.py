@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from bench.settings.describe import Description, Parameter
 
 
+_PAGE = 120  #: columns of a description in a file
 QUICK = "quick"  #: the profile in which plugins are tried
 
 
@@ -64,9 +66,10 @@ def show(plugin: str, kind: Any, cost: bool, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(found.as_dict(), indent=1, allow_nan=False))
         return
-    print_description(found)
+    page = out if sys.stdout.isatty() else Console(width=_PAGE)
+    print_description(found, page)
     if cost and found.kind in ("defense", "attack"):
-        out.print(Text(f"\nOn this machine: {_cost(found.kind, plugin)}"))
+        page.print(Text(f"\nOn this machine: {_cost(found.kind, plugin)}"))
 
 
 def _cost(kind: PluginKind, plugin: str) -> str:
@@ -88,8 +91,8 @@ def _cost(kind: PluginKind, plugin: str) -> str:
     return f"{found.text()} (in profile {QUICK})" if found else f"nothing that profile {QUICK} would judge"
 
 
-def print_description(plugin: Description) -> None:
-    """A plugin in full, on as wide a page as there is."""
+def print_description(plugin: Description, out: Console) -> None:
+    """A plugin in full."""
     out.print(Text(f"{plugin.name}: {word(plugin.kind)}", style="bold"))
     out.print(Text(plugin.source))
     out.print(Text(f"\n{plugin.text}"))
@@ -102,7 +105,7 @@ def print_description(plugin: Description) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0), title_justify="left")
     table.add_column("parameter", no_wrap=True)
     table.add_column("default", overflow="fold", max_width=24)
-    table.add_column("type", overflow="fold", max_width=28)
+    table.add_column("type", overflow="fold", max_width=48)
     table.add_column("meaning")
     for parameter in plugin.parameters:
         default = "required" if parameter.required else json.dumps(parameter.default, ensure_ascii=False)

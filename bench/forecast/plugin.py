@@ -10,7 +10,7 @@ from bench.labels import PluginKind
 from bench.plan import Task, plan
 from bench.settings.model import Settings
 
-_LEARNED = ("defense_state", "server_state", "surrogate_state", "attack_state")
+_LEARNED = {"defense": ("defense_state", "server_state"), "attack": ("attack_state",)}
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def plugin_cost(settings: Settings, kind: PluginKind, label: str) -> Cost | None
     first = next((task for task in tasks if task.kind == made), None)
     if first is None:
         return None
-    needed = [task for task in tasks if task.kind in _LEARNED and _belongs(task, first)]
+    needed = [task for task in tasks if task.kind in _LEARNED[kind] and _belongs(task, first)]
     *learned, own = costs(settings, [*needed, first], [])
     judged, _ = settings.datasets[first.scene.dataset].size()
     images = max(1, min(judged, settings.run.images or judged))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from bench.storage.files import replacing
 _SECTIONS: dict[PluginKind, str] = {
     "defense": "defenses", "attack": "attacks", "dataset": "datasets", "recognizer": "recognizers"
 }  # fmt: skip
+_BLIND = str(Knowledge.BLIND)
 _STEPS = ("fit", "encode", "protect", "embed", "fit_server", "protect_batch", "layout", "client_side", "randomized")
 _LEARNS = ("fit", "adapt", "base", "asks_surrogate", "copies", "score")
 
@@ -78,9 +79,10 @@ def trial(
     file = read_file(path, profile, overrides)
     parameters = parameters or {}
     kind = registry.find_kind(place, kind, "try")
-    known = {*registry.names(kind), *getattr(file, _SECTIONS[kind])}
-    label = _label(place, known, set() if profile is None else {profile})
-    section = {**({"plugin": place} if registry.is_place(place) else {}), **parameters}
+    entries: Mapping[str, dict[str, Any]] = getattr(file, _SECTIONS[kind])
+    named = {label for label, entry in entries.items() if entry.get("plugin") == place and "sweep" not in entry}
+    label = min(named, default="") or _label(place, {*registry.names(kind), *entries, profile})
+    section = {**({"plugin": place} if registry.is_place(place) and not named else {}), **parameters}
     plugin = registry.find(kind, place, "try")
     chosen = _Standard(file, path)
     if kind == "defense":
@@ -92,13 +94,13 @@ def trial(
     return Trial(kind, label, beside, profile, {"output": f"results/{label}", **run}, section)
 
 
-def _label(place: str, known: Iterable[str], taken: set[str]) -> str:
+def _label(place: str, taken: Collection[str | None]) -> str:
     """What the settings call the plugin: its file's or its class's name, if nothing else is called that."""
     if not registry.is_place(place):
         return place
     own = place.partition(":")[2] or Path(place).stem
     label = re.sub(r"\W+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", own)).strip("_").lower() or "mine"
-    return f"my_{label}" if label in {*known, *taken} else label
+    return f"my_{label}" if label in taken else label
 
 
 class _Standard:
@@ -123,7 +125,7 @@ class _Standard:
     def for_attack(self, label: str, plugin: type[Any]) -> tuple[tuple[str, ...], dict[str, Any]]:
         kind = ReconstructionAttack if issubclass(plugin, ReconstructionAttack) else LinkageAttack
         near = self._nearest(
-            "attack", plugin, {label}, lambda one: issubclass(one, kind) and levels(one)[:1] not in ((), ("blind",))
+            "attack", plugin, {label}, lambda one: issubclass(one, kind) and levels(one)[:1] not in ((), (_BLIND,))
         )
         higher = [f"{label}@{level}" for level in levels(plugin)[1:]]
         attacks = [*self._blind(), *near, label, *higher]
@@ -157,8 +159,8 @@ class _Standard:
         return next(name for name in names if _stores_features(self.plugin("defense", name)))
 
     def _blind(self) -> list[str]:
-        some = [name for name in self.file.run.attacks if levels(self.plugin("attack", name))[:1] == ("blind",)]
-        return some or [n for n in registry.names("attack") if levels(registry.find("attack", n, "try")) == ("blind",)]
+        some = [name for name in self.file.run.attacks if levels(self.plugin("attack", name))[:1] == (_BLIND,)]
+        return some or [n for n in registry.names("attack") if levels(registry.find("attack", n, "try")) == (_BLIND,)]
 
     def _decodes(self, label: str) -> bool:
         return levels(self.plugin("attack", label))[:1] == (str(Knowledge.ENCODER),)
