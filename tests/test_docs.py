@@ -52,11 +52,11 @@ def test_every_command_of_a_page_runs(page: Path, tmp_path: Path) -> None:
         )  # fmt: skip
         assert done.returncode == 0, f"{text}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
     if page.stem == "tutorial":
-        records = [json.loads(path.read_text()) for path in (tmp_path / "results/tiny/records").glob("*.json")]
+        records = [json.loads(path.read_text()) for path in (tmp_path / "results/coarse/records").glob("*.json")]
         assert {record["status"] for record in records if record["cell"]["defense"] == "coarse"} == {"ok"}
-        board = (tmp_path / "results/tiny/leaderboard.md").read_text()
+        board = (tmp_path / "results/coarse/leaderboard.md").read_text()
         assert "| coarse |" in board
-        assert "coarse" in (tmp_path / "results/tiny/report/index.html").read_text()
+        assert "coarse" in (tmp_path / "results/coarse/report/index.html").read_text()
 
 
 def test_commands_are_left_out_for_known_reasons_alone() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from bench.report.provenance import flags, origins, parameters, settings, time_t
 from bench.report.scatter import scatter
 from bench.report.side_tables import side_tables
 from bench.report.strips import Gallery, galleries
+from bench.report.text import unbroken
 from bench.storage.files import replacing
 from bench.storage.records import Run
 
@@ -96,7 +97,7 @@ def write_page(run: Run, folder: Path) -> Path:
         style=environment.get_template("report.css").render(),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        verdicts=verdicts(frame),
+        verdicts=[replace(verdict, sentence=unbroken(verdict.sentence)) for verdict in verdicts(frame)],
         summaries=verdict_tables(frame),
         leaderboards=leaderboard_tables(frame),
         embeddings=embedding_tables(embedding_attacks(run).to_dict("records")),

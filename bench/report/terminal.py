@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
@@ -16,10 +16,9 @@ from bench.analysis.columns import BY_NAME
 from bench.analysis.leaderboard import lower_bound
 from bench.analysis.rivals import Rivalry
 from bench.analysis.verdict import LEVELS, Figure, best_of, floor_of, verdicts
-from bench.report.text import figure_text, interval_text, number_text
+from bench.report.text import figure_text, interval_text, number_text, unbroken
 
 _RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
-_UNBROKEN = re.compile(r"[\d.]+ %|\[[^]]*\]")  #: of a sentence, what stays on one line
 _ACCURACY, _SSIM, _LOGIN = "acc", "{}_ssim", "{}_srra1"
 _LONGEST_NAME = 24  #: a longer label is folded
 
@@ -45,13 +44,13 @@ def verdict_table(frame: pd.DataFrame, width: int) -> Group:
         parts += [Text(f"{dataset}, {recognizer}", style="bold"), _fitting(rows, marks, width), ""]
         said = Table.grid(padding=(0, 2, 0, 0))
         said.add_column(overflow="fold", max_width=_LONGEST_NAME)
-        said.add_column()
+        said.add_column(no_wrap=True)
+        names = min(_LONGEST_NAME, max(len(str(row["defense"])) for row in rows))
         for row in rows:
-            sentence = sentences[row["dataset"], row["recognizer"], row["defense"]]
-            said.add_row(
-                Text(str(row["defense"])),
-                Text(_UNBROKEN.sub(lambda m: m[0].replace(" ", "\N{NO-BREAK SPACE}"), sentence)),
-            )
+            sentence = sentences[str(row["dataset"]), str(row["recognizer"]), str(row["defense"])]
+            # Rich would break a line at a no-break space.
+            lines = textwrap.wrap(unbroken(sentence), max(20, width - names - 2))
+            said.add_row(Text(str(row["defense"])), Text("\n".join(lines)))
         parts += [said, ""]
     parts += [Text(_NOTE, style="dim")]
     for flag, number in marks.items():
@@ -117,10 +116,6 @@ def wide_table(frame: pd.DataFrame, columns: Sequence[str]) -> Group:
 def needed_width(table: RenderableType, console: Console) -> int:
     """Columns that it takes up where there is room."""
     return console.measure(table, options=console.options.update_width(10_000)).maximum
-
-
-def _unbroken(match: re.Match[str]) -> str:
-    return match[0].replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _empty() -> Table:

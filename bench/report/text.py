@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any, Literal
 
 Format = Literal["md", "csv", "tex", "json"]
@@ -38,6 +39,14 @@ def interval_text(low: Any, high: Any, decimals: int) -> str:
             number_text(end, decimals) for end in (math.floor(low * steps) / steps, math.ceil(high * steps) / steps)
         ]
     return f"[{ends[0]}, {ends[1]}]"
+
+
+def unbroken(sentence: str) -> str:
+    """The sentence with percentages and intervals that stay on one line."""
+    return _TOGETHER.sub(lambda match: match[0].replace(" ", "\N{NO-BREAK SPACE}"), sentence)
+
+
+_TOGETHER = re.compile(r"[\d.]+ %( \[[^]]*\])?|\[[^]]*\]")
 
 
 def plain(text: str) -> str:
