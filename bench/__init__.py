@@ -5,12 +5,16 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from bench.openmp import wait_briefly
+
 if TYPE_CHECKING:
     from bench.api import Results as Results
     from bench.api import open as open
     from bench.api import run as run
 
 __version__ = "0.1.0"
+
+wait_briefly()  # here, because whatever imports torch in this package imports the package first
 
 _INTERFACE = ("Results", "open", "run")
 

@@ -16,6 +16,7 @@ ROOMS = {
     "labels": set(),
     "seeds": set(),
     "durations": set(),
+    "openmp": set(),
     "metrics.catalogue": set(),
     "storage": {"errors", "labels", "contracts"},  # contracts: states and weights, in arrays.py and weights.py alone
     "metrics": {"errors", "storage"},
@@ -30,7 +31,8 @@ ROOMS = {
     "report": {"analysis", "durations", "errors", "labels", "metrics", "storage"},
     "checks": {"contracts", "datasets", "errors", "metrics", "recognizers", "settings", "storage", "toolkit"},
     "runner": {
-        "contracts", "datasets", "errors", "labels", "metrics", "plan", "seeds", "settings", "storage", "toolkit",
+        "contracts", "datasets", "errors", "labels", "metrics", "openmp", "plan", "seeds", "settings", "storage",
+        "toolkit",
     },
     "forecast": {
         "contracts", "datasets", "durations", "errors", "labels", "metrics", "plan", "runner", "settings", "storage",
@@ -45,8 +47,8 @@ PLUGINS_MAY = {"contracts", "errors", "metrics", "storage.files", "storage.weigh
 #: Results are read, compared and drawn where torch need not be installed.
 NO_TORCH = (
     "analysis", "api", "cli", "durations", "errors", "labels", "metrics.bootstrap", "metrics.catalogue",
-    "metrics.proportions", "report", "seeds", "settings.model", "settings.toml", "storage.files", "storage.keys",
-    "storage.records", "storage.session", "storage.store",
+    "metrics.proportions", "openmp", "report", "seeds", "settings.model", "settings.toml", "storage.files",
+    "storage.keys", "storage.records", "storage.session", "storage.store",
 )  # fmt: skip
 PLUGINS = sorted([*(ROOT / "defenses").glob("*.py"), *(ROOT / "attacks").glob("*.py")])
 CORE = sorted((ROOT / "bench").rglob("*.py"))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+import threading
+from types import FrameType
 from typing import Any
 
 import click
@@ -26,10 +29,21 @@ from bench.errors import UserError, near_miss
 _RUN_NEEDS = {"torch", "torchvision", "facenet_pytorch", "lpips", "safetensors", "skimage"}
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM: what `kill`, a batch system or a container sends. Ends a command as Ctrl-C does, workers and all."""
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one waits for nothing
+    raise _Terminated
+
+
 class _Group(click.Group):
-    """Turns a user's mistake into one clear line and exit status 2, an interrupt into 130."""
+    """Turns a user's mistake into one clear line and exit status 2, an interrupt into 130, a termination into 143."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, _terminate)
         try:
             return super().main(*args, **{**kwargs, "standalone_mode": False}) or sys.exit(0)
         except UserError as error:
@@ -50,9 +64,9 @@ class _Group(click.Group):
             message = f"veilbench: {place}{error.strerror or error}"
             err.print(message, style="red", markup=False, highlight=False, soft_wrap=True)
             sys.exit(2)
-        except (KeyboardInterrupt, click.Abort):
+        except (KeyboardInterrupt, click.Abort) as error:
             err.print("Interrupted. Finished cells are kept; the same command goes on from here.")
-            sys.exit(130)
+            sys.exit(143 if isinstance(error, _Terminated) else 130)
         except click.ClickException as error:
             error.show()
             sys.exit(error.exit_code)

@@ -42,7 +42,7 @@ def paper(
     Runs only the cells that are missing. Tables come as Markdown, CSV and LaTeX, figures as PNG and PDF. Figures 3, 5
     and 6 show faces: mind whose.
 
-    Exit status: 0 all cells judged; 1 some failed; 2 wrong settings; 130 interrupted.
+    Exit status: 0 all cells judged; 1 some failed; 2 wrong settings; 130 interrupted, 143 terminated.
     """
     from bench.paper.gather import campaign, compute, fill
     from bench.runner.cluster.submit import Cluster

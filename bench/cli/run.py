@@ -38,7 +38,7 @@ def run(
     """Runs the matrix: whatever has no finished record yet.
 
     Exit status: 0 all cells judged; 1 some failed, or with --strict an attack failed the run's test of itself; 2 wrong
-    settings, data or disk; 130 interrupted.
+    settings, data or disk; 130 interrupted, 143 terminated.
     """
     if dry_run:
         from bench.forecast.costs import estimate

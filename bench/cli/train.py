@@ -35,7 +35,7 @@ def train_recognizer(
 ) -> None:
     """Trains a recogniser, by the AdvFace paper's recipe; goes on from its last checkpoint.
 
-    Exit status: 0 trained; 2 wrong settings, data or disk; 130 interrupted.
+    Exit status: 0 trained; 2 wrong settings, data or disk; 130 interrupted, 143 terminated.
     """
     from bench.settings.toml import parse_values
     from bench.toolkit.progress import progress_shown

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from bench import __version__
 from bench.errors import DataError, NotApplicable, UserError
+from bench.openmp import in_force, warn_if_late
 from bench.plan import PROTOCOL, Job, Plan, Task, every_task
 from bench.runner import attacking, defending
 from bench.runner.context import RunContext
@@ -77,6 +78,7 @@ class Executor:
 
     def __init__(self, settings: Settings, store: Store, say: Callable[[str], None] = lambda _: None) -> None:
         keep_freed_memory()
+        warn_if_late()
         if settings.run.threads is not None:
             torch.set_num_threads(settings.run.threads)
         self._context = RunContext(settings, store)
@@ -217,6 +219,7 @@ def provenance(context: RunContext) -> dict[str, Any]:
         "precision": precision_name(context.device),
         "machine": f"{platform.machine()} {platform.system()}",
         "threads": torch.get_num_threads(),
+        "waiting threads": in_force(),
         "config": Path(context.settings.path).name,
     }
 

@@ -116,7 +116,8 @@ def test_a_run_killed_at_any_moment_ends_the_same(finished: Path, config: Path, 
     assert figures(Path("out/main")) == figures(finished / "out" / "main")
 
 
-def test_an_interrupt_keeps_what_is_finished_and_says_so(config: Path) -> None:
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_keeps_what_is_finished_and_says_so(config: Path, number: signal.Signals, status: int) -> None:
     running = subprocess.Popen(
         [sys.executable, "-m", "bench", "run", "--quiet", "--set", "training.epochs=500"],
         stdout=subprocess.PIPE,
@@ -132,11 +133,12 @@ def test_an_interrupt_keeps_what_is_finished_and_says_so(config: Path) -> None:
             break
         time.sleep(0.1)
     time.sleep(0.5)
-    running.send_signal(signal.SIGINT)
+    running.send_signal(number)
     _, said = running.communicate(timeout=60)
-    # Dead of the signal itself is what a shell calls 130 too.
-    assert running.returncode in (130, -signal.SIGINT), said
-    assert running.returncode != 130 or ("Interrupted" in said and "Traceback" not in said)
+    # Dead of the signal itself is what a shell calls 130 or 143 too.
+    assert running.returncode in (status, -number), said
+    assert running.returncode < 0 or ("Interrupted" in said and "Traceback" not in said)
+    assert "leaked" not in said
     assert record.exists()
 
 
