@@ -66,7 +66,8 @@ class _Group(click.Group):
             sys.exit(2)
         except (KeyboardInterrupt, click.Abort) as error:
             err.print("Interrupted. Finished cells are kept; the same command goes on from here.")
-            sys.exit(143 if isinstance(error, _Terminated) else 130)
+            by_click = error.__cause__  # of whose own exception it is the cause
+            sys.exit(143 if isinstance(error, _Terminated) or isinstance(by_click, _Terminated) else 130)
         except click.ClickException as error:
             error.show()
             sys.exit(error.exit_code)
