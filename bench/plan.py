@@ -174,7 +174,8 @@ def _scenes(settings: Settings) -> Iterator[Scene]:
                 faces_key=content_key(
                     revision=revisions[label],
                     alignment=recognizer.alignment,
-                    images=settings.run.images and ["balanced pairs", settings.run.images],
+                    images=None,  # all of them, of the pairs that are left: attacks alone take fewer
+                    **({"pairs": settings.run.pairs} if settings.run.pairs else {}),
                 ),
                 recognizer_key=recognizer_key,
                 defender_key=public["defender"],
@@ -323,11 +324,12 @@ class _Planner:
         recogniser: dict[str, Any] = {}
         if attack.depends_on_server:
             asked, recogniser = own.server, {"server": own.serves}
+        fewer = {"images": self.settings.run.images} if self.settings.run.images else {}
         copy = self._surrogate(own) if attack.asks_surrogate else ()
         fitted = self._learned(own, label, attack)
         leaked = own.embeddings if attack.leaks == "embedding" else own.templates
         needs = (leaked, fitted, own.state, *asked, *copy)
-        return fitted, self._task("reconstruction", *needs, defense=own.name, attack=label, **recogniser)
+        return fitted, self._task("reconstruction", *needs, defense=own.name, attack=label, **recogniser, **fewer)
 
     def _surrogate(self, own: _Defended) -> tuple[Task]:
         plugin = _identity(own.plugin.at("fit"))

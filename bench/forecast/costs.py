@@ -170,7 +170,8 @@ class _Probe:
         names = tuple(map(str, range(count)))
         self.faces = FaceSet(pixels, np.arange(count), names, names, np.ones(count, dtype=bool))
         self.test, rest = settings.datasets[scene.dataset].size()
-        self.test = min(self.test, settings.run.images or self.test)
+        self.test = min(self.test, 2 * settings.run.pairs) if settings.run.pairs else self.test
+        self.attacked = min(self.test, settings.run.images or self.test)
         lends = lending(settings)
 
         def size(lender: str) -> int:
@@ -309,7 +310,8 @@ class _Probe:
         if task.kind == "identity":
             return Item(task.label, self.test * self._embedding(), self.test * 2048)
         if task.kind in ("presentation", "login"):
-            own, shown = self._defense(task.defense), math.ceil(self.test / 2)  # about half are a genuine pair's left
+            # About half are a genuine pair's left, and those are attacked first.
+            own, shown = self._defense(task.defense), min(self.attacked, math.ceil(self.test / 2))
             if task.kind == "presentation":
                 return Item(task.label, shown * own.protect, shown * own.bytes)
             protects = 0.0 if task.need("presentation") else own.protect
@@ -328,7 +330,7 @@ class _Probe:
             height, width = self.network.image_size
             attack = self.settings.attacks[task.attack]
             assert isinstance(attack, ReconstructionAttack)
-            count = min(self.test, attack.subset(self.settings.defenses[defense]) or self.test)
+            count = min(self.attacked, attack.subset(self.settings.defenses[defense]) or self.attacked)
             return Item(task.label, count * self._attack(task.attack, defense)[2], count * 6 * height * width)
         own = self._defense(defense)
         if task.kind in ("defense_state", "surrogate_state"):
@@ -344,4 +346,4 @@ class _Probe:
             images = self.faces.batch(slice(0, _PROBE))
             self._judge = _timed(lambda: image_scores(images, images.flip(-1)))[0] / _PROBE
         # LPIPS costs about as much as the recogniser.
-        return Item(label, self.test * (self._judge + 2 * self._embedding()), 150 * self.test)
+        return Item(label, self.attacked * (self._judge + 2 * self._embedding()), 150 * self.attacked)

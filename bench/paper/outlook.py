@@ -60,5 +60,10 @@ def _images(work: Campaign, task: Task) -> int:
     presents = task.kind == "presentation" or (task.kind == "login" and not task.need("presentation"))
     if task.kind not in ("templates", "reconstruction") and not presents:
         return 0
+    run = work.settings.run
     test = work.settings.datasets[task.scene.dataset].size()[0]
-    return min(test, work.settings.run.images or test) // (2 if presents else 1)
+    test = min(test, 2 * run.pairs) if run.pairs else test
+    if task.kind == "templates":
+        return test
+    attacked = min(test, run.images or test)
+    return min(attacked, test // 2) if presents else attacked

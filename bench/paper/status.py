@@ -56,7 +56,9 @@ def _data(settings: Settings, paper: PaperSettings, role: str, pairs: int | None
         return [f"data: {label}, not {ROLES[role]}"]
     if pairs != PAIRS[role]:
         return [f"data: {label}, {'unknown' if pairs is None else pairs} of {PAIRS[role]} pairs"]
-    return [] if settings.run.images is None else [f"data: the first {settings.run.images} images of {label}"]
+    run = settings.run
+    fewer = {f"{run.pairs} pairs": run.pairs, f"{run.images} images under attack": run.images}
+    return [f"data: the first {what} of {label}" for what, count in fewer.items() if count is not None]
 
 
 def _recognizer(settings: Settings, paper: PaperSettings) -> list[str]:

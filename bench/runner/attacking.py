@@ -83,7 +83,8 @@ def make_reconstruction(context: RunContext, task: Task, folder: Path) -> None:
     oracle = _oracle(context, task, attack, system, rng, stored)
     prepared = attack.prepare(oracle, read_state(context.ready(fitted)))
     test = loaded.test
-    rows = np.sort(attacked_first(loaded.pairs, len(test))[: attack.subset(system.defense)])
+    limits = [limit for limit in (context.settings.run.images, attack.subset(system.defense)) if limit is not None]
+    rows = np.sort(attacked_first(loaded.pairs, len(test))[: min(limits, default=len(test))])
     images = artefacts.Reconstructions.create(folder, rows, test.image_size).images
     batches = plain_batches(len(rows))
     clamped = 0

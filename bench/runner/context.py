@@ -69,7 +69,7 @@ class RunContext:
         where = f"dataset {scene.dataset!r}"
         notes = dict(evaluation.notes)
         notes.update(check_pairs(evaluation.pairs, where, lambda i: f"{where}: pair {i + 1}"))
-        test, pairs = _fewer_images(evaluation, run.images)
+        test, pairs = _fewer_pairs(evaluation, run.pairs)
         notes.update(copies_among(test))
 
         def public(lender: str) -> FaceSet:
@@ -131,14 +131,14 @@ class RunContext:
         return folder
 
 
-def _fewer_images(evaluation: Evaluation, limit: int | None) -> tuple[FaceSet, Pairs]:
-    """As many pairs as `limit` images make, from every fold as many genuine as impostor ones, and those images.
+def _fewer_pairs(evaluation: Evaluation, limit: int | None) -> tuple[FaceSet, Pairs]:
+    """At most `limit` pairs, from every fold as many genuine as impostor ones, and their images.
 
-    Folds list their genuine pairs first: the first images alone would be of genuine pairs alone, and accuracy a
-    matter of saying yes.
+    Folds list their genuine pairs first: the first pairs alone would be genuine alone, and accuracy a matter of saying
+    yes.
     """
     test, pairs = evaluation.test, evaluation.pairs
-    if limit is None or limit >= len(test):
+    if limit is None or limit >= len(pairs):
         return test, pairs
     place = np.zeros(len(pairs), dtype=np.int64)  # within its fold, among its kind
     for fold in np.unique(pairs.fold):
@@ -146,19 +146,14 @@ def _fewer_images(evaluation: Evaluation, limit: int | None) -> tuple[FaceSet, P
             some = np.flatnonzero((pairs.fold == fold) & (pairs.genuine == kind))
             place[some] = np.arange(len(some))
     chosen: list[int] = []
-    images: set[int] = set()
     for turn, fold in sorted({(int(t), int(f)) for t, f in zip(place, pairs.fold, strict=True)}):
         couple = np.flatnonzero((place == turn) & (pairs.fold == fold))
-        if len(couple) < 2:
-            continue  # this fold has no more of the other kind
-        wanted = images.union(pairs.left[couple].tolist(), pairs.right[couple].tolist())
-        if len(wanted) > limit:
-            break
-        images = wanted
-        chosen += couple.tolist()
+        if len(couple) == 2 and len(chosen) + 2 <= limit:  # otherwise this fold has no more of the other kind
+            chosen += couple.tolist()
     if not chosen:
-        raise UserError(f"run.images = {limit} leaves no genuine and no impostor pair; ask for more images")
-    kept, rows = np.array(sorted(images)), np.array(sorted(chosen))
+        raise UserError(f"run.pairs = {limit} leaves no genuine and no impostor pair; ask for more pairs")
+    rows = np.array(sorted(chosen))
+    kept = np.unique([pairs.left[rows], pairs.right[rows]])
     return test.subset(kept), Pairs(
         left=np.searchsorted(kept, pairs.left[rows]),
         right=np.searchsorted(kept, pairs.right[rows]),

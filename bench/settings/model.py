@@ -37,7 +37,8 @@ class RunSettings(Strict):
     public_defender: str = "rest"  #: a dataset's name, or `rest`: half of the people in no pair
     public_attacker: str = "rest"
     public_limit: int | None = Field(default=None, ge=2)  #: at most so many public faces a side
-    images: int | None = Field(default=None, ge=0)  #: judge so many images at most, of balanced pairs; 0: all
+    pairs: int | None = Field(default=None, ge=0)  #: verify so many pairs at most, as many genuine as not; 0: all
+    images: int | None = Field(default=None, ge=0)  #: rebuild so many of their images at most; 0: all
     device: str = "auto"
     threads: int | None = Field(default=None, ge=1)  #: processor threads of a task; None: all, or a worker's share
     time_limit: float | None = Field(default=None, gt=0)  #: seconds after which a worker's task is stopped
@@ -47,10 +48,10 @@ class RunSettings(Strict):
     cache: str = "results/.cache"
     samples: int = Field(default=8, ge=0)  #: reconstructions kept for the grids
 
-    @field_validator("images")
+    @field_validator("pairs", "images")
     @classmethod
-    def _all(cls, images: int | None) -> int | None:
-        return images or None
+    def _all(cls, count: int | None) -> int | None:
+        return count or None
 
 
 class MetricSettings(Strict):

@@ -187,7 +187,8 @@ def test_the_papers_own_protocol_is_known_when_it_is_met(monkeypatch: pytest.Mon
     assert label()[0] == "same protocol"
     assert label(role="cfp_fp", pairs=7000)[0] == label(defense="advface_trans")[0] == "same protocol"
     assert label(pairs=130) == ("stand-in", "data: lfw, 130 of 6000 pairs")
-    assert label("run.images=50") == ("stand-in", "data: the first 50 images of lfw")
+    assert label("run.images=50") == ("stand-in", "data: the first 50 images under attack of lfw")
+    assert label("run.pairs=50") == ("stand-in", "data: the first 50 pairs of lfw")
     assert label(role="agedb", pairs=10)[0] == "stand-in"
     assert label('paper.datasets.cfp_fp="lfw"', role="cfp_fp", pairs=7000)[1] == "data: lfw, not CFP-FP"
     assert "epsilon=0.1" in label("defenses.advface.epsilon=0.1")[1]

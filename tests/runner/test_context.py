@@ -1,4 +1,4 @@
-"""A run on fewer images than there are keeps a protocol that can tell a recogniser from one who always says yes."""
+"""A run on fewer pairs than there are keeps a protocol that can tell a recogniser from one who always says yes."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from bench.contracts import Evaluation, FaceSet, Pairs
 from bench.errors import UserError
-from bench.runner.context import _fewer_images
+from bench.runner.context import _fewer_pairs
 
 
 def _protocol(folds: int, each: int) -> Evaluation:
@@ -26,11 +26,11 @@ def _protocol(folds: int, each: int) -> Evaluation:
     )  # fmt: skip
 
 
-@given(folds=st.integers(1, 4), each=st.integers(1, 6), limit=st.integers(4, 100))
-def test_fewer_images_are_of_balanced_pairs_from_every_fold(folds: int, each: int, limit: int) -> None:
+@given(folds=st.integers(1, 4), each=st.integers(1, 6), limit=st.integers(2, 50))
+def test_fewer_pairs_are_balanced_and_from_every_fold(folds: int, each: int, limit: int) -> None:
     whole = _protocol(folds, each)
-    test, pairs = _fewer_images(whole, limit)
-    assert len(test) == min(len(whole.test), limit // 4 * 4), "as many as there is room for"
+    test, pairs = _fewer_pairs(whole, limit)
+    assert len(pairs) == min(len(whole.pairs), limit // 2 * 2), "as many as there is room for"
     assert set(pairs.left) | set(pairs.right) == set(range(len(test))), "and no image without a pair"
     assert pairs.genuine.sum() * 2 == len(pairs)
     counts = np.bincount(pairs.fold, minlength=folds)
@@ -42,6 +42,6 @@ def test_fewer_images_are_of_balanced_pairs_from_every_fold(folds: int, each: in
     assert named(test, pairs) <= named(whole.test, whole.pairs)
 
 
-def test_too_few_images_for_one_pair_of_each_kind() -> None:
-    with pytest.raises(UserError, match="3 leaves no genuine and no impostor pair"):
-        _fewer_images(_protocol(2, 3), 3)
+def test_too_few_for_one_pair_of_each_kind() -> None:
+    with pytest.raises(UserError, match=r"run.pairs = 1 leaves no genuine and no impostor pair"):
+        _fewer_pairs(_protocol(2, 3), 1)

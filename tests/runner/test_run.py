@@ -47,6 +47,26 @@ def test_one_run_leaves_records_tables_and_pictures(finished: Path) -> None:
     assert board["worst_ssim"].between(-1, 1).all()
 
 
+def test_attacks_take_fewer_images_of_all_pairs(finished: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(finished)
+    whole = figures(finished / "out" / "main")
+    templates = {path.name for path in Path("store/templates").iterdir()}
+    cli("run", "-q", "--set", "run.images=4", "-o", "out/fewer")
+    few = figures(Path("out/fewer"))
+    assert {path.name for path in Path("store/templates").iterdir()} == templates, "of all images, as before"
+    for name, record in few.items():
+        counts = {figure: measure["n"] for figure, measure in record["metrics"].items()}  # type: ignore[attr-defined]
+        if name.startswith("utility"):
+            assert record["metrics"] == whole[name]["metrics"]
+        elif name.startswith("reconstruction"):
+            assert counts["ssim"] == 4
+        elif "replay" in name:
+            assert counts["srra1"] >= 4, "enrolled images of genuine pairs are attacked first"
+    cli("run", "-q", "--set", "run.pairs=4", "--set", "run.images=0", "-o", "out/pairs")
+    fewer = figures(Path("out/pairs"))["utility--blobs--tiny--laplace--seed0"]
+    assert fewer["metrics"]["acc"]["n"] == 4  # type: ignore[index]
+
+
 def test_what_the_figures_must_obey(finished: Path) -> None:
     records = {
         name: json.loads((finished / "out/main/records" / f"{name}.json").read_text())
