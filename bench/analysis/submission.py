@@ -36,11 +36,10 @@ def export(run: Run, output: Path) -> Path:
     """
     members: dict[str, bytes] = {}
     for record in run.records():
-        name = record.cell.name
         for suffix in (".json", ".parquet"):
-            path = run.folder / "records" / f"{name}{suffix}"
+            path = run.path(record.cell, suffix)
             if path.exists():
-                members[f"records/{name}{suffix}"] = path.read_bytes()
+                members[f"records/{path.name}"] = path.read_bytes()
             elif record.status == "ok":
                 raise UserError(f"{path}: missing beside its record; run the cell again")
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(members.items())}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 from bench.analysis.board import Board, boards
 from bench.errors import UserError, near_miss
 from bench.report.heatmap import save
+from bench.storage.files import file_name
 from bench.storage.records import Run
 
 _PEOPLE = 8  #: columns at most
@@ -110,13 +113,19 @@ def write_grids(run: Run, defense: str | None = None) -> list[Path]:
     if defense is not None and defense not in known:
         raise UserError(f"{run.folder}: no defence {defense!r} in this run.{near_miss(defense, known)}")
     written = []
+    shared = Counter(_place(board, label, some) for board in some for label in board.defenses)
     for board in some:
         for label in board.defenses if defense is None else [defense]:
             figure = grid(run, board, label)
             if figure is not None:
-                several = len(some) > 1
-                place = f"{board.dataset}_{board.recognizer}_{label}" if several else label
-                # A label is free text in bench.toml: it must stay one file in this folder.
-                safe = "".join(c if c.isalnum() or c in "-_.=[]," else "_" for c in place)
-                written += save(figure, run.folder / f"grid_{safe}", ("png",))
+                name = _place(board, label, some)
+                if shared[name] > 1:  # a_b and c, and a and b_c
+                    name = file_name(board.dataset, board.recognizer, label)
+                written += save(figure, run.folder / f"grid_{name}", ("png",))
     return written
+
+
+def _place(board: Board, label: str, among: Sequence[Board]) -> str:
+    """What a grid is called; a label is free text, and must stay one file in the folder."""
+    parts = (board.dataset, board.recognizer, label) if len(among) > 1 else (label,)
+    return file_name(*parts, divider="_")

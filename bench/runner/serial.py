@@ -55,7 +55,7 @@ def pending(plan: Plan, run: Run) -> list[Job]:
     waiting = []
     for job in plan.jobs:
         try:
-            record = run.read(job.cell.name)
+            record = run.find(job.cell)
         except DataError:
             record = None  # a damaged record is a cell to judge again
         if record is None or record.key != job.key or record.status == "error":

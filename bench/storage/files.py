@@ -67,6 +67,27 @@ def read_text(path: Path) -> str:
         raise DataError(f"{path}:{line}: not UTF-8 (byte 0x{data[error.start]:02x}); save the file as UTF-8") from error
 
 
+_NAME_LIMIT = (
+    160  #: characters of a name's readable part: with all that is put around it, no system has too long a name
+)
+
+
+def file_name(*parts: str, divider: str = "--") -> str:
+    """One file's name for some texts: readable, of bounded length, and another one for other texts.
+
+    Where characters had to be replaced or left out, or could be taken for another text's on a file system that does not
+    tell `A` from `a`, a hash of the texts themselves is added.
+    """
+    given = [part for part in parts if part]
+    text = divider.join(given)
+    readable = "".join(c if c.isascii() and (c.isalnum() or c in "-_.=[],@~") else "_" for c in text)
+    ambiguous = any("--" in part or part.startswith("-") or part.endswith("-") for part in given)
+    if readable == text and text == text.lower() and len(text) <= _NAME_LIMIT and not ambiguous:
+        return text
+    digest = hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    return f"{readable[:_NAME_LIMIT]}-{digest}"
+
+
 def file_hash(path: Path) -> str:
     """sha256 of a file's bytes."""
     with path.open("rb") as file:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from bench.errors import DataError, UserError
 from bench.labels import is_harness
-from bench.storage.files import replacing
+from bench.storage.files import file_name, replacing
 
 SCHEMA = 1  #: version of the record's layout
 
@@ -62,10 +62,18 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """A file name: readable, and unique within a run."""
-        parts = [self.kind, self.dataset, self.recognizer, self.defense, self.attack, f"seed{self.seed}"]
-        text = "--".join(part for part in parts if part)
+        """A file name: readable, and no other cell's."""
+        return file_name(*self._parts)
+
+    @property
+    def former_name(self) -> str:
+        """What earlier versions called it: sometimes too long, or another cell's too."""
+        text = "--".join(part for part in self._parts if part)
         return "".join(c if c.isalnum() or c in "-_.=[],@~" else "_" for c in text)
+
+    @property
+    def _parts(self) -> tuple[str, ...]:
+        return self.kind, self.dataset, self.recognizer, self.defense, self.attack, f"seed{self.seed}"
 
 
 @dataclass(frozen=True)
@@ -181,20 +189,46 @@ class Run:
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{path}: a damaged record ({error}); delete it and run again") from error
 
+    def find(self, cell: Cell) -> Record | None:
+        """The record of a cell, under the name that it has now or had in earlier versions.
+
+        Raises:
+            DataError: as `read`.
+        """
+        for name in dict.fromkeys((cell.name, cell.former_name)):
+            try:
+                record = self.read(name)
+            except DataError:
+                if name == cell.name:
+                    raise
+                continue
+            if record is not None and record.cell == cell:
+                return record
+        return None
+
+    def path(self, cell: Cell, suffix: str) -> Path:
+        """Where a cell's `.json`, `.parquet` or `.npz` lies, or would."""
+        now = self._records / f"{cell.name}{suffix}"
+        if cell.former_name == cell.name or (self._records / f"{cell.name}.json").exists():
+            return now
+        return self._records / f"{cell.former_name}{suffix}" if self.find(cell) is not None else now
+
     def records(self) -> list[Record]:
-        """Every record.
+        """Every record; of two of one cell, the one under today's name.
 
         Raises:
             DataError: the folder holds no records, or one is damaged.
         """
-        found = [record for name in self.names() if (record := self.read(name)) is not None]
+        read = [(name, record) for name in self.names() if (record := self.read(name)) is not None]
+        current = {record.cell for name, record in read if name == record.cell.name}
+        found = [record for name, record in read if name == record.cell.name or record.cell not in current]
         if not found:
             raise DataError(f"{self.folder}: no records here; point at a finished run, or start one: veilbench run")
         return found
 
     def scores(self, cell: Cell) -> pd.DataFrame:
         """Per-image (reconstruction: name, subject, ssim, psnr_db, mse, lpips, cosine) or per-pair scores of a cell."""
-        path = self._records / f"{cell.name}.parquet"
+        path = self.path(cell, ".parquet")
         try:
             return pd.read_parquet(path)
         except (OSError, ValueError) as error:
@@ -202,7 +236,7 @@ class Run:
 
     def samples(self, cell: Cell) -> dict[str, NDArray[Any]]:
         """`original` and `reconstruction` (K, H, W, 3) uint8 and their `name`s; empty where none were kept."""
-        path = self._records / f"{cell.name}.npz"
+        path = self.path(cell, ".npz")
         if not path.exists():
             return {}
         with np.load(path, allow_pickle=False) as arrays:
@@ -213,6 +247,7 @@ class Run:
     ) -> None:
         """Writes what belongs to a cell, the record last: a record that stands has its scores."""
         base = self._records / record.cell.name
+        former = self.path(record.cell, ".json")
         if scores is not None:
             with replacing(base.with_name(base.name + ".parquet")) as path:
                 scores.to_parquet(path, index=False)
@@ -221,3 +256,6 @@ class Run:
                 np.savez_compressed(file, allow_pickle=False, **samples)
         with replacing(base.with_name(base.name + ".json")) as path:
             path.write_text(json.dumps(asdict(record), indent=1, sort_keys=True, allow_nan=False), encoding="utf-8")
+        if former.stem != base.name:
+            for suffix in (".json", ".parquet", ".npz"):
+                former.with_name(former.name.removesuffix(".json") + suffix).unlink(missing_ok=True)
