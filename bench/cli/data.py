@@ -8,6 +8,8 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from bench.cli.options import UserPath
+
 
 @click.group()
 def data() -> None:
@@ -15,7 +17,7 @@ def data() -> None:
 
 
 @data.command(name="status")
-@click.option("--into", type=click.Path(path_type=Path), help="The data folder; default: VEILBENCH_DATA.")
+@click.option("--into", type=UserPath(), help="The data folder; default: VEILBENCH_DATA.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def data_status(into: Path | None, as_json: bool) -> None:
     """Says of each set what it is, where it was looked for, its hash if found, how to get it, and its licence."""
@@ -38,7 +40,7 @@ def data_status(into: Path | None, as_json: bool) -> None:
 
 @data.command(name="fetch")
 @click.argument("name")
-@click.option("--into", type=click.Path(path_type=Path), help="The data folder; default: VEILBENCH_DATA.")
+@click.option("--into", type=UserPath(), help="The data folder; default: VEILBENCH_DATA.")
 @click.option("--mirror", default="", metavar="URL", help="Where the files lie by their own names, instead.")
 @click.option("--sha256", default="", metavar="HASH", help="Of the download, where it must be another than known.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress bars.")

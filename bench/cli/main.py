@@ -14,6 +14,7 @@ import click
 from rich.logging import RichHandler
 
 from bench import __version__
+from bench.cli.console import write_any_text
 from bench.cli.data import data
 from bench.cli.options import err
 from bench.cli.paper import paper
@@ -44,6 +45,7 @@ class _Group(click.Group):
     def main(self, *args: Any, **kwargs: Any) -> Any:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, _terminate)
+        write_any_text()
         try:
             return super().main(*args, **{**kwargs, "standalone_mode": False}) or sys.exit(0)
         except UserError as error:
@@ -84,6 +86,7 @@ class _Group(click.Group):
 def main() -> None:
     """Benchmarks what stored face features give away: defences crossed with attacks."""
     # Plain lines, not boxes, where output goes to a file.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # where its cache lies is no news
     logging.basicConfig(
         level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=err, show_path=False)]
     )

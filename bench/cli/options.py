@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import click
 from rich.console import Console
+
+
+class UserPath(click.Path):
+    """A path as users give it: `~` is their home folder, where no shell saw to it (`--output=~/out`)."""
+
+    def __init__(self, **how: Any) -> None:
+        super().__init__(path_type=Path, **how)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path, absolute where it began with a `~`."""
+        return super().convert(os.path.expanduser(value) if isinstance(value, str) else value, param, ctx)
+
 
 out = Console()
 err = Console(stderr=True)
@@ -18,9 +31,7 @@ def with_config(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting; repeatable."),
         click.option("--profile", "-p", help="Overlay [profile.NAME] of the config."),
-        click.option(
-            "--config", "-c", type=click.Path(path_type=Path), help="Default: ./bench.toml, or the built-in one."
-        ),
+        click.option("--config", "-c", type=UserPath(), help="Default: ./bench.toml, or the built-in one."),
     ):
         command = option(command)
     return command

@@ -10,7 +10,7 @@ from typing import Literal
 import click
 from rich.console import Console
 
-from bench.cli.options import with_config, with_workers
+from bench.cli.options import UserPath, with_config, with_workers
 
 _NAMES = ("table1", "table2", "table3", "table4", "figure3", "figure4", "figure5", "figure6")
 
@@ -18,7 +18,7 @@ _NAMES = ("table1", "table2", "table3", "table4", "figure3", "figure4", "figure5
 @click.command()
 @click.argument("what", metavar="WHAT", type=click.Choice([*_NAMES, "all"]))
 @with_config
-@click.option("--output", "-o", type=click.Path(path_type=Path), help="Records, tables, figures; default RUN-paper.")
+@click.option("--output", "-o", type=UserPath(), help="Records, tables, figures; default RUN-paper.")
 @click.option("--knowledge", default="", metavar="LEVEL", help="Table 4, Figure 6: this level too, say enrolment.")
 @click.option("--estimate", is_flag=True, help="Say what it would take on this machine; make nothing.")
 @with_workers

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bench.cli.options import out
+from bench.cli.options import UserPath, out
 from bench.labels import KINDS, word
 
 if TYPE_CHECKING:
@@ -130,9 +130,7 @@ def _meaning(parameter: Parameter) -> Text:
 @click.command()
 @click.argument("kind", type=click.Choice(KINDS))
 @click.argument("name")
-@click.option(
-    "--path", "folder", type=click.Path(path_type=Path, file_okay=False), default=".", help="Folder; default: here."
-)
+@click.option("--path", "folder", type=UserPath(file_okay=False), default=".", help="Folder; default: here.")
 def new(kind: Any, name: str, folder: Path) -> None:
     """Writes NAME.py: a plugin that runs at once, with its contract in its docstring."""
     from bench.cli.scaffold import advice, scaffold

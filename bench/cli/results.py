@@ -11,7 +11,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from bench.cli.options import out, with_config
+from bench.cli.options import UserPath, out, with_config
 
 _FORMATS = ("md", "csv", "tex", "json")
 
@@ -28,11 +28,11 @@ def print_leaderboard(frame: Any, columns: Sequence[str] = ()) -> None:
 
 
 def _run_argument(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))(command)
+    return click.argument("folder", metavar="RUN", type=UserPath())(command)
 
 
 @click.command()
-@click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=UserPath())
 @click.option("--columns", default="", metavar="NAME,...", help="Only these, as the CSV calls them.")
 @click.option("--wide", is_flag=True, help="Every column, however wide that is.")
 @click.option("--sort", default="", metavar="NAME", help="The best of this column first; `defense`: by the alphabet.")
@@ -81,7 +81,7 @@ def leaderboard(runs: tuple[Path, ...], columns: str, wide: bool, sort: str, fmt
 
 @click.command()
 @_run_argument
-@click.option("--output", "-o", type=click.Path(path_type=Path), help="Default: RUN.zip.")
+@click.option("--output", "-o", type=UserPath(), help="Default: RUN.zip.")
 def export(folder: Path, output: Path | None) -> None:
     """Packs a run for a public leaderboard: records and per-image scores with their hashes, no images of faces."""
     from bench.analysis.submission import export as make
@@ -92,7 +92,7 @@ def export(folder: Path, output: Path | None) -> None:
 
 
 @click.command()
-@click.argument("archive", type=click.Path(path_type=Path))
+@click.argument("archive", type=UserPath())
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def verify(archive: Path, as_json: bool) -> None:
     """Checks what `export` made: hashes, schema, and figures against the scores that they were made from.
@@ -119,11 +119,11 @@ def verify(archive: Path, as_json: bool) -> None:
 
 @click.command()
 @with_config
-@click.argument("base", type=click.Path(path_type=Path))
-@click.argument("new", type=click.Path(path_type=Path))
+@click.argument("base", type=UserPath())
+@click.argument("new", type=UserPath())
 @click.option("--json", "as_json", is_flag=True, help="Every finding as JSON.")
-@click.option("--junit", type=click.Path(path_type=Path), help="Also write a JUnit XML file.")
-@click.option("--markdown", type=click.Path(path_type=Path), help="Also write the Markdown, say for a pull request.")
+@click.option("--junit", type=UserPath(), help="Also write a JUnit XML file.")
+@click.option("--markdown", type=UserPath(), help="Also write the Markdown, say for a pull request.")
 def compare(
     config: Path | None,
     profile: str | None,
@@ -171,7 +171,7 @@ def paired(folder: Path, one: str, other: str, fmt: Any) -> None:
 
 @click.command()
 @_run_argument
-@click.option("--output", "-o", type=click.Path(path_type=Path), help="Base name; default RUN/scatter.")
+@click.option("--output", "-o", type=UserPath(), help="Base name; default RUN/scatter.")
 def scatter(folder: Path, output: Path | None) -> None:
     """Draws accuracy against what the worst attack rebuilds, as PNG and SVG."""
     from bench.errors import UserError
@@ -189,7 +189,7 @@ def scatter(folder: Path, output: Path | None) -> None:
 @click.command()
 @_run_argument
 @click.option("--metric", default="ssim", show_default=True, help="ssim, psnr_db, mse, lpips or cosine.")
-@click.option("--output", "-o", type=click.Path(path_type=Path), help="Base name; default RUN/curve_METRIC.")
+@click.option("--output", "-o", type=UserPath(), help="Base name; default RUN/curve_METRIC.")
 def curve(folder: Path, metric: str, output: Path | None) -> None:
     """Draws what an attack gains along a sweep of one of its parameters, as PNG and SVG."""
     from bench.errors import UserError, near_miss
@@ -209,7 +209,7 @@ def curve(folder: Path, metric: str, output: Path | None) -> None:
 @click.command()
 @_run_argument
 @click.option("--metric", default="ssim", show_default=True, help="ssim, psnr_db, mse, lpips or cosine.")
-@click.option("--output", "-o", type=click.Path(path_type=Path), help="Base name; default RUN/heatmap_METRIC.")
+@click.option("--output", "-o", type=UserPath(), help="Base name; default RUN/heatmap_METRIC.")
 def heatmap(folder: Path, metric: str, output: Path | None) -> None:
     """Draws defences against attacks, as PNG and SVG."""
     from bench.report.heatmap import heatmap as draw
@@ -235,7 +235,7 @@ def grid(folder: Path, defense: str | None) -> None:
 
 @click.command()
 @_run_argument
-@click.option("--output", "-o", type=click.Path(path_type=Path), help="The folder to write; default RUN/report.")
+@click.option("--output", "-o", type=UserPath(), help="The folder to write; default RUN/report.")
 def report(folder: Path, output: Path | None) -> None:
     """Writes a folder with one page, index.html, that shows everything and needs no network."""
     from bench.report.page import write_page

@@ -11,13 +11,13 @@ from typing import Any, Literal
 import click
 from rich.console import Console
 
-from bench.cli.options import err, with_config, with_workers
+from bench.cli.options import UserPath, err, with_config, with_workers
 from bench.cli.results import print_leaderboard
 
 
 @click.command()
 @with_config
-@click.option("--output", "-o", type=click.Path(path_type=Path), help="Where records and reports go (run.output).")
+@click.option("--output", "-o", type=UserPath(), help="Where records and reports go (run.output).")
 @click.option("--dry-run", is_flag=True, help="Say what would be made and judged, with disk and time; make nothing.")
 @click.option("--strict", is_flag=True, help="Exit 1 where an attack fails the run's test of itself (run.canaries).")
 @with_workers
@@ -147,7 +147,7 @@ def config(config: Path | None, profile: str | None, overrides: tuple[str, ...],
 @click.command()
 @with_config
 @click.option("--dry-run", is_flag=True, help="Only say how much would be freed.")
-@click.option("--run", "runs", multiple=True, type=click.Path(path_type=Path, exists=True), help="Another run to keep.")
+@click.option("--run", "runs", multiple=True, type=UserPath(exists=True), help="Another run to keep.")
 def clean(
     config: Path | None, profile: str | None, overrides: tuple[str, ...], dry_run: bool, runs: tuple[Path, ...]
 ) -> None:

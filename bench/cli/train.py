@@ -9,14 +9,14 @@ from typing import Any
 import click
 from rich.console import Console
 
-from bench.cli.options import with_config
+from bench.cli.options import UserPath, with_config
 
 
 @click.command()
 @with_config
 @click.option("--recognizer", "-r", required=True, metavar="LABEL", help="What to train: compact, facenet, ...")
 @click.option("--dataset", metavar="LABEL", default="", help="A dataset of the config: its public faces teach.")
-@click.option("--folder", type=click.Path(path_type=Path), help="Or a folder of PERSON/IMAGE.jpg, say CASIA-WebFace.")
+@click.option("--folder", type=UserPath(), help="Or a folder of PERSON/IMAGE.jpg, say CASIA-WebFace.")
 @click.option("--aligned", is_flag=True, help="The folder's images are cut out already.")
 @click.option(
     "--init", default="", metavar="FILE|own", help="Start from these weights: the classifier first, then all."
@@ -27,7 +27,7 @@ from bench.cli.options import with_config
 @click.option("--recipe", multiple=True, metavar="KEY=VALUE", help="epochs, learning_rate, loss, ...; repeatable.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--full-precision", is_flag=True, help="Write single precision; default is half.")
-@click.option("--output", "-o", required=True, type=click.Path(path_type=Path), help="Weights, card, checkpoints.")
+@click.option("--output", "-o", required=True, type=UserPath(), help="Weights, card, checkpoints.")
 @click.option("--json", "as_json", is_flag=True, help="Print the model card as JSON.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress bars.")
 def train_recognizer(

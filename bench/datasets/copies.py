@@ -7,14 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.spatial import KDTree
 
 from bench.contracts import Originals
 from bench.datasets.align import ImageSource
-from bench.storage.files import replacing
+from bench.storage.files import locked, replacing
 from bench.storage.keys import content_key
 from bench.toolkit.progress import track
 
@@ -46,7 +45,7 @@ def originals(source: ImageSource, digests: Mapping[str, bytes], cache: Path) ->
     count = len(source.names)
     path = cache / f"thumbnails-{content_key(revision=source.revision, side=_SIDE)}.npy"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
+    with locked(path.with_suffix(".lock"), "run.cache"):
         kept = _kept(path, count)
         if kept is None:
             steps = track(range(count), "looking for copies (once)", count)

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 
-from bench.storage.files import file_hash, replacing
+from bench.storage.files import file_hash, locked, replacing
 from bench.toolkit.progress import track
 
 log = logging.getLogger("veilbench")
@@ -41,7 +40,7 @@ def cached_faces(
         label: for the progress bar.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "lock"):
+    with locked(folder / "lock", "run.cache"):
         manifest = _manifest(folder)
         if manifest is None:
             found = _make(folder, count, size, chunks, label)

@@ -48,6 +48,14 @@ class RunSettings(Strict):
     cache: str = "results/.cache"
     samples: int = Field(default=8, ge=0)  #: reconstructions kept for the grids
 
+    @field_validator("datasets", "recognizers", "defenses", "attacks", "seeds")
+    @classmethod
+    def _once(cls, values: list[Any]) -> list[Any]:
+        twice = next((value for index, value in enumerate(values) if value in values[:index]), None)
+        if twice is not None:
+            raise ValueError(f"{twice!r} stands in the list twice")
+        return values
+
     @field_validator("pairs", "images")
     @classmethod
     def _all(cls, count: int | None) -> int | None:

@@ -22,6 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 from bench import contracts
 from bench.errors import UserError, near_miss
 from bench.labels import KINDS, PluginKind, word
+from bench.settings.values import refuse_odd_values
 from bench.storage.files import ROOT, file_hash
 from bench.storage.keys import content_key
 
@@ -202,6 +203,7 @@ def make(plugin: type[Any], parameters: Mapping[str, Any], where: str) -> Any:
         UserError: an unknown parameter (with its near miss), or a value of the wrong type or out of range.
     """
     _refuse_unknown(plugin, parameters, where)
+    refuse_odd_values(parameters, where)
     try:
         return TypeAdapter(plugin).validate_json(json.dumps(dict(parameters)), strict=True)
     except ValidationError as error:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -12,11 +10,12 @@ from typing import Any, get_args, get_type_hints
 
 from bench import labels
 from bench.contracts import Knowledge, ReconstructionAttack, ReplayAttack
-from bench.errors import DataError, UserError, near_miss
+from bench.errors import UserError, near_miss
 from bench.labels import PluginKind, word
 from bench.settings import controls, registry
 from bench.settings.model import File, MetricSettings, Settings
 from bench.settings.toml import Overrides, default_path, overlay, read_file
+from bench.settings.values import expand
 from bench.storage.keys import source_hash
 
 _KINDS: dict[str, PluginKind] = {
@@ -43,23 +42,6 @@ def load(
     """
     path = path or default_path()
     return _resolve(read_file(path, profile, overrides), path, given or {})
-
-
-_VARIABLE = re.compile(r"\$\{(\w+)\}")
-
-
-def _expand(value: Any, where: str) -> Any:
-    """`${NAME}` in strings, from the environment."""
-    if isinstance(value, Mapping):
-        return {key: _expand(inner, where) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_expand(inner, where) for inner in value]
-    if not isinstance(value, str):
-        return value
-    for name in _VARIABLE.findall(value):
-        if not os.environ.get(name):
-            raise DataError(f"{where}: the environment variable {name} is not set; {name}=FOLDER veilbench run ...")
-    return _VARIABLE.sub(lambda match: os.environ[match[1]], value)
 
 
 def _resolve(file: File, path: Path, given: Mapping[str, Mapping[str, Any]]) -> Settings:
@@ -97,11 +79,11 @@ def _resolve(file: File, path: Path, given: Mapping[str, Mapping[str, Any]]) -> 
     return Settings(
         run=file.run.model_copy(
             update={
-                name: _expand(getattr(file.run, name), f"{path}: run.{name}")
+                name: expand(getattr(file.run, name), f"{path}: run.{name}")
                 for name in ("output", "store", "mirror", "cache")
             }
         ),
-        metrics=MetricSettings(**_expand(metrics, f"{path}: [metrics]")) if file.metrics.lpips else file.metrics,
+        metrics=MetricSettings(**expand(metrics, f"{path}: [metrics]")) if file.metrics.lpips else file.metrics,
         compare=file.compare,
         datasets=plugins("datasets", file.run.datasets),
         recognizers=plugins("recognizers", file.run.recognizers),
@@ -144,7 +126,7 @@ def _instances(file: File, section: str, label: str, path: Path) -> dict[str, An
     if labels.is_harness(label):
         raise UserError(f"{where}: {label!r}: labels with a ~ are the harness's own: run.controls, run.canaries")
     own, level = labels.at_level(label) if section == "attacks" else (label, "")
-    parameters = dict(_expand(overlay(entries.get(own, {}), entries.get(label, {})), where))
+    parameters = dict(expand(overlay(entries.get(own, {}), entries.get(label, {})), where))
     name = parameters.pop("plugin", own)
     sweep = parameters.pop("sweep", {})
     if own not in entries and name not in registry.names(kind) and not registry.is_place(str(name)):

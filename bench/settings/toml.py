@@ -11,7 +11,8 @@ from pydantic import BaseModel, ValidationError
 
 from bench.errors import UserError, near_miss
 from bench.settings.model import CompareSettings, File, MetricSettings, RunSettings
-from bench.storage.files import shipped
+from bench.settings.values import refuse_odd_values
+from bench.storage.files import read_text, shipped
 
 #: Settings laid over the file: KEY=VALUE as the command line has them, or a table by dotted names.
 Overrides = Sequence[str] | Mapping[str, Any]
@@ -43,10 +44,11 @@ def profiles(path: Path) -> list[str]:
 
 def _raw(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        path.stat()
+        return tomllib.loads(read_text(path))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); name another with --config") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path}: not valid TOML: {error}") from error
 
 
@@ -60,8 +62,11 @@ def read_file(path: Path, profile: str | None, overrides: Overrides) -> File:
     known = raw.pop("profile", {})
     if profile is not None:
         raw = overlay(raw, _profile(profile, known, path))
+    for section, value in raw.items():
+        refuse_odd_values(value, f"{path}: {section}")
     if isinstance(overrides, Mapping):
         for key, value in overrides.items():
+            refuse_odd_values(_plain(value), str(key))
             raw = overlay(raw, _nested(str(key), _plain(value)))
     else:
         for override in overrides:
@@ -119,6 +124,7 @@ def _parse_override(text: str, option: str = "--set") -> dict[str, Any]:
         parsed: Any = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         parsed = value.strip()
+    refuse_odd_values(parsed, f"{option} {key.strip()}")
     return _nested(key.strip(), parsed)
 
 

@@ -11,7 +11,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.errors import DataError
+from filelock import FileLock, Timeout
+
+from bench.errors import DataError, UserError
 
 _MARKS = ((codecs.BOM_UTF32_LE, "UTF-32"), (codecs.BOM_UTF32_BE, "UTF-32"), (codecs.BOM_UTF16_LE, "UTF-16"),
           (codecs.BOM_UTF16_BE, "UTF-16"))  # fmt: skip
@@ -65,6 +67,35 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise DataError(f"{path}:{line}: not UTF-8 (byte 0x{data[error.start]:02x}); save the file as UTF-8") from error
+
+
+@contextlib.contextmanager
+def locked(path: Path, setting: str, timeout: float = -1) -> Iterator[None]:
+    """Holds a lock file, which processes on one machine or one network drive wait for.
+
+    Args:
+        setting: what says where the folder lies, for the message.
+        timeout: seconds to wait; -1: for ever.
+
+    Raises:
+        UserError: the drive knows no locks; names the folder and the setting.
+        filelock.Timeout: another process holds it still.
+    """
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout)
+    except Timeout:
+        raise
+    except (OSError, NotImplementedError) as error:
+        told = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"{path.parent}: files cannot be locked here ({told}), as on network drives without a lock service; "
+            f"set {setting} to a folder on a local disk"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 _NAME_LIMIT = (

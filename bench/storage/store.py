@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from bench.errors import UserError
-from bench.storage.files import file_hash
+from bench.storage.files import file_hash, locked
 from bench.storage.mirror import MANIFEST, Mirror
 
 log = logging.getLogger("veilbench")
@@ -121,7 +121,7 @@ class Store:
         locks = self.root / _LOCKS
         for place in (locks, self.root / kind):
             place.mkdir(parents=True, exist_ok=True)
-        with FileLock(locks / f"{key}.lock"):
+        with locked(locks / f"{key}.lock", "run.store"):
             yield
 
     @contextmanager
@@ -131,7 +131,7 @@ class Store:
         locks.mkdir(exist_ok=True)
         path = locks / f"run-{uuid.uuid4().hex}.lock"
         try:
-            with FileLock(path):
+            with locked(path, "run.store"):
                 yield
         finally:
             path.unlink(missing_ok=True)
@@ -144,7 +144,7 @@ class Store:
         """
         for path in (self.root / _LOCKS).glob("run-*.lock"):
             try:
-                with FileLock(path, timeout=0):
+                with locked(path, "run.store", timeout=0):
                     pass
             except Timeout as error:
                 raise UserError(f"{self.root}: a run is using this store; wait for it or stop it first") from error

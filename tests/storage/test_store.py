@@ -1,5 +1,6 @@
 """The store: atomic, verified, shared."""
 
+import errno
 import logging
 import multiprocessing
 import time
@@ -11,6 +12,7 @@ import torch
 
 from bench.contracts import State
 from bench.errors import UserError
+from bench.storage import files
 from bench.storage.arrays import Rows, read_array, read_state, write_arrays, write_state
 from bench.storage.keys import content_key
 from bench.storage.store import Store
@@ -151,3 +153,16 @@ def test_rows_are_read_and_written_where_they_lie(tmp_path: Path) -> None:
     copy = rows[3:4]
     copy[:] = 7
     assert (rows[3] == values[0]).all(), "what was read is a copy"
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOLCK, "No locks available"), NotImplementedError("no flock here")])
+def test_a_drive_without_locks_is_named_with_the_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def acquire(self: object, *_: object) -> None:
+        raise error
+
+    store = Store(tmp_path)
+    monkeypatch.setattr(files.FileLock, "acquire", acquire)
+    with pytest.raises(UserError, match=r"locks: files cannot be locked here \(.*set run.store to a folder on a local"):
+        store.make("kind", "key", lambda folder: None)
