@@ -20,10 +20,9 @@ from bench.datasets.face_cache import CHUNK, cached_faces
 from bench.errors import DataError
 from bench.storage.keys import content_key
 
-_ALGORITHM = 1  #: raised whenever other pixels would come out
+ALGORITHM = 2  #: raised whenever other pixels would come out; part of a dataset's revision
 _PROBABILITY = 0.9  #: below this, what MTCNN shows is taken for no face
 _MTCNN_SMALLEST = 20  #: pixels; below, its pyramid has no floor
-_TOGETHER = 8_000_000  #: pixels that are searched at once: a few large photographs fill the memory
 _SMALLEST = 0.2  #: of the image's shorter side: smaller faces are bystanders, and searching for them takes most time
 
 
@@ -54,43 +53,30 @@ def align(
     Raises:
         DataError: an image cannot be read, or the detector fails on it; names it.
     """
-    parts = {"revision": source.revision, "alignment": asdict(alignment), "aligned": aligned, "algorithm": _ALGORITHM}
+    parts = {
+        "revision": source.revision,
+        "alignment": asdict(alignment),
+        "aligned": aligned,
+        "algorithm": 1 if aligned else ALGORITHM,
+    }
     folder = cache / content_key(**parts, detector=version("facenet-pytorch"))
     cut = _resizer(alignment) if aligned else _Detector(alignment).cut
     count = len(source.names)
 
     def chunks(first: int) -> Iterator[tuple[list[NDArray[np.uint8]], list[bool]]]:
         for start in range(first, count, CHUNK):
-            cuts = [cut_out for some in _batches(source, start, min(start + CHUNK, count)) for cut_out in cut(some)]
+            cuts = [cut(source.read(i), source.where(i)) for i in range(start, min(start + CHUNK, count))]
             yield [face for face, _ in cuts], [seen for _, seen in cuts]
 
     return cached_faces(folder, count, alignment.size, chunks, "aligning faces (once)")
 
 
-#: Images with where each lies.
-_Batch = list[tuple[Image.Image, str]]
+#: An image and where it lies to its face, and whether there was one.
+_Cut = Callable[[Image.Image, str], tuple[NDArray[np.uint8], bool]]
 
 
-def _batches(source: ImageSource, first: int, stop: int) -> Iterator[_Batch]:
-    """The images of a range, as many at once as are few pixels."""
-    batch: _Batch = []
-    pixels = 0
-    for index in range(first, stop):
-        image = source.read(index)
-        if batch and pixels + image.width * image.height > _TOGETHER:
-            yield batch
-            batch, pixels = [], 0
-        batch.append((image, source.where(index)))
-        pixels += image.width * image.height
-    if batch:
-        yield batch
-
-
-def _resizer(alignment: Alignment) -> Callable[[_Batch], list[tuple[NDArray[np.uint8], bool]]]:
-    def cut(batch: _Batch) -> list[tuple[NDArray[np.uint8], bool]]:
-        return [(_resized(image, alignment.size), True) for image, _ in batch]
-
-    return cut
+def _resizer(alignment: Alignment) -> _Cut:
+    return lambda image, _: (_resized(image, alignment.size), True)
 
 
 def _resized(image: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -116,53 +102,34 @@ class _Detector:
     def __init__(self, alignment: Alignment) -> None:
         self._alignment = alignment
 
-    def cut(self, batch: _Batch) -> list[tuple[NDArray[np.uint8], bool]]:
-        """Each image's face, and whether there was one."""
-        results: list[tuple[NDArray[np.uint8], bool]] = [(_resized(i, self._alignment.size), False) for i, _ in batch]
-        by_size: dict[tuple[int, int], list[int]] = {}
-        for index, (image, _) in enumerate(batch):
-            by_size.setdefault(image.size, []).append(index)
-        for size, indices in by_size.items():
-            for index, face in zip(indices, self._faces([batch[i] for i in indices], size), strict=True):
-                if face is not None:
-                    results[index] = (face, True)
-        return results
+    def cut(self, image: Image.Image, where: str) -> tuple[NDArray[np.uint8], bool]:
+        """The image's face, and whether there was one.
 
-    def _faces(self, batch: _Batch, size: tuple[int, int]) -> list[NDArray[np.uint8] | None]:
-        """The faces cut out of images of one size (width, height)."""
+        One image at a time: among others, MTCNN may choose another box. It takes no longer.
+        """
         try:
-            found = self._detect([image for image, _ in batch], size)
-            return [None if f is None else self._crop(i, *f) for (i, _), f in zip(batch, found, strict=True)]
+            face = self._detect(image)
+            return (_resized(image, self._alignment.size), False) if face is None else (self._crop(image, *face), True)
         except Exception as error:  # whatever it is, the user wants to know of which file
-            if len(batch) == 1:
-                where = batch[0][1]
-                said = f"{type(error).__name__}: {error}"
-                raise DataError(f"{where}: the face detector fails on it ({said}); replace it or remove it") from error
-            return [face for one in batch for face in self._faces([one], size)]
+            said = f"{type(error).__name__}: {error}"
+            raise DataError(f"{where}: the face detector fails on it ({said}); replace it or remove it") from error
 
-    def _detect(
-        self, images: list[Image.Image], size: tuple[int, int]
-    ) -> list[tuple[NDArray[Any], NDArray[Any]] | None]:
-        """Box and five points of the face nearest the centre, for images of one size (width, height)."""
-        if min(size) < _MTCNN_SMALLEST:
-            return [None] * len(images)
-        detector = _mtcnn(max(_MTCNN_SMALLEST, int(_SMALLEST * min(size))))
+    def _detect(self, image: Image.Image) -> tuple[NDArray[Any], NDArray[Any]] | None:
+        """Box and five points of the face nearest the centre."""
+        if min(image.size) < _MTCNN_SMALLEST:
+            return None
+        detector = _mtcnn(max(_MTCNN_SMALLEST, int(_SMALLEST * min(image.size))))
         with torch.inference_mode():
-            boxes, probabilities, points = detector.detect(images, landmarks=True)
-        faces: list[tuple[NDArray[Any], NDArray[Any]] | None] = []
-        centre = np.array(size) / 2
-        for some_boxes, some_probabilities, some_points in zip(boxes, probabilities, points, strict=True):
-            if some_boxes is None:
-                faces.append(None)
-                continue
-            sure = np.array([p is not None and p >= _PROBABILITY for p in some_probabilities])
-            if not sure.any():
-                faces.append(None)
-                continue
-            box, point = np.asarray(some_boxes, dtype=float)[sure], np.asarray(some_points, dtype=float)[sure]
-            nearest = int(np.linalg.norm((box[:, :2] + box[:, 2:]) / 2 - centre, axis=1).argmin())
-            faces.append((box[nearest], point[nearest]))
-        return faces
+            boxes, probabilities, points = (found[0] for found in detector.detect([image], landmarks=True))
+        if boxes is None:
+            return None
+        sure = np.array([p is not None and p >= _PROBABILITY for p in probabilities])
+        if not sure.any():
+            return None
+        box, point = np.asarray(boxes, dtype=float)[sure], np.asarray(points, dtype=float)[sure]
+        centre = np.array(image.size) / 2
+        nearest = int(np.linalg.norm((box[:, :2] + box[:, 2:]) / 2 - centre, axis=1).argmin())
+        return box[nearest], point[nearest]
 
     def _crop(self, image: Image.Image, box: NDArray[Any], points: NDArray[Any]) -> NDArray[np.uint8]:
         height, width = self._alignment.size

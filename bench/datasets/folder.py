@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.contracts import Alignment, Dataset, Evaluation, FaceSet, Pairs
-from bench.datasets.align import ImageSource, align, revision_of
+from bench.datasets.align import ALGORITHM, ImageSource, align, revision_of
 from bench.datasets.copies import originals
 from bench.datasets.decoding import read_image
 from bench.datasets.photographs import ELSEWHERE, Photographs, examine, find_photographs
@@ -35,7 +35,7 @@ class ImageFolder(Dataset):
         found = find_photographs(root, depth=2 if self.identities else None)
         if not found.files:
             layout = "PERSON/IMAGE.jpg" if self.identities else "images"
-            flat = self.identities and ELSEWHERE in found.left_out
+            flat = self.identities and ELSEWHERE in found.notes
             hint = "; for a flat folder set identities = false" if flat else ""
             raise DataError(f"{root}: no {layout} in it{found.instead()}{hint}")
         return found, dict(list(found.files.items())[: self.limit])
@@ -43,7 +43,7 @@ class ImageFolder(Dataset):
     def revision(self) -> str:
         """Over every image's name and bytes, whether people are known, and how faces are cut out."""
         files = revision_of(examine(self._found()[1]).parts())
-        return revision_of([(files, bytes([self.identities, self.aligned]))])
+        return revision_of([(files, bytes([self.identities, 1 if self.aligned else ALGORITHM]))])
 
     def size(self) -> tuple[int, int]:
         """All are public."""
@@ -62,4 +62,4 @@ class ImageFolder(Dataset):
         every = FaceSet(pixels, np.arange(len(names)), tuple(names), people, seen, behind)
         none = np.zeros(0, dtype=np.int64)
         pairs = Pairs(none, none, none.astype(bool), none)
-        return Evaluation(every.subset(none), pairs, every, {**found.left_out, **examined.converted})
+        return Evaluation(every.subset(none), pairs, every, {**found.notes, **examined.converted})

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from bench.contracts import Alignment, Dataset, Evaluation, FaceSet, Pairs
-from bench.datasets.align import ImageSource, align, revision_of
+from bench.datasets.align import ALGORITHM, ImageSource, align, revision_of
 from bench.datasets.copies import originals
 from bench.datasets.decoding import decode
 from bench.datasets.photographs import Examined, examine
@@ -201,7 +201,7 @@ class InsightfaceBin(Dataset):
     def revision(self) -> str:
         """Over the images and pairs that are judged, and how they are cut out."""
         read = self._read()
-        return revision_of([(_revision(read, self._examined(read)), bytes([self.aligned]))])
+        return revision_of([(_revision(read, self._examined(read)), bytes([1 if self.aligned else ALGORITHM]))])
 
     def size(self) -> tuple[int, int]:
         """Judged images; none are public."""

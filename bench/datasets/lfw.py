@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.contracts import Alignment, Dataset, Evaluation, FaceSet, Pairs
-from bench.datasets.align import ImageSource, align, revision_of
+from bench.datasets.align import ALGORITHM, ImageSource, align, revision_of
 from bench.datasets.copies import originals
 from bench.datasets.decoding import read_image
 from bench.datasets.photographs import Examined, examine, find_photographs, normal
@@ -117,7 +117,7 @@ class Lfw(Dataset):
     def revision(self) -> str:
         """Over the pairs that are judged and every image's bytes."""
         tree, chosen = self._checked()
-        return revision_of([(self._revision(examine(tree.files), chosen), bytes([_POLICY]))])
+        return revision_of([(self._revision(examine(tree.files), chosen), bytes([_POLICY, ALGORITHM]))])
 
     def size(self) -> tuple[int, int]:
         """Judged images, and the images of everybody else."""
@@ -164,7 +164,7 @@ class Lfw(Dataset):
             paths.sort(key=lambda path: (normal(path.stem) != known.rpartition("/")[2], path.name))
         names = sorted(candidates, key=lambda name: name.split("/"))
         doubles = {name: candidates[name][1] for name in names if len(candidates[name]) > 1}
-        notes = dict(found.left_out)
+        notes = dict(found.notes)
         if doubles:
             notes[_DOUBLE] = [str(path) for path in doubles.values()]
         return _Tree({name: candidates[name][0] for name in names}, doubles, notes)

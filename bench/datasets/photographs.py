@@ -17,6 +17,7 @@ _SYSTEM = {"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Info
 
 HIDDEN = "hidden or system files and folders, left out"
 BROKEN = "links that lead nowhere, left out"
+LINKED = "links to folders, followed"
 AGAIN = "links to folders that are seen already, left out"
 ELSEWHERE = "images outside of the people's folders, left out"
 DEEPER = "folders inside of the people's folders, left out"
@@ -33,11 +34,13 @@ class Photographs:
 
     root: Path
     files: Mapping[str, Path] = field(repr=False)  #: by path below `root` in form NFC; sorted
-    left_out: Mapping[str, Sequence[str]] = field(repr=False)  #: why, and which
+    notes: Mapping[str, Sequence[str]] = field(repr=False)  #: what was left out or odd: why, and which
 
     def instead(self) -> str:
         """What lies there that is no photograph, for an error; empty where nothing does."""
-        found = [f"{len(names)} {why.partition(',')[0]} ({names[0]})" for why, names in self.left_out.items()]
+        found = [
+            f"{len(names)} {why.partition(',')[0]} ({names[0]})" for why, names in self.notes.items() if why != LINKED
+        ]
         return f"; what lies there: {', '.join(found)}" if found else ""
 
 
@@ -60,14 +63,14 @@ def find_photographs(root: Path, depth: int | None = None) -> Photographs:
         for path, parts in sorted(links):
             walk.folder(path, parts, linked=True)
     names = sorted(walk.files, key=lambda name: name.split("/"))
-    return Photographs(root, {name: walk.files[name] for name in names}, dict(sorted(walk.left_out.items())))
+    return Photographs(root, {name: walk.files[name] for name in names}, dict(sorted(walk.notes.items())))
 
 
 class _Walk:
     def __init__(self, depth: int | None) -> None:
         self.depth = depth
         self.files: dict[str, Path] = {}
-        self.left_out: dict[str, list[str]] = {}
+        self.notes: dict[str, list[str]] = {}
         self.links: list[tuple[Path, tuple[str, ...]]] = []  #: linked folders, for when the real ones are seen
         self._seen: set[Path] = set()
 
@@ -75,9 +78,11 @@ class _Walk:
         real = path.resolve()
         if real in self._seen:
             if linked:
-                self._leave(AGAIN, parts)
+                self._note(AGAIN, parts)
             return
         self._seen.add(real)
+        if linked:
+            self._note(LINKED, parts)
         try:
             entries = sorted(os.scandir(path), key=lambda entry: normal(entry.name))
         except OSError as error:
@@ -88,28 +93,28 @@ class _Walk:
     def _entry(self, entry: os.DirEntry[str], parts: tuple[str, ...]) -> None:
         path = Path(entry.path)
         if entry.name.startswith(".") or entry.name in _SYSTEM:
-            self._leave(HIDDEN, parts)
+            self._note(HIDDEN, parts)
         elif entry.is_dir():
             if self.depth is not None and len(parts) >= self.depth:
-                self._leave(DEEPER, parts)
+                self._note(DEEPER, parts)
             elif entry.is_symlink():
                 self.links.append((path, parts))
             else:
                 self.folder(path, parts)
         elif not path.exists():
-            self._leave(BROKEN, parts)
+            self._note(BROKEN, parts)
         elif path.suffix.lower() not in suffixes():
-            self._leave(f"{path.suffix.lower() or 'suffixless'} files, left out", parts)
+            self._note(f"{path.suffix.lower() or 'suffixless'} files, left out", parts)
         elif self.depth is not None and len(parts) != self.depth:
-            self._leave(ELSEWHERE, parts)
+            self._note(ELSEWHERE, parts)
         else:
             name = "/".join(parts)
             if name in self.files:
                 raise DataError(f"{path}: lies beside {self.files[name].name!r}, the same name in another Unicode form")
             self.files[name] = path
 
-    def _leave(self, why: str, parts: tuple[str, ...]) -> None:
-        self.left_out.setdefault(why, []).append("/".join(parts))
+    def _note(self, why: str, parts: tuple[str, ...]) -> None:
+        self.notes.setdefault(why, []).append("/".join(parts))
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from bench.datasets.folder import ImageFolder
 from bench.datasets.lfw import Lfw
 from bench.errors import DataError
 from bench.recognizers.mobilefacenet import MobileFaceNet
+from bench.synthesis import render, sample_person, sample_shot
 
 SQUARE = Alignment("margin", (20, 20))
 
@@ -115,9 +116,16 @@ def test_whatever_the_detector_raises_carries_the_files_name(tmp_path: Path, mon
         align(replace(source, files=[f"photos/{i}.jpg" for i in range(6)]), SQUARE, tmp_path)
 
 
-def test_few_large_images_are_searched_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_TOGETHER", 3000)
-    assert [len(batch) for batch in module._batches(_source(7, []), 1, 7)] == [2, 2, 2]
+def test_a_face_does_not_depend_on_those_beside_it(tmp_path: Path) -> None:
+    people = [sample_person("beside", i) for i in range(4)]
+    shots = [sample_shot(person, "beside", i, calm=0.0) for i, person in enumerate(people)]
+    pictures = [Image.fromarray(face) for face in render(people, shots, (200, 160))]
+    order = [3, 0, 2]
+    margin = Alignment("margin", (40, 40), margin=4)
+    every, found = align(ImageSource(list("abcd"), pictures.__getitem__, "all"), margin, tmp_path)
+    some, seen = align(ImageSource(list("dac"), lambda i: pictures[order[i]], "some"), margin, tmp_path)
+    assert found.any() and np.array_equal(found[order], seen)
+    assert np.array_equal(every[order], some)
 
 
 def test_folders_with_and_without_identities(tmp_path: Path) -> None:

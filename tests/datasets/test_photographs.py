@@ -10,7 +10,7 @@ from pictures import encoded, picture, save, tree
 from bench.contracts import Alignment
 from bench.datasets.folder import ImageFolder
 from bench.datasets.lfw import Lfw
-from bench.datasets.photographs import AGAIN, BROKEN, DEEPER, ELSEWHERE, HIDDEN, examine, find_photographs
+from bench.datasets.photographs import AGAIN, BROKEN, DEEPER, ELSEWHERE, HIDDEN, LINKED, examine, find_photographs
 from bench.errors import DataError
 
 SQUARE = Alignment("margin", (20, 20))
@@ -24,7 +24,7 @@ def test_hidden_and_system_folders_are_never_data(tmp_path: Path) -> None:
     for depth in (2, None):
         found = find_photographs(tmp_path, depth)
         assert list(found.files) == ["Ann/Ann_0001.png", "Ann/Ann_0002.png"]
-        assert len(found.left_out[HIDDEN]) == 6
+        assert len(found.notes[HIDDEN]) == 6
 
 
 def test_every_suffix_that_can_be_read_in_any_case_and_the_rest_is_counted(tmp_path: Path) -> None:
@@ -37,7 +37,7 @@ def test_every_suffix_that_can_be_read_in_any_case_and_the_rest_is_counted(tmp_p
     save(tmp_path / "Ann/deep/er.png", picture(3))
     found = find_photographs(tmp_path, 2)
     assert len(found.files) == 11
-    counted = {why.partition(",")[0]: len(names) for why, names in found.left_out.items()}
+    counted = {why.partition(",")[0]: len(names) for why, names in found.notes.items()}
     assert counted == {".heic files": 2, ".txt files": 1, "suffixless files": 1, ".eps files": 1,
                        ELSEWHERE.partition(",")[0]: 1, DEEPER.partition(",")[0]: 1}  # fmt: skip
     assert ".heic files (Ann/n.HEIC)" in found.instead()
@@ -54,8 +54,9 @@ def test_links_are_followed_once_and_never_in_circles(tmp_path: Path) -> None:
     (root / "Ann" / "Ann_0002.png").symlink_to(outside / "Zoe/Zoe_0001.png")
     found = find_photographs(root)
     assert list(found.files) == ["Again/Zoe_0001.png", "Again/Zoe_0002.png", "Ann/Ann_0001.png", "Ann/Ann_0002.png"]
-    assert sorted(found.left_out[AGAIN]) == ["Also Ann", "Ann/up", "Zoe"]
-    assert found.left_out[BROKEN] == ["Ann/gone.png"]
+    assert sorted(found.notes[AGAIN]) == ["Also Ann", "Ann/up", "Zoe"]
+    assert found.notes[LINKED] == ["Again"]
+    assert found.notes[BROKEN] == ["Ann/gone.png"]
 
 
 def test_a_linked_folder_whose_files_lie_hidden_below_is_seen(tmp_path: Path) -> None:
