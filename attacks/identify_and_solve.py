@@ -32,7 +32,7 @@ from bench.contracts import (
     State,
     System,
 )
-from bench.toolkit.affine import AFFINE, Encode, FacePrior, departure, likeliest, spectrum
+from bench.toolkit.affine import AFFINE, Encode, FacePrior, cosine, departure, likeliest, spectrum
 from bench.toolkit.progress import track
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ _GRID = 12  #: cells a side in which a channel's detail is measured
 _FEW = 100  #: orders that are tried one by one, at most; of more, each channel is named for itself
 _DRAWS = 400  #: looks at the orders that the algorithm draws
 _NOISY = 48  #: looks at its noise
+_LOW = 6  #: waves a side that are guessed
 _COARSE = 12  #: cells a side of the picture that a guess is made from
 _LEVELS = (0.0, 0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98, 1.0)
 
@@ -51,9 +52,9 @@ _LEVELS = (0.0, 0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98, 1.0)
 class IdentifyAndSolve(ReconstructionAttack):
     """Undoes a client that picks, repeats or reorders channels of an affine map, or adds noise to them.
 
-    Orders and noise are not read off the defence's code: a copy of it is fed channels that hold their own number, or
-    zeros, and looked at. `captures` templates of one image are solved together: their channels are all seen, and their
-    noise is averaged.
+    Orders and noise are not read off the defence's code: a copy of it is fed channels that hold their own number, and a
+    client device own faces, and what comes out is looked at. `captures` templates of one image are solved together:
+    their channels are all seen, and their noise is averaged.
     """
 
     wants_affine: ClassVar[bool] = True
@@ -77,7 +78,7 @@ class IdentifyAndSolve(ReconstructionAttack):
 
     @property
     def level(self) -> Knowledge:
-        """An own copy of the client, with gradients; no query to the system."""
+        """An own copy of the client, with gradients; a client device that draws anew is asked too."""
         return Knowledge.ALGORITHM
 
     @property
@@ -106,7 +107,7 @@ class IdentifyAndSolve(ReconstructionAttack):
             raise NotApplicable(f"the client's step is not affine (departs by {apart:.2g})")
         faces = public.subset(range(min(len(public), self.faces)))
         prior = FacePrior.of(faces)
-        tensors, info = _law(system, prior.mean.to(oracle.device), rng.child("law"))
+        tensors, info = _law(oracle, system, faces.batch(slice(0, _BATCH), oracle.device), rng.child("law"))
         tensors |= {"mean": prior.mean, "colours": prior.colours, "power": prior.power}
         with torch.no_grad():
             sent = [system.encode(some) for some in _batches(faces, oracle.device)]
@@ -134,18 +135,21 @@ class IdentifyAndSolve(ReconstructionAttack):
             names = [*map(str, range(len(images)))]
             with torch.no_grad():
                 sent = system.encode(images)
-                draws = range(self.captures if system.defense.randomized else 1)
-                stolen = [system.protect(sent, rng.child("own", number, draw).images(names)) for draw in draws]
+                if oracle.varies:
+                    stolen = [oracle.encode(images) for _ in range(self.captures)]
+                else:
+                    draws = range(self.captures if system.defense.randomized else 1)
+                    stolen = [system.protect(sent, rng.child("own", number, draw).images(names)) for draw in draws]
             solved = self._solve(system, state, stolen)[0]
             seen.append(_clues(solved))
-            missing.append((images - solved).flatten(1).cpu())
+            missing.append(cosine(images - solved)[..., :_LOW, :_LOW].flatten(1).cpu())
         x, y = torch.cat(seen), torch.cat(missing)
         centre, scale, offset = x.mean(0), x.std(0) + 1e-9, y.mean(0)
         x = (x - centre) / scale
         gram = x @ x.T + self.ridge * len(x) * torch.eye(len(x), dtype=x.dtype)
         weights = x.T @ torch.linalg.solve(gram, (y - offset).double())
         guess = {"centre": centre, "scale": scale, "offset": offset, "weights": weights.float()}
-        rms = {"missing_rms": float(y.square().mean().sqrt())}
+        rms = {"missing_low_waves_rms": float(y.square().mean().sqrt())}
         return State(
             {**state.tensors, **{f"guess.{name}": value for name, value in guess.items()}}, {**state.info, **rms}
         )
@@ -161,7 +165,9 @@ class IdentifyAndSolve(ReconstructionAttack):
             if self.learned:
                 clues = (_clues(images) - learned["guess.centre"]) / learned["guess.scale"]
                 guess = learned["guess.offset"] + clues.float() @ learned["guess.weights"]
-                images = images + guess.reshape(images.shape).to(images)
+                waves = torch.zeros_like(images)
+                waves[..., :_LOW, :_LOW] = guess.reshape(len(images), 3, _LOW, _LOW).to(images)
+                images = images + cosine(waves, inverse=True)
             parts.append(images)
         return torch.cat(parts)
 
@@ -190,15 +196,18 @@ def _batches(faces: FaceSet, device: torch.device) -> Iterator[Tensor]:
     return (faces.batch(slice(i, i + _BATCH), device) for i in range(0, len(faces), _BATCH))
 
 
-def _law(system: System, face: Tensor, rng: Rng) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _law(oracle: Oracle, system: System, faces: Tensor, rng: Rng) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What the algorithm does to channels, by looking at it.
+
+    What is picked is the algorithm's, and a copy shows it. Noise may be learned, and another in each system: where the
+    client adds it, a client device shows it, on own faces.
 
     Returns:
         For picked channels `orders` (N, C'), if they are few, and `chances` (C', C) of each channel in each place; for
         noise its `offset` and `weight`, the inverse variance, each (C, h, w).
     """
     with torch.no_grad():
-        sent = system.encode(face[None])
+        sent = system.encode(faces)
         channels = sent.shape[1]
         numbers = torch.arange(1.0, channels + 1, device=sent.device)[:, None, None].expand(_BATCH, *sent.shape[1:])
 
@@ -217,8 +226,14 @@ def _law(system: System, face: Tensor, rng: Rng) -> tuple[dict[str, Tensor], dic
             return {"chances": chances, "orders": few}, {"orders_seen": len(orders)}
         if not system.defense.adds_noise or stored.shape[1:] != sent.shape[1:]:
             raise NotApplicable("what is stored is neither channels of the client's nor these with noise")
-        drawn = torch.cat([*looks(torch.zeros_like(numbers), _NOISY)])
-        weight = drawn.var(0).clamp_min(1e-8).reciprocal()
+        if oracle.varies:
+            drawn = torch.cat([oracle.encode(faces) - sent for _ in range(-(-_NOISY // len(faces)))])
+        else:
+            drawn = torch.cat([*looks(torch.zeros_like(numbers), _NOISY)])
+        # What half precision rounds off is noise too.
+        rounding = (1e-4 * sent.std()).square() + (2.0**-11 * drawn.mean(0)).square()
+        variance = drawn.var(0) * (1 + 1 / len(drawn)) + rounding
+        weight = variance.reciprocal()
         return {"offset": drawn.mean(0).cpu(), "weight": weight.cpu()}, {}
 
 
