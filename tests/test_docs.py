@@ -23,7 +23,13 @@ DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 #: A fenced block: the remark before it, its language, the file that it should become, its text.
 BLOCK = re.compile(r'(?:<!-- (not run: [^>]+) -->\n)?```(\w+)(?: title="([^"]+)")?\n(.*?)```', re.DOTALL)
-SKIPPED = {"it needs an hour or more", "it makes an environment", "it needs a cluster", "it needs photographs", "it needs LFW"}
+SKIPPED = {
+    "it needs an hour or more",
+    "it makes an environment",
+    "it needs a cluster",
+    "it needs photographs",
+    "it needs LFW",
+}
 
 
 def _blocks(page: Path) -> list[tuple[str, str, str, str]]:
