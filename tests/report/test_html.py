@@ -94,7 +94,7 @@ def test_the_verdict_comes_first(page: Path, run: Run) -> None:
     places = [text.index(said) for said in ("does not hide the face", "SSIM, encoder ↓", "All columns", "oracle bound")]
     assert places == sorted(places)
     assert "<strong>.980</strong>" in text, "the best accuracy"
-    assert "11 cells; 5 min in the cells themselves" in text, "what the time is, where no call noted its own"
+    assert "12 cells; 4 min in the cells themselves" in text, "what the time is, where no call noted its own"
 
 
 def test_the_time_is_what_the_calls_took(run: Run, tmp_path: Path) -> None:
