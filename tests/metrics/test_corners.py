@@ -82,7 +82,7 @@ def test_lpips_refuses_an_alexnet_that_it_was_not_fitted_to(data: Path, tmp_path
         Lpips.load(tmp_path / "other.safetensors", device=CPU)
     del tensors["features.3.bias"]
     save_file(tensors, tmp_path / "part.safetensors")
-    with pytest.raises(DataError, match=r"missing 3\.bias"):
+    with pytest.raises(DataError, match=r"missing: 3\.bias"):
         Lpips.load(tmp_path / "part.safetensors", device=CPU)
 
 

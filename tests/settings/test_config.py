@@ -152,14 +152,18 @@ def test_config_prints_what_would_be_run(config: Path, cli: Cli) -> None:
 
 
 def test_list_shows_every_plugin_with_its_defaults(config: Path, cli: Cli) -> None:
-    shown = json.loads(cli("list", "--json").stdout)
+    listed = json.loads(cli("list", "--json").stdout)
+    shown: dict[str, dict[str, dict[str, object]]] = {}
+    for plugin in listed:
+        shown.setdefault(plugin["kind"], {})[plugin["name"]] = plugin
+    defaults = {(p["name"], one["name"]): one for p in listed for one in p["parameters"]}
     assert set(shown["defense"]) >= {"unprotected", "random_noise", "laplace", "advface"}
     assert set(shown["attack"]) >= {"blind", "transrec", "resrec", "urec", "replay"}
     assert set(shown["dataset"]) == {"lfw", "insightface", "folder", "synthetic"}
     assert set(shown["recognizer"]) == {"compact", "facenet", "mobilefacenet"}
-    assert shown["defense"]["advface"]["parameters"]["epsilon"] == "0.2"
-    assert shown["dataset"]["lfw"]["parameters"]["images"] == "(required)"
-    assert all(plugin["summary"] for kind in shown.values() for plugin in kind.values())
+    assert defaults["advface", "epsilon"]["default"] == 0.2
+    assert defaults["lfw", "images"]["required"] is True
+    assert all(plugin["summary"] for plugin in listed)
     assert "advface" in cli("list").stdout
 
 
