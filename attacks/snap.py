@@ -1,4 +1,4 @@
-"""Snap: noise of few values is corrected like a code, by whoever has the client as a black box."""
+"""Snap: an attacker with black-box access to the client corrects noise of few distinct values like a code."""
 
 from __future__ import annotations
 
@@ -18,31 +18,32 @@ from bench.toolkit.noise_law import NoiseLaw, noise_law
 from bench.toolkit.precision import as_decoder_input, autocast
 from bench.toolkit.template_cache import TemplateCache
 
-_BATCH = 16  #: images decoded side by side
-_SAMPLE = 64  #: own templates on which the noise is looked at before anything is learned about it
-_LOOKS = (0, 1, 3)  #: rounds in which the noise is looked at anew: a better guess shows it better
+_BATCH = 16  #: images decoded in parallel
+_SAMPLE = 64  #: own templates used to measure the noise before any training
+_LOOKS = (0, 1, 3)  #: rounds in which the noise is measured again; a better guess shows it more clearly
 _ROUNDS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class Snap(DecoderAttack):
-    """Guesses the face, takes the noise nearest to template - E(guess) off the template, decodes again, and so on.
+    """Guesses the face, subtracts the noise value nearest to template - E(guess) from the template, decodes, and
+    repeats.
 
-    Sign gradient descent whose step is its bound (AdvFace's published settings) leaves noise of three values: every
-    entry of the feature behind a template is one of three numbers, and a guess that is right to half a step says which.
-    What values there are, or how far the noise goes where it is only bounded, is read off template - E(guess) of the
-    stolen batch; an attacker at level `encoder` needs nobody to tell him. Of all rounds the most consistent one counts,
-    image by image: the corrected template against E of what was decoded from it.
+    Sign gradient descent with a step as large as its bound (AdvFace's published settings) leaves noise of three values.
+    Each entry of the clean feature is then one of three numbers, and a guess that is accurate to half a step determines
+    which. The attack estimates the values, or the bound where only that exists, from template - E(guess) over the
+    stolen batch; level `encoder` suffices. For each image it keeps the most consistent round: the one whose corrected
+    template is closest to E of the image decoded from it.
 
-    Where there is nothing to snap to, the result is the first guess, and `snapped` in the record is 0. That guess is by
-    a decoder that was trained to bear noise of all kinds and what a correction leaves. Above `encoder` it goes on with
-    own templates and with their corrections.
+    If the noise has no such structure, the result is the first guess and `snapped` in the record is 0. The first guess
+    comes from a decoder trained with many kinds of noise and with residuals of a correction. Above `encoder`, training
+    continues with own templates and their corrections.
     """
 
     architecture: ClassVar[Architecture] = "res"
 
     augment: float = 1.0
-    rounds: int = _ROUNDS  #: times that the noise is looked for and taken off
+    rounds: int = _ROUNDS  #: number of rounds in which noise is estimated and subtracted
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -51,18 +52,18 @@ class Snap(DecoderAttack):
 
     @property
     def base(self) -> ReconstructionAttack | None:
-        """The decoder that bears noise, shared by all levels."""
+        """The noise-tolerant decoder, shared by all levels."""
         below = super().base
         base = replace(below if isinstance(below, Snap) else self, rounds=_ROUNDS)
         return None if base == self else base
 
     @property
     def coupled(self) -> bool:
-        """The noise is looked at in a batch of stolen templates together."""
+        """Stolen templates are processed as one batch, because the noise is estimated from all of them."""
         return True
 
     def fit(self, oracle: Oracle, public: FaceSet, rng: Rng) -> State:
-        """Trains the decoder on features that are disturbed anew at every step."""
+        """Trains the decoder on features that are perturbed anew at every step."""
         return train_decoder(
             lambda: build_decoder(self._spec, oracle.feature_shape, oracle.layout, oracle.image_size),
             oracle.encode,
@@ -76,7 +77,7 @@ class Snap(DecoderAttack):
         )
 
     def adapt(self, oracle: Oracle, public: FaceSet, rng: Rng, start: State | None) -> State | None:
-        """Goes on with templates of own faces and with what the decoder makes of them so far, half of each."""
+        """Continues with own templates and with their corrections by the current decoder, half of each."""
         if start is None or self.level == Knowledge.ENCODER:
             return start
         if type(oracle.defense).protect is Defense.protect or oracle.defense.client_side:
@@ -104,7 +105,7 @@ class Snap(DecoderAttack):
         return State(state.tensors, {**state.info, "values": law.family, "spacing": law.spacing})
 
     def reconstruct(self, oracle: Oracle, state: Any, leak: Leak, rng: ImageRng) -> Tensor:
-        """Corrects and decodes in turn."""
+        """Alternates correction and decoding."""
         found = _correct(oracle, state, self._mean(leak), self.rounds)
         count = len(found.images)
         oracle.report(
@@ -120,12 +121,12 @@ class Snap(DecoderAttack):
 
 @dataclass(frozen=True, eq=False)
 class _Corrected:
-    """What a correction came to, image by image."""
+    """The outcome of the correction, per image."""
 
     images: Tensor  #: (B, 3, H, W)
-    templates: Tensor  #: (B, C, h, w), the noise taken off
+    templates: Tensor  #: (B, C, h, w), the subtracted noise
     law: NoiseLaw
-    rounds: Tensor  #: (B,), 0 is the first guess
+    rounds: Tensor  #: (B,), 0 for the first guess
     inconsistency: Tensor  #: (B,), rms of corrected template - E(image)
 
 
@@ -145,16 +146,18 @@ def _rms(values: Tensor) -> Tensor:
 def _correct(
     oracle: Oracle, decoder: nn.Module, stolen: Tensor, rounds: int, known: NoiseLaw | None = None
 ) -> _Corrected:
-    """Takes the nearest noise off and decodes, in turn, and keeps each image's most consistent round.
+    """Alternates subtracting the nearest noise value and decoding, and keeps each image's most consistent round.
 
     Args:
-        known: the noise's law; without it, it is looked for.
+        known: the noise's distribution; estimated if missing.
     """
     images = _decoded(decoder, stolen)
     residue = stolen - _seen(oracle, images)
     law = known or NoiseLaw("none")
     best = _Corrected(images, stolen, law, torch.zeros(len(stolen), device=stolen.device), _rms(residue))
-    lowest = torch.full_like(best.inconsistency, math.inf)  # the first guess explains no noise: any correction beats it
+    lowest = torch.full_like(
+        best.inconsistency, math.inf
+    )  # the first guess explains no noise, so any correction is better
     for turn in range(rounds):
         if known is None and turn in _LOOKS:
             looked = noise_law(residue)

@@ -14,7 +14,7 @@ from bench.storage.weights import fill, find_weights, is_split, load_strictly, r
 
 _SETTING = "[recognizers.mobilefacenet] weights"
 _POINTS = ((30.2946, 51.6963), (65.5318, 51.5014), (48.0252, 71.7366), (33.5493, 92.3655), (62.7299, 92.2041))
-# (expansion, channels, repeats, stride of the first)
+# (expansion, channels, repeats, stride of the first block)
 _STAGES = ((2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1))
 
 
@@ -63,7 +63,7 @@ class _Bottleneck(nn.Module):
 
 
 class _Whole(nn.Module):
-    """The network as its weights know it; cut in two once they are in."""
+    """The network with the layer names of its weights; it is split after loading."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class _Whole(nn.Module):
         self.linear1 = _ConvBlock(512, 128, 1, linear=True)
 
     def halves(self) -> tuple[nn.Module, nn.Module]:
-        """Client and server. The first bottleneck has stride 2, hence no residual that the cut would sever."""
+        """Client and server. The first bottleneck has stride 2, so there is no residual connection across the split."""
         first = self.blocks[0].conv
         assert isinstance(first, nn.Sequential)
         client = nn.Sequential(self.conv1, self.dw_conv1, first[:3])
@@ -104,19 +104,19 @@ class MobileFaceNet(Recognizer):
 
     @property
     def alignment(self) -> Alignment:
-        """Five points onto the usual template, 112 x 96."""
+        """Maps five points onto the usual 112 x 96 template."""
         return Alignment("five-point", (112, 96), points=_POINTS)
 
     def weights_hash(self) -> str:
-        """sha256 of the weights' file."""
+        """sha256 of the weight file."""
         return file_hash(find_weights(self.weights, _SETTING))
 
     def build(self) -> SplitNetwork:
-        """The network, untrained."""
+        """Builds the network without weights."""
         return self._split(_Whole())
 
     def load(self) -> SplitNetwork:
-        """The network, strictly filled, with its published weights or with those of `veilbench train-recognizer`."""
+        """Builds the network and strictly loads its published weights or those of `veilbench train-recognizer`."""
         path = find_weights(self.weights, _SETTING)
         tensors = read_weights(path)
         with torch.random.fork_rng(devices=[]):

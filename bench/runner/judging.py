@@ -1,4 +1,4 @@
-"""Judges one cell: utility of a defence, quality of a reconstruction, success of a replay; scores with intervals."""
+"""Judges one cell: a defence's utility, a reconstruction's quality or a replay's success, as scores with intervals."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ from bench.storage.records import Measure
 from bench.toolkit.progress import track
 
 _BATCH = 50
-_CONVERGED = 0.9  #: share of the images whose optimisation settled, below which the record says that it did not
-_VANISHED = 1e-10  #: a gradient's norm that moves nothing; its inverse moves too much
-_NAMED = 5  #: files that a record names of those with which something is odd
+_CONVERGED = 0.9  #: a record is flagged as not converged if fewer than this fraction of its images converged
+_VANISHED = 1e-10  #: a smaller gradient norm has no effect; a norm larger than its inverse has too much
+_NAMED = 5  #: the number of odd files that a record names
 _FARS = (1e-1, 1e-2, 1e-3, 1e-4)
 
 
 @dataclass(frozen=True, eq=False)
 class Verdict:
-    """What judging a cell gives: the measures, and the scores that they were made from."""
+    """The result of judging a cell: its measures, and the scores behind them."""
 
     metrics: Mapping[str, Measure]
     scores: pd.DataFrame
@@ -53,13 +53,13 @@ class Verdict:
 
 
 class Judge:
-    """Judges the cells of a plan from artefacts on the workbench."""
+    """Judges the cells of a plan from stored artefacts."""
 
     def __init__(self, context: RunContext) -> None:
         self.context = context
 
     def judge(self, job: Job) -> Verdict:
-        """The verdict on one cell; its artefacts are there."""
+        """Judges one cell, whose artefacts exist."""
         by_kind = {
             "utility": self._utility,
             "reconstruction": self._reconstruction,
@@ -77,11 +77,12 @@ class Judge:
         return Lpips.load(backbone, device=self.context.device, download=metrics.lpips_download)
 
     def _owners(self, loaded: LoadedScene) -> NDArray[np.object_]:
-        """Whom each test image shows; an unknown person is taken for one of their own."""
+        """The person that each test image shows; each unknown person counts as a different one."""
         return np.array(loaded.test.subjects or loaded.test.names, dtype=object)
 
     def _measure(self, job: Job, values: NDArray[Any], owners: NDArray[np.object_]) -> Measure:
-        seed = derive_seed("bootstrap", job.cell.dataset)  # the same resamples for every cell: differences are paired
+        # Every cell of a dataset uses the same resamples, so that differences are paired.
+        seed = derive_seed("bootstrap", job.cell.dataset)
         resamples = self.context.settings.metrics.bootstrap
         return measure(np.asarray(values, dtype=np.float64), owners, seed=seed, resamples=resamples)
 
@@ -167,7 +168,7 @@ class Judge:
         return found
 
     def _fit_info(self, job: Job) -> dict[str, Any]:
-        """How the fitted parts came about, and whether the server stores what the client sends, as it is."""
+        """How the fitted parts were trained, and whether the server stores exactly what the client sends."""
         plugin = self.context.settings.defenses[job.cell.defense]
         open_ = type(plugin).protect is Defense.protect and not plugin.has_own_client
         found: dict[str, Any] = {"stores_features": True} if open_ else {}
@@ -232,7 +233,7 @@ class Judge:
             **IMAGE_SETTINGS,
             **lpips,
             "cosine": "embedding of the reconstruction against the original's, both through the unprotected system",
-            "ssim_other": "of the reconstruction with another person's image; a face like any other scores no less",
+            "ssim_other": "of the reconstruction with another person's image; a generic face scores no less",
             "interval": MEAN_INTERVAL,
         }
         attacked = read_state(self.context.ready(made))
@@ -243,7 +244,7 @@ class Judge:
         return Verdict(metrics, table, samples, self._parameters(job), {}, flags, info, settings)
 
     def _samples(self, loaded: LoadedScene, images: Rows, rows: NDArray[Any]) -> dict[str, NDArray[Any]]:
-        """A few reconstructions beside their originals, of different people, the same ones in every cell."""
+        """Saves a few reconstructions beside their originals, of different people, the same ones in every cell."""
         owners = self._owners(loaded)
         order = attacked_first(loaded.pairs, len(loaded.test))
         _, first = np.unique(owners[order], return_index=True)
@@ -262,14 +263,14 @@ class Judge:
     # --------------------------------------------------------------------------------------------------- linkage
 
     def _linkage(self, job: Job) -> Verdict:
-        """Closed-set identification of stolen templates (rank 1), and TAR at FAR of all template-photograph pairs."""
+        """Closed-set identification of stolen templates (rank 1), and TAR at FAR over all template-photograph pairs."""
         loaded, task, embedded = self.context.loaded(job.scene), job.need("linkage"), job.need("embeddings")
         assert task is not None and embedded is not None
         linked = artefacts.Linkage.read(self.context.ready(task))
         scores, targets, gallery = linked.scores, linked.targets, linked.gallery
         owners = self._owners(loaded)[targets]
         own = np.diagonal(scores)
-        # A tie is no hit: a constant score would name everybody right.
+        # A tie counts as a miss; otherwise a constant score would name everybody correctly.
         rank = 1 + (scores >= own[:, None]).sum(1) - 1
         usable = loaded.test.found[targets] & loaded.test.found[gallery]
         table = pd.DataFrame(
@@ -284,7 +285,7 @@ class Judge:
         )
         metrics = {"rank1": proportion(table["rank1"].to_numpy(), owners)}
         metrics |= error_rates(own, owners, Impostors.off_diagonal(scores), _FARS, eer=False)
-        # What the server itself would say of the same pairs: linkage beyond recognition would show as a difference.
+        # The server's own scores of the same pairs, to show linkage that goes beyond recognition.
         stored, probes = self._embeddings(job)
         login = stored[targets] @ probes[gallery].T
         metrics["rank1_login"] = proportion((login.argmax(1) == np.arange(len(login))) & usable, owners)
@@ -301,7 +302,7 @@ class Judge:
     # ---------------------------------------------------------------------------------------------------- replay
 
     def _replay(self, job: Job) -> Verdict:
-        """SRRA (paper 5.1.4): share of genuine pairs where the replay of the left image is accepted."""
+        """SRRA (paper 5.1.4): the fraction of genuine pairs for which the replay of the left image is accepted."""
         loaded = self.context.loaded(job.scene)
         attack = self.context.settings.attacks[job.cell.attack]
         assert isinstance(attack, ReplayAttack)
@@ -315,7 +316,7 @@ class Judge:
         left, right, fold = pairs.left[genuine], pairs.right[genuine], pairs.fold[genuine]
         presented = shown_at.embeddings if shown_at else stored
         shown = (presented[left] * stored[left]).sum(1), (presented[left] * stored[right]).sum(1)
-        # A pair with an image where no face was found stays in the denominator, as not accepted.
+        # A pair with an image without a face counts as not accepted and stays in the denominator.
         usable = loaded.test.found[left] & loaded.test.found[right]
         success = [accepted(s, fold, decisions.thresholds) & usable for s in shown]
         table = pd.DataFrame(
@@ -346,7 +347,7 @@ def _accuracy(decisions: FoldAccuracy, owners: NDArray[np.object_], genuine: NDA
 
 
 def _somebody_else(owners: NDArray[np.object_]) -> NDArray[np.int64]:
-    """For each image the place of one that shows another person, where there is any."""
+    """For each image, the index of an image of another person, if there is one."""
     count = len(owners)
     places = np.arange(count)
     chosen = np.roll(places, -(count // 2)) if count > 1 else places
@@ -358,7 +359,7 @@ def _somebody_else(owners: NDArray[np.object_]) -> NDArray[np.int64]:
 
 
 def _attack_flags(info: Mapping[str, Any], metrics: Mapping[str, Measure]) -> tuple[str, ...]:
-    """What the attack said of itself, and figures that cannot be true together."""
+    """Flags from the attack's own report, and for measures that contradict each other."""
     said = {
         "attack not converged": info.get("converged", 1) < _CONVERGED,
         "gradients masked": info.get("gradients_masked", 0) > 0,
@@ -367,6 +368,6 @@ def _attack_flags(info: Mapping[str, Any], metrics: Mapping[str, Measure]) -> tu
     }
     mse, psnr = metrics["mse"].value, metrics["psnr_db"].value
     if mse and psnr is not None:
-        # Jensen: the mean of decibels is at least the decibels of the mean error, but for the cap.
+        # By Jensen's inequality, mean PSNR is at least the PSNR of the mean error, unless the cap applies.
         said["metric lint: PSNR below that of the mean error"] = psnr < min(-10 * math.log10(mse), PSNR_CAP_DB) - 1e-6
     return tuple(flag for flag, true in said.items() if true)

@@ -115,7 +115,7 @@ def test_another_set_that_lends_a_judged_photograph_is_refused_by_both_files(lfw
     save(other / "Fay/Fay_0001.png", picture(78))
     assert _divided(lfw, lender, tmp_path / "cache")[0] == {"Fay/Fay_0001.png", "Gus/photo.png"}
     save(other / "Hal/holiday.jpg", Image.open(tmp_path / "images/Ann/Ann_0002.png"), quality=80)
-    with pytest.raises(UserError, match="a result would be worthless") as caught:
+    with pytest.raises(UserError, match="the result would be invalid") as caught:
         _divided(lfw, lender, tmp_path / "cache")
     assert str(other / "Hal/holiday.jpg") in str(caught.value)
     assert str(tmp_path / "images/Ann/Ann_0002.png") in str(caught.value)
