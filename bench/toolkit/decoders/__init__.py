@@ -1,4 +1,4 @@
-"""Networks that turn features back into images, and their training; shared by attacks and by AdvFace's shadow."""
+"""Decoder networks that turn features back into images, and their training; used by attacks and AdvFace's shadow."""
 
 from bench.toolkit.decoders.attack import DecoderAttack, restore_decoder
 from bench.toolkit.decoders.networks import Decoder, DecoderSpec, build_decoder, set_batch_statistics
