@@ -1,4 +1,7 @@
-"""Judges one cell: a defence's utility, a reconstruction's quality or a replay's success, as scores with intervals."""
+"""Judges one cell: a defence's utility, a reconstruction's quality or a replay's success, as scores with intervals.
+
+The module exceeds 300 lines because one class judges all kinds of cell, which share owners, decisions and intervals.
+"""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ class FacePrior:
         return type(self)(self.mean.to(device), self.colours.to(device), self.power.to(device))
 
     def to_waves(self, images: Tensor) -> Tensor:
-        """Coordinates of deviations from the mean, (B, 3, H, W), in an orthonormal basis where the prior is independent."""
+        """Coordinates of deviations from the mean, (B, 3, H, W), in the prior's own orthonormal basis."""
         return cosine(torch.einsum("cd,bchw->bdhw", self.colours, images))
 
     def to_images(self, waves: Tensor) -> Tensor:
