@@ -50,7 +50,7 @@ class Snap(DecoderAttack):
     architecture: ClassVar[Architecture] = "res"
 
     augment: float = 1.0
-    knowledge: Literal["encoder", "algorithm", "enrolment", "whitebox"] = "encoder"
+    knowledge: Literal["encoder", "algorithm", "enrolment", "whitebox"] = "encoder"  # type: ignore[assignment]  # a level more
     rounds: int = _ROUNDS  #: times that the noise is looked for and taken off
     iterations: int = 150  #: of a search, at level `whitebox`
     learning_rate: float = 0.1  #: of a search, in standard deviations of the decoder's error, wave by wave
