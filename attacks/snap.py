@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from bench.contracts import Defense, FaceSet, ImageRng, Knowledge, Leak, Oracle,
 from bench.toolkit.decoders import DecoderAttack, build_decoder, train_decoder
 from bench.toolkit.decoders.disturbed import disturbing
 from bench.toolkit.decoders.networks import Architecture
+from bench.toolkit.image_search import SEARCHES, Posterior, Search, best_search
 from bench.toolkit.noise_law import NoiseLaw, noise_law
 from bench.toolkit.precision import as_decoder_input, autocast
 from bench.toolkit.template_cache import TemplateCache
@@ -22,6 +23,8 @@ _BATCH = 16  #: images decoded in parallel
 _SAMPLE = 64  #: own templates used to measure the noise before any training
 _LOOKS = (0, 1, 3)  #: rounds in which the noise is measured again; a better guess shows it more clearly
 _ROUNDS = 16
+_OF_A_SEARCH = ("iterations", "learning_rate", "tried", "measured", "images")
+_SEARCH = "search."  #: what a search needs, in the stored state beside the decoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,24 +41,48 @@ class Snap(DecoderAttack):
     If the noise has no such structure, the result is the first guess and `snapped` in the record is 0. The first guess
     comes from a decoder trained with many kinds of noise and with residuals of a correction. Above `encoder`, training
     continues with own templates and their corrections.
+
+    Level `whitebox` starts from the result of level `enrolment` and uses the client's gradients to search for the most
+    likely image (`bench.toolkit.image_search`). The attacker enrols and rebuilds own faces to measure the errors of
+    templates and of decoded images. SSIM on these faces also decides which search is run, if any: where gradients do
+    not help, the attack returns its start. The victims' images are never used for this choice.
     """
 
     architecture: ClassVar[Architecture] = "res"
 
     augment: float = 1.0
+    knowledge: Literal["encoder", "algorithm", "enrolment", "whitebox"] = "encoder"  # type: ignore[assignment]  # a level more
     rounds: int = _ROUNDS  #: number of rounds in which noise is estimated and subtracted
+    iterations: int = 150  #: of a search, at level `whitebox`
+    learning_rate: float = 0.1  #: of a search, in standard deviations of the decoder's error, wave by wave
+    tried: int = 16  #: own faces on which searches are compared
+    measured: int = 48  #: own faces on which errors are measured
+    images: int | None = 32  #: attacked at level `whitebox`; None: all
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.rounds < 1 or self.augment <= 0:
             raise ValueError("rounds must be at least 1, and augment above 0")
+        if self.iterations < 1 or self.learning_rate <= 0 or not 2 <= self.tried <= self.measured:
+            raise ValueError("iterations must be at least 1, learning_rate above 0, tried between 2 and measured")
 
     @property
     def base(self) -> ReconstructionAttack | None:
-        """The noise-tolerant decoder, shared by all levels."""
+        """The noise-tolerant decoder, shared by all levels; for `whitebox`, the decoder of level `enrolment`."""
+        if self.level == Knowledge.WHITEBOX:
+            return replace(self._without_search, knowledge="enrolment")
         below = super().base
-        base = replace(below if isinstance(below, Snap) else self, rounds=_ROUNDS)
+        base = replace((below if isinstance(below, Snap) else self)._without_search, rounds=_ROUNDS)
         return None if base == self else base
+
+    @property
+    def _without_search(self) -> Snap:
+        defaults: dict[str, Any] = {f.name: f.default for f in fields(Snap) if f.name in _OF_A_SEARCH}
+        return replace(self, **defaults)
+
+    def subset(self, defense: Defense) -> int | None:
+        """A search takes long: `images` of them at level `whitebox`."""
+        return self.images if self.level == Knowledge.WHITEBOX else None
 
     @property
     def coupled(self) -> bool:
@@ -80,9 +107,11 @@ class Snap(DecoderAttack):
         """Continues with own templates and with their corrections by the current decoder, half of each."""
         if start is None or self.level == Knowledge.ENCODER:
             return start
+        if self.level == Knowledge.WHITEBOX:
+            return self._compare_searches(oracle, public, start)
         if type(oracle.defense).protect is Defense.protect or oracle.defense.client_side:
             return start
-        decoder = self.prepare(oracle, start)
+        decoder, _ = self.prepare(oracle, start)
         faces = self._own(public)
         enrolled = self._archive(oracle, faces, rng)
         law = _correct(oracle, decoder, enrolled(faces.batch(slice(0, _SAMPLE))), self.rounds).law
@@ -104,9 +133,41 @@ class Snap(DecoderAttack):
         state = self._continued(oracle, faces, both, rng, start)
         return State(state.tensors, {**state.info, "values": law.family, "spacing": law.spacing})
 
+    def _compare_searches(self, oracle: Oracle, public: FaceSet, start: State) -> State:
+        """Measures on the last of the own faces what templates and start are worth, and chooses a search."""
+        count = min(self.measured, len(public))
+        truth = public.batch(slice(len(public) - count, len(public)), oracle.device)
+        names = [f"own {place}" for place in range(count)]
+        size = oracle.defense.protect_batch or _BATCH
+        parts = [slice(first, first + size) for first in range(0, count, size)]
+        stolen = torch.cat([oracle.enrol(truth[some], names[some]) for some in parts])
+        decoder = super().prepare(oracle, start)
+        first = _correct(oracle, decoder, stolen, self.rounds)
+        encode = oracle.system.encode
+        posterior = Posterior.measured(encode, truth, first.templates, first.images)
+        some = slice(0, self.tried)
+        near = first.images[some]
+
+        def found(how: Search) -> Tensor:
+            return posterior.search(encode, stolen[some], near, first.law, how, self.iterations, self.learning_rate)
+
+        chosen, scores = best_search(truth[some], near, found)
+        learned = {f"{_SEARCH}{name}": value.cpu() for name, value in vars(posterior).items()}
+        learned[f"{_SEARCH}chosen"] = torch.tensor(chosen)
+        return State({**start.tensors, **learned}, {**start.info, "ssim_on_own_faces": scores})
+
+    def prepare(self, oracle: Oracle, state: State | None) -> Any:
+        """(the trained decoder, what a search needs)."""
+        tensors = {} if state is None else state.tensors
+        decoder = {name: value for name, value in tensors.items() if not name.startswith(_SEARCH)}
+        search = {name.removeprefix(_SEARCH): value for name, value in tensors.items() if name.startswith(_SEARCH)}
+        return super().prepare(oracle, state and State(decoder, state.info)), search
+
     def reconstruct(self, oracle: Oracle, state: Any, leak: Leak, rng: ImageRng) -> Tensor:
-        """Alternates correction and decoding."""
-        found = _correct(oracle, state, self._mean(leak), self.rounds)
+        """Alternates correction and decoding; then searches, at level `whitebox`."""
+        decoder, search = state
+        stolen = self._mean(leak)
+        found = _correct(oracle, decoder, stolen, self.rounds)
         count = len(found.images)
         oracle.report(
             snapped=torch.full((count,), float(found.law.family != "none")),
@@ -116,7 +177,15 @@ class Snap(DecoderAttack):
             best_round=found.rounds,
             inconsistency=found.inconsistency,
         )
-        return found.images
+        if not search:
+            return found.images
+        chosen = int(search["chosen"])
+        oracle.report(searched=torch.full((count,), float(chosen >= 0)))
+        if chosen < 0:
+            return found.images
+        posterior = Posterior(**{name: value for name, value in search.items() if name != "chosen"}).to(oracle.device)
+        encode, how = oracle.system.encode, SEARCHES[chosen]
+        return posterior.search(encode, stolen, found.images, found.law, how, self.iterations, self.learning_rate)
 
 
 @dataclass(frozen=True, eq=False)
