@@ -23,7 +23,7 @@ _ROUNDS = 25  #: iterations of expectation maximisation
 _SPACINGS = np.geomspace(0.3, 2.0, 36)  #: candidate spacings, in units of the residues' rms
 _NARROW = np.geomspace(0.12, 0.5, 12)  #: the same for a lattice of many values
 _POINTS = 31  #: points that represent a box
-_GAIN = 0.002  #: minimum gain in nats per residue over no law
+_GAIN = 0.006  #: minimum gain in nats per residue over no law
 _TOLD = 0.6  #: minimum share of guesses accurate enough to distinguish the values
 
 #: From the simplest law to the most flexible, since many values can imitate few. A law is accepted if its gain is this
@@ -85,7 +85,10 @@ def noise_law(residues: Tensor) -> NoiseLaw:
         for spacing in spacings:
             places = _places(family, spacing)
             likelihood, told = _explained(share, middles, places, fixed=family == "box")
-            law = NoiseLaw(family, float(spacing) * scale, len(places) // 2, told, likelihood - plain)
+            without = plain
+            if family == "lattice":  # many values imitate any smooth distribution, wherever they lie: their places count
+                without = max(plain, _explained(share, middles, places[:-1] + spacing / 2, fixed=False)[0])
+            law = NoiseLaw(family, float(spacing) * scale, len(places) // 2, told, likelihood - without)
             best = likeliest.get(family)
             if law.gain > (best.gain if best else _GAIN) and (family == "box" or told > _TOLD):
                 likeliest[family] = law
