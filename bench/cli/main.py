@@ -31,7 +31,7 @@ _RUN_NEEDS = {"torch", "torchvision", "facenet_pytorch", "lpips", "safetensors",
 
 
 class _Terminated(KeyboardInterrupt):
-    """SIGTERM: what `kill`, a batch system or a container sends. Ends a command as Ctrl-C does, workers and all."""
+    """Makes SIGTERM, as sent by `kill`, batch systems and containers, end a command as Ctrl-C does."""
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

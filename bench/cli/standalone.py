@@ -22,7 +22,7 @@ def _shared(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--format", "fmt", type=click.Choice(["npy", "safetensors"]), default="npy", show_default=True),
         click.option("--output", "-o", type=_PATH, required=True, help="The folder to write into."),
         click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of all randomness."),
-        click.option("--detect", is_flag=True, help="Detect the face in each image (default: they are already cropped)."),
+        click.option("--detect", is_flag=True, help="Detect the face in each image (default: already cropped)."),
         click.option(
             "--public", type=_PATH, metavar="FOLDER",
             help="Other people's faces, as PERSON/IMAGE.png or flat: half of the people train the defence, half the "

@@ -239,7 +239,7 @@ def test_wrong_settings_are_one_line(
         assert _run(*arguments) == 2
         return capsys.readouterr().err
 
-    assert "'some' is neither a number of at least 1 nor auto" in said("--workers", "some")
+    assert "'some' is neither a positive number nor auto" in said("--workers", "some")
     assert "'0' is neither" in said("--workers", "0")
     assert "choose one" in said("--workers", "1", "--scheduler", "tcp://x:1")
     assert "add --workers 1" in said("--set", "run.time_limit=5")
