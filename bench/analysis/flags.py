@@ -31,7 +31,7 @@ EXPLAINED = {
     "gradients masked": (
         "No gradient passes the defence: the white-box attack treats its noise as a constant and refreshes it."
     ),
-    "zero gradients": "The objective did not change: the attack may be ineffective here, rather than the defence effective.",
+    "zero gradients": "The objective did not change: the attack may be ineffective, rather than the defence effective.",
     "exploding gradients": "The attack's first step was enormous or not finite: it may have failed.",
     "attack not converged": (
         "The attack was still improving when its training or search ended, so its figure is a lower bound on what it "
