@@ -53,12 +53,11 @@ def test_what_is_odd_about_the_files_is_said_once_with_its_number(tmp_path: Path
             ".db files, left out": {"count": 1, "files": ["Thumbs.db"]}}  # fmt: skip
     for defense in ("veil", "mask"):
         _good(run, _cell(defense, "decode"), 0.4)
-        run.write(replace(run.records()[-1], cell=_cell(defense, "invert"), info={"files": told}))
-    text = render(leaderboard(run), "md", run)
-    assert text.endswith(
-        "### Files: faces\n\n- links to files, followed: 5 (a.png, b\\|c.png, ...)\n- .db files, left out: 1 (Thumbs.db)\n"
+        run.write(replace(run.records()[-1], cell=Cell("utility", "faces", "net", defense), info={"files": told}))
+    assert render(leaderboard(run), "md", run).endswith(
+        "### Files: faces\n\n- .db files, left out: 1 (Thumbs.db)\n"
+        "- links to files, followed: 5 (a.png, b\\|c.png, ...)\n"
     )
-    assert text.count("Thumbs.db") == 1
 
 
 def test_a_message_of_many_lines_stays_one_row(tmp_path: Path) -> None:
