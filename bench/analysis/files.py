@@ -16,6 +16,11 @@ class FileNote:
     count: int
     files: tuple[str, ...]  #: some of their names
 
+    def some(self) -> str:
+        """Some of the files, for a line of text."""
+        more = ("...",) if self.count > len(self.files) else ()
+        return ", ".join((*self.files, *more))
+
 
 def file_notes(records: Sequence[Record]) -> dict[str, list[FileNote]]:
     """Irregularities by dataset; empty for records of earlier versions."""

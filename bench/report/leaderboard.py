@@ -100,9 +100,8 @@ def render_files(records: Sequence[Record]) -> str:
     """Irregularities of the files, a list per dataset; empty if there are none."""
     parts = []
     for dataset, notes in file_notes(records).items():
-        lines = [f"- {note.count} {plain(note.what)}: {', '.join(map(plain, note.files))}" for note in notes]
-        more = [", ..." if note.count > len(note.files) else "" for note in notes]
-        parts.append(f"### Files: {dataset}\n\n" + "\n".join(a + b for a, b in zip(lines, more, strict=True)))
+        lines = [f"- {plain(note.what)}: {note.count} ({plain(note.some())})" for note in notes]
+        parts.append(f"### Files: {dataset}\n\n" + "\n".join(lines))
     return "\n\n".join(parts)
 
 
