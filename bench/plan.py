@@ -1,4 +1,7 @@
-"""Settings to a plan: the artefacts to make and the cells to judge, each with the key of what makes it."""
+"""Turns settings into a plan: the artefacts to make and the cells to judge, each with a key of all its inputs.
+
+The module exceeds 300 lines so that everything that determines a key is in one place.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ from bench.storage.keys import content_key, source_hash
 from bench.storage.records import Cell, Kind
 from bench.toolkit.precision import pick_device, precision_name
 
-PROTOCOL = 2  #: raised whenever the harness would give another figure for the same plugins and data
+PROTOCOL = 2  #: increment when the harness gives different figures for the same plugins and data
 
 TaskKind = Literal[
     "identity", "defense_state", "surrogate_state", "templates", "server_state", "embeddings", "attack_state",
@@ -37,34 +40,34 @@ TaskKind = Literal[
 
 
 _LEARNING = frozenset({"defense_state", "surrogate_state", "server_state", "attack_state"})
-_EFFORT = 20  #: roughly how many times as long learning takes as anything else
+_EFFORT = 20  #: rough ratio of the duration of a training to that of another artefact
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One dataset seen by one recogniser."""
+    """One dataset with one recogniser."""
 
     dataset: str
     recognizer: str
-    faces_key: str = field(repr=False)  #: the test images as this recogniser wants them, and their pairs
+    faces_key: str = field(repr=False)  #: the test images, aligned for this recogniser, and their pairs
     recognizer_key: str = field(repr=False)
     defender_key: str = field(repr=False)  #: the defender's public faces
     attacker_key: str = field(repr=False)
 
 
 class _Needing:
-    """What stands on artefacts."""
+    """An item that needs artefacts."""
 
     needs: tuple[Task, ...]
 
     def need(self, kind: TaskKind) -> Task | None:
-        """The direct need of a kind, if any."""
+        """The direct dependency of a kind, if there is one."""
         return next((task for task in self.needs if task.kind == kind), None)
 
 
 @dataclass(frozen=True)
 class Task(_Needing):
-    """An artefact to make. Two cells that want the same share it by its key."""
+    """An artefact to make. Cells that need the same artefact share it by its key."""
 
     kind: TaskKind
     key: str
@@ -73,26 +76,26 @@ class Task(_Needing):
     needs: tuple[Task, ...] = field(default=(), repr=False)
     defense: str = ""
     attack: str = ""
-    bases: int = 0  #: how many steps of `base` below the named attack this is
+    bases: int = 0  #: number of `base` steps below the named attack
 
     @property
     def effort(self) -> int:
-        """A rough share of a run's time, beside a cell's 1: for saying how much is left."""
+        """A rough share of a run's time, relative to a cell's 1, to estimate how much remains."""
         return _EFFORT if self.kind in _LEARNING else 1
 
     @property
     def label(self) -> str:
-        """For people."""
+        """A description for messages."""
         shared = self.kind == "attack_state" and not self.need(
             "defense_state"
-        )  # the defence is then only one of those it serves
+        )  # the named defence is then only one of several that share the artefact
         who = " x ".join(part for part in ("" if shared else self.defense, self.attack) if part)
         return f"{self.kind.replace('_', ' ')}{': ' + who if who else ''}"
 
 
 @dataclass(frozen=True)
 class Job(_Needing):
-    """A cell to judge, from these artefacts."""
+    """A cell to judge, and the artefacts that it needs."""
 
     cell: Cell
     key: str
@@ -102,23 +105,23 @@ class Job(_Needing):
 
     @property
     def label(self) -> str:
-        """For people."""
+        """A description for messages."""
         return f"{self.cell.kind}: {self.cell.defense} {self.cell.attack}".rstrip()
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run comes to."""
+    """All cells of a run."""
 
     jobs: tuple[Job, ...]
 
     def tasks(self) -> list[Task]:
-        """Every artefact once, needs before what needs them."""
+        """Every artefact once, in order of dependency."""
         return every_task(need for job in self.jobs for need in job.needs)
 
 
 def every_task(roots: Iterable[Task], leave_out: Callable[[Task], bool] = lambda _: False) -> list[Task]:
-    """The roots and all that they need, once each, needs first; nothing under a task that is left out."""
+    """The roots and all their dependencies, once each and in order; skips what lies below a task that is left out."""
     ordered: dict[str, Task] = {}
 
     def visit(task: Task) -> None:
@@ -133,11 +136,11 @@ def every_task(roots: Iterable[Task], leave_out: Callable[[Task], bool] = lambda
 
 
 def plan(settings: Settings) -> Plan:
-    """The whole matrix.
+    """Plans the whole matrix.
 
     Raises:
-        DataError: a dataset or the weights are not there.
-        UserError: the device is not on this machine.
+        DataError: a dataset or weights are missing.
+        UserError: the device is not available on this machine.
     """
     return Plan(
         tuple(
@@ -150,7 +153,7 @@ def plan(settings: Settings) -> Plan:
 
 
 def lending(settings: Settings) -> Lending:
-    """Whose faces may be learned from."""
+    """The settings that choose the public faces."""
     return Lending(settings.run.public_defender, settings.run.public_attacker, settings.run.public_limit)
 
 
@@ -174,7 +177,7 @@ def _scenes(settings: Settings) -> Iterator[Scene]:
                 faces_key=content_key(
                     revision=revisions[label],
                     alignment=recognizer.alignment,
-                    images=None,  # all of them, of the pairs that are left: attacks alone take fewer
+                    images=None,  # all images of the selected pairs; only attacks use fewer
                     **({"pairs": settings.run.pairs} if settings.run.pairs else {}),
                 ),
                 recognizer_key=recognizer_key,
@@ -191,14 +194,14 @@ def _identity(plugin: Defense | Attack) -> dict[str, Any]:
 
 
 def _server(defense: Defense) -> dict[str, Any]:
-    """What the server's part depends on: a file's bytes, not its place."""
+    """What the server's part depends on: the content of its files, not their paths."""
     identity = _identity(defense)
     files = {name: file_hash(path) for name, path in defense.files().items()}
     return {**identity, "parameters": {**identity["parameters"], **files}}
 
 
 def _metrics(settings: Settings) -> dict[str, Any]:
-    """What a reconstruction's scores depend on: which figures there are, and the backbone's bytes, not its place."""
+    """What a reconstruction's scores depend on: the set of metrics, and the content of the backbone, not its path."""
     chosen = {**settings.metrics.model_dump(), "figures": [m.name for m in of_kind("reconstruction")]}
     backbone = chosen.pop("lpips_backbone")
     if not chosen["lpips"]:
@@ -213,7 +216,7 @@ def _metrics(settings: Settings) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Defended:
-    """One defence's artefacts in a scene."""
+    """The artefacts of one defence in a scene."""
 
     name: str
     plugin: Defense
@@ -226,7 +229,7 @@ class _Defended:
 
 
 class _Planner:
-    """Plans one scene under one seed."""
+    """Plans one scene with one seed."""
 
     def __init__(self, settings: Settings, scene: Scene, seed: int) -> None:
         device = pick_device(settings.run.device)
@@ -283,14 +286,14 @@ class _Planner:
         faces, public = self.scene.faces_key, self.scene.defender_key
         source: tuple[Task, ...]
         if isinstance(defense, Control):
-            # It replaces the noise in what its defence stored: same shadow, same images, same batches.
+            # A control replaces the noise in its defence's templates: same shadow, same images, same batches.
             parent = self._defended(harness_part(name)[0], defense.defense)
             state, source = parent.state, (parent.templates, parent.state)
         else:
             state = self._task("defense_state", defense=name, public=public, plugin=_identity(defense.at("fit")))
             source = (state,)
         templates = self._task("templates", *source, defense=name, faces=faces, plugin=protects)
-        # What the server trains for itself is seen in its embeddings and decisions, never in what is rebuilt.
+        # What the server trains for itself affects its embeddings and decisions, but no reconstruction.
         server: tuple[Task, ...] = ()
         if type(defense).fit_server is not Defense.fit_server:
             server = (self._task("server_state", state, defense=name, public=public, plugin=serves),)
@@ -319,7 +322,7 @@ class _Planner:
                 raise UserError(f"{self.settings.path}: attack {label!r} is of a kind that this version does not judge")
 
     def _attacked(self, own: _Defended, label: str, attack: ReconstructionAttack) -> tuple[Task, Task]:
-        """What the attack learns, and what it rebuilds."""
+        """The trained attack and its reconstructions."""
         asked: tuple[Task, ...] = ()
         recogniser: dict[str, Any] = {}
         if attack.depends_on_server:
@@ -338,13 +341,13 @@ class _Planner:
     def _learned(
         self, own: _Defended, label: str, attack: ReconstructionAttack | LinkageAttack, bases: int = 0
     ) -> Task:
-        """An attack's state; one that has a base goes on from that one's."""
+        """An attack's trained state; if it has a base, training continues from the base's state."""
         identity = _identity(attack) if bases else self.known[label]
         fits: dict[str, Any] = {"plugin": identity, "public": self.scene.attacker_key}
         needs: tuple[Task, ...] = ()
         if isinstance(attack, ReconstructionAttack) and attack.base is not None:
             needs += (self._learned(own, label, attack.base, bases + 1),)
-        # A decoder trained at level `encoder` knows nothing of `protect`: one serves all defences that share E.
+        # A decoder trained at level `encoder` does not depend on `protect`: it serves all defences that share E.
         client = attack.level >= Knowledge.ENCODER and own.plugin.has_own_client
         if attack.level >= Knowledge.ALGORITHM or client:
             fits["protects"] = own.protects

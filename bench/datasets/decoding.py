@@ -118,10 +118,11 @@ def conversions(data: bytes) -> tuple[str, ...]:
     """The conversions that `decode` will apply to an image, from its header alone; empty for a damaged file."""
     try:
         with _opened(data, "") as image:
+            sixteen = _sixteen_bits(image)  # before the orientation: Pillow may decode the file to find it
             found = []
             if _orientation(image) in _TURNS:
                 found.append(TURNED)
-            if image.mode.startswith("I"):
+            if sixteen:
                 found.append(SIXTEEN)
             if image.has_transparency_data:
                 found.append(TRANSPARENT)
@@ -154,6 +155,11 @@ def _opened(data: bytes, where: str) -> Iterator[Image.Image]:
                 limit = f"the limit is {LARGEST // 10**6} megapixels: scale it down"
                 raise DataError(f"{where}: too large ({width} x {height}); {limit}")
             yield image
+
+
+def _sixteen_bits(image: Image.Image) -> bool:
+    """Whether the file has 16 bits a channel. Pillow's mode says so of grey alone: in colour it keeps the upper 8."""
+    return image.mode.startswith("I") or any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
 
 
 def _factor(image: Image.Image) -> int:

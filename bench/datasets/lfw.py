@@ -13,7 +13,7 @@ from bench.contracts import Alignment, Dataset, Evaluation, FaceSet, Pairs
 from bench.datasets.align import ALGORITHM, ImageSource, align, revision_of
 from bench.datasets.copies import originals
 from bench.datasets.decoding import read_image
-from bench.datasets.photographs import Examined, examine, find_photographs, normal
+from bench.datasets.photographs import AGAIN_FILES, Examined, examine, find_photographs, normal
 from bench.datasets.protocols import check_pairs
 from bench.errors import DataError
 from bench.storage.files import read_text
@@ -21,6 +21,7 @@ from bench.storage.files import read_text
 _HOW = "set [datasets.lfw] images and pairs, or VEILBENCH_DATA if they use it"
 _PERSON = re.compile(r"[^/\\]+")
 _DOUBLE = "second files of one photograph, left out"
+_OTHERWISE = "images with another name than NAME_0001.jpg, still used"
 # Increment when `load` selects different images from the same files. Since 1, copies of judged photographs and
 # photographs without a face are not public.
 _POLICY = 1
@@ -91,6 +92,11 @@ def image_name(image: tuple[str, int]) -> str:
     """Converts ("Ann", 2) to Ann/Ann_0002."""
     person, number = image
     return f"{person}/{person}_{number:04d}"
+
+
+def _published(name: str, path: Path) -> bool:
+    """Whether a file is called as LFW calls this image."""
+    return normal(path.name) == f"{name.rpartition('/')[2]}.jpg"
 
 
 @dataclass(frozen=True)
@@ -165,6 +171,10 @@ class Lfw(Dataset):
         names = sorted(candidates, key=lambda name: name.split("/"))
         doubles = {name: candidates[name][1] for name in names if len(candidates[name]) > 1}
         notes = dict(found.notes)
+        first = {name: paths[0] for name, paths in candidates.items()}
+        otherwise = [f"{path.parent.name}/{path.name}" for name, path in first.items() if not _published(name, path)]
+        if otherwise:
+            notes[_OTHERWISE] = otherwise
         if doubles:
             notes[_DOUBLE] = [str(path) for path in doubles.values()]
         return _Tree({name: candidates[name][0] for name in names}, doubles, notes)
@@ -178,6 +188,8 @@ class Lfw(Dataset):
                 if name not in tree.files:
                     beside = [n for n in tree.files if n.startswith(f"{image[0]}/")]
                     there = f"; there are {', '.join(beside[:3])}" if beside else ""
+                    if link := next((n for n in tree.notes.get(AGAIN_FILES, ()) if n.startswith(f"{name}.")), ""):
+                        there = f"; {link} is a link to a photograph that already has a name"
                     missing = f"{name}.jpg is in {self.pairs} but not here{there} ({place})"
                     raise DataError(f"{self.images}: {missing}; {_HOW}")
                 if name in tree.doubles:

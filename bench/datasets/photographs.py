@@ -19,6 +19,8 @@ HIDDEN = "hidden or system files and folders, left out"
 BROKEN = "broken links, left out"
 LINKED = "links to folders, followed"
 AGAIN = "links to folders that were already read, left out"
+LINKED_FILES = "links to files, followed"
+AGAIN_FILES = "links to files that were already read, left out"
 ELSEWHERE = "images outside the people's folders, left out"
 DEEPER = "folders inside the people's folders, left out"
 
@@ -39,13 +41,15 @@ class Photographs:
     def instead(self) -> str:
         """Describes the files that are not photographs, for an error message; empty if there are none."""
         found = [
-            f"{len(names)} {why.partition(',')[0]} ({names[0]})" for why, names in self.notes.items() if why != LINKED
+            f"{len(names)} {why.partition(',')[0]} ({names[0]})"
+            for why, names in self.notes.items()
+            if why not in (LINKED, LINKED_FILES)
         ]
         return f"; it contains {', '.join(found)}" if found else ""
 
 
 def find_photographs(root: Path, depth: int | None = None) -> Photographs:
-    """Finds every photograph below a folder; follows each link once.
+    """Finds every photograph below a folder; follows links, and counts what they lead to once.
 
     Ignores hidden files and system folders; otherwise the suffix decides, in any case. Counts what it leaves out.
 
@@ -61,6 +65,7 @@ def find_photographs(root: Path, depth: int | None = None) -> Photographs:
         links, walk.links = walk.links, []
         for path, parts in sorted(links):
             walk.folder(path, parts, linked=True)
+    walk.follow_files()
     names = sorted(walk.files, key=lambda name: name.split("/"))
     return Photographs(root, {name: walk.files[name] for name in names}, dict(sorted(walk.notes.items())))
 
@@ -72,6 +77,8 @@ class _Walk:
         self.notes: dict[str, list[str]] = {}
         self.links: list[tuple[Path, tuple[str, ...]]] = []  #: linked folders, visited after the real ones
         self._seen: set[Path] = set()
+        self._linked_files: list[tuple[Path, tuple[str, ...]]] = []
+        self._photographs: set[Path] = set()  #: where those that count lie, links resolved
 
     def folder(self, path: Path, parts: tuple[str, ...], linked: bool = False) -> None:
         real = path.resolve()
@@ -87,9 +94,17 @@ class _Walk:
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error.strerror})") from error
         for entry in entries:
-            self._entry(entry, (*parts, normal(entry.name)))
+            self._entry(entry, real, (*parts, normal(entry.name)))
 
-    def _entry(self, entry: os.DirEntry[str], parts: tuple[str, ...]) -> None:
+    def follow_files(self) -> None:
+        """Takes what linked files lead to, once: a second name makes no second photograph."""
+        for path, parts in sorted(self._linked_files):
+            real = path.resolve()
+            self._note(AGAIN_FILES if real in self._photographs else LINKED_FILES, parts)
+            if real not in self._photographs:
+                self._take(path, real, parts)
+
+    def _entry(self, entry: os.DirEntry[str], folder: Path, parts: tuple[str, ...]) -> None:
         path = Path(entry.path)
         if entry.name.startswith(".") or entry.name in _SYSTEM:
             self._note(HIDDEN, parts)
@@ -106,13 +121,19 @@ class _Walk:
             self._note(f"{path.suffix.lower() or 'suffixless'} files, left out", parts)
         elif self.depth is not None and len(parts) != self.depth:
             self._note(ELSEWHERE, parts)
+        elif entry.is_symlink():
+            self._linked_files.append((path, parts))
         else:
-            name = "/".join(parts)
-            if name in self.files:
-                raise DataError(
-                    f"{path}: has the same name as {self.files[name].name!r} beside it, in another Unicode form"
-                )
-            self.files[name] = path
+            self._take(path, folder / entry.name, parts)
+
+    def _take(self, path: Path, real: Path, parts: tuple[str, ...]) -> None:
+        name = "/".join(parts)
+        if name in self.files:
+            raise DataError(
+                f"{path}: has the same name as {self.files[name].name!r} beside it, in another Unicode form"
+            )
+        self.files[name] = path
+        self._photographs.add(real)
 
     def _note(self, why: str, parts: tuple[str, ...]) -> None:
         self.notes.setdefault(why, []).append("/".join(parts))

@@ -1,4 +1,4 @@
-"""What the paper's tables and figures would take on this machine, from a timed probe of it."""
+"""Estimates what the paper's tables and figures take on this machine, by timing."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from bench.runner.serial import missing_tasks, pending
 
 @dataclass(frozen=True)
 class PaperOutlook:
-    """An outlook with the counts that a paper's author asks for."""
+    """An estimate with the counts of trainings, images and steps."""
 
     trainings: int  #: networks to train
-    images: int  #: templates to make and reconstructions to judge
-    pgd_steps: int  #: gradient steps of defences that optimise a template, an image each
+    images: int  #: templates to compute and reconstructions to judge
+    pgd_steps: int  #: gradient steps per image of defences that optimise a template
     outlook: Outlook
-    missing: dict[str, str]  #: role: why nothing can be run there
+    missing: dict[str, str]  #: by role: the reason why nothing can be run
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -29,7 +29,7 @@ class PaperOutlook:
         return {**counts, **self.outlook.as_dict(), "missing": self.missing}
 
     def text(self) -> str:
-        """For people."""
+        """Formatted for the terminal."""
         lines = [
             f"{self.trainings} trainings; {self.images:,} images to protect or rebuild; {self.pgd_steps:,} PGD steps.",
             self.outlook.text(),
@@ -39,7 +39,7 @@ class PaperOutlook:
 
 
 def outlook(work: Campaign) -> PaperOutlook:
-    """Nothing is made. Columns whose data is missing are named and not counted."""
+    """Estimates without computing anything. Columns with missing data are named and not counted."""
     if work.settings is None:
         return PaperOutlook(0, 0, 0, Outlook((), 0, 0), dict(work.missing))
     whole = work.plan()

@@ -1,4 +1,4 @@
-"""Attacks on stolen embeddings: a table of their own, outside the templates' worst case."""
+"""Renders the table of attacks on stolen embeddings, which are not part of the worst case."""
 
 from __future__ import annotations
 
@@ -36,6 +36,6 @@ def render_embedding_attacks(frame: pd.DataFrame, fmt: Format) -> str:
 
 
 _NOTE = (
-    "What was stolen here is the embedding, not the template: these attacks have no part in the worst case above. "
-    "Black-box: a query is one image embedded. *SRRA I*: share of the targets for whom the reconstruction passes."
+    "Here the embedding is stolen and not the template, so these attacks have no part in the worst case above. "
+    "Black-box: a query embeds one image. *SRRA I*: share of the targets for whom the reconstruction is accepted."
 )

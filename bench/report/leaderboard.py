@@ -1,7 +1,8 @@
-"""The leaderboard: defences as rows, from the one that gives away least under its worst attack.
+"""Renders the leaderboard: defences as rows, the most private under its worst attack first.
 
-Only attacks on templates count; one on embeddings answers another question. Where an attack is missing, the worst case
-is marked as a lower bound, and stands below the defences that faced every attack: nobody wins by not being attacked.
+Only attacks on templates count; those on embeddings answer another question. If an attack is missing, the worst case is
+marked as a lower bound and ranked below the defences that faced every attack, so that a defence cannot win by not being
+attacked.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from bench.report.side_tables import sections
 from bench.report.text import Format, booktabs, figure_text, markdown, plain
 from bench.storage.records import Record, Run
 
-# A page is narrow: some columns under shorter headings, and intervals for two of them. The CSV has everything.
+# A page is narrow: it has fewer columns with shorter headings, and intervals for two of them. The CSV has everything.
 _TEX_COLUMNS = {column.name: column.narrow for column in COLUMNS if column.narrow}
 _TEX_INTERVALS = ("acc", "worst_ssim")
 _CELL_METRICS = ("ssim", "psnr_db", "lpips", "cosine")
@@ -33,7 +34,7 @@ _CELL_METRICS = ("ssim", "psnr_db", "lpips", "cosine")
 
 
 def _table(frame: pd.DataFrame, columns: Sequence[str], intervals: Sequence[str]) -> list[list[str]]:
-    """Headings, then a row a defence."""
+    """Headings, then a row per defence."""
     rows = [["defence", *(BY_NAME[name].heading for name in columns), "failed"]]
     if "worst_ssim" in columns:
         rows[0].insert(1 + list(columns).index("worst_ssim"), "worst attack (level)")
@@ -44,7 +45,7 @@ def _table(frame: pd.DataFrame, columns: Sequence[str], intervals: Sequence[str]
             text = figure_text(row[name], low, high, BY_NAME[name].decimals)
             if name == "worst_ssim":
                 cells.append(f"{row['worst_attack']} ({row['worst_level']})" if row["worst_attack"] else "–")
-            # What a missing attack would have rebuilt is not known, nor what more training would reach.
+            # The result of a missing attack, or of further training, is unknown.
             text = f"≥ {text}" if lower_bound(row, name) and text != "–" else text
             cells.append("incomplete" if name == "bound_ssim" and row["bound_note"] else text)
         rows.append([*cells, row["failed"] or "0"])
@@ -52,7 +53,7 @@ def _table(frame: pd.DataFrame, columns: Sequence[str], intervals: Sequence[str]
 
 
 def _remarks(frame: pd.DataFrame) -> str:
-    """What must be known to read a row: flags, and what is missing."""
+    """Remarks needed to read a row: flags, and what is missing."""
     lines = []
     for row in frame.to_dict("records"):
         said = "; ".join(part for part in (row["flags"], row["bound_note"]) if part)
@@ -67,7 +68,7 @@ def render(frame: pd.DataFrame, fmt: Format, run: Run | None = None, columns: Se
     Args:
         fmt: `md` for people, `csv` and `json` with raw numbers, `tex` as a booktabs table that compiles as it is.
         run: for `md`: adds a table of all cells.
-        columns: names of `bench.analysis.columns`; empty: all that the format has room for.
+        columns: names from `bench.analysis.columns`; empty: all that the format has space for.
     """
     if columns and fmt in ("csv", "json"):
         kept = ["dataset", "recognizer", "defense", *(f"{c}{part}" for c in columns for part in ("", "_low", "_high"))]
@@ -96,24 +97,23 @@ def render(frame: pd.DataFrame, fmt: Format, run: Run | None = None, columns: Se
 
 
 def render_files(records: Sequence[Record]) -> str:
-    """What was odd about the files, a list a dataset; empty where nothing was."""
+    """Irregularities of the files, a list per dataset; empty if there are none."""
     parts = []
     for dataset, notes in file_notes(records).items():
-        lines = [f"- {note.count} {plain(note.what)}: {', '.join(map(plain, note.files))}" for note in notes]
-        more = [", ..." if note.count > len(note.files) else "" for note in notes]
-        parts.append(f"### Files: {dataset}\n\n" + "\n".join(a + b for a, b in zip(lines, more, strict=True)))
+        lines = [f"- {plain(note.what)}: {note.count} ({plain(note.some())})" for note in notes]
+        parts.append(f"### Files: {dataset}\n\n" + "\n".join(lines))
     return "\n\n".join(parts)
 
 
 _NOTE = (
-    "95 % intervals over identities. *worst*: the single attack that rebuilds most, and what it reaches; "
-    "≥: an attack is missing, and the row stands below those that faced all, or, of accuracy, the server had not "
-    "converged; *oracle bound*: per image the best of all attacks. Arrows point to better protection or better use."
+    "95 % intervals over identities. *worst*: the single best attack, and what it reaches; "
+    "≥: an attack is missing, and the row is ranked below those that faced all, or, for accuracy, the server had not "
+    "converged; *oracle bound*: the best of all attacks per image. Arrows point to better protection or better utility."
 )
 
 
 def as_html(frame: pd.DataFrame) -> str:
-    """The leaderboard for a notebook: the columns of the printed page, a table a dataset and recogniser."""
+    """The leaderboard for a notebook: the columns of the printed page, a table per dataset and recogniser."""
     parts = []
     for (dataset, recognizer), some in frame.groupby(["dataset", "recognizer"], sort=False):
         head, *rows = _narrow(some)
@@ -160,7 +160,7 @@ _NARROW = "SSIM (7x7): worst attack, best attack up to each level of knowledge, 
 
 
 def _narrow(frame: pd.DataFrame) -> list[list[str]]:
-    """Headings and rows for a page that is narrow."""
+    """Headings and rows for a narrow page."""
     rows = _table(frame, list(_TEX_COLUMNS), _TEX_INTERVALS)
     rows[0] = ["defence", "ACC ↑", "worst attack (level)", *list(_TEX_COLUMNS.values())[1:], "failed"]
     return rows
@@ -170,5 +170,5 @@ def _tex(frame: pd.DataFrame, caption: str, columns: Sequence[str] = ()) -> str:
     if columns:
         rows = _table(frame, columns, [name for name in columns if BY_NAME[name].interval])
         return booktabs(rows, f"l{'r' * (len(rows[0]) - 2)}l", caption)
-    figures = "rl" + "r" * (len(_TEX_COLUMNS) - 1)  # the attack's name stands before the second figure
+    figures = "rl" + "r" * (len(_TEX_COLUMNS) - 1)  # the attack's name is before the second figure
     return booktabs(_narrow(frame), f"l{figures}l", f"{caption}. {_NARROW}")

@@ -51,6 +51,20 @@ def test_sixteen_bits_are_scaled_by_their_range(kind: str, top: int) -> None:
     assert conversions(data) == (SIXTEEN,)
 
 
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def test_sixteen_bits_in_colour_are_said_too_and_lose_nothing_else() -> None:
+    pixels = np.asarray(picture(7, (20, 10)))
+    rows = b"".join(b"\0" + (row.astype(">u2") * 257).tobytes() for row in pixels)
+    header = _chunk(b"IHDR", struct.pack(">IIBBBBB", 20, 10, 16, 2, 0, 0, 0))
+    data = b"\x89PNG\r\n\x1a\n" + header + _chunk(b"IDAT", zlib.compress(rows)) + _chunk(b"IEND", b"")
+    assert conversions(data) == (SIXTEEN,)
+    assert np.array_equal(np.asarray(decode(data, "x")), pixels)
+    assert conversions(encoded(picture(7))) == ()
+
+
 def test_pgm_of_twelve_bits_and_numbers_of_no_known_range() -> None:
     values = np.linspace(0, 4095, 64).astype(">u2")
     found = np.asarray(decode(b"P5\n8 8\n4095\n" + values.tobytes(), "x"))[..., 0].ravel()

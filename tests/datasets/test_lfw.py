@@ -148,7 +148,21 @@ def test_names_of_other_aligners_and_other_suffixes_give_the_same_faces(lfw: Lfw
     found = lfw.load(square, tmp_path / "cache")
     assert found.test.names == clean.test.names
     assert np.array_equal(found.test.pixels, clean.test.pixels)
-    assert found.notes == {}
+    assert found.notes == {
+        "images with another name than NAME_0001.jpg, still used": [
+            "Ann/Ann_0001_0.JPG",
+            "Bob/Bob_2.jpeg",
+            "Cleo/Cleo_00001.png",
+        ]
+    }
+
+
+def test_a_judged_image_that_is_a_link_to_another_is_named(lfw: Lfw, tmp_path: Path) -> None:
+    root = tmp_path / "images/Ann"
+    (root / "Ann_0002.jpg").unlink()
+    (root / "Ann_0002.jpg").symlink_to(root / "Ann_0001.jpg")
+    with pytest.raises(DataError, match=r"Ann/Ann_0002.jpg is a link to a photograph that already has a name"):
+        lfw.size()
 
 
 def test_a_tree_of_nothing_that_can_be_read_says_what_lies_there(lfw: Lfw, tmp_path: Path) -> None:
@@ -200,7 +214,7 @@ def test_a_pair_that_stands_twice_is_said(lfw: Lfw, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("encoding", "said"),
-    [("utf-8-sig", ""), ("utf-16", "encoded as UTF-16; save it as UTF-8"), ("utf-16-le", "UTF-16 or no text"),
+    [("utf-8-sig", ""), ("utf-16", "encoded as UTF-16; save it as UTF-8"), ("utf-16-le", "UTF-16 or not text"),
      ("utf-32", "UTF-32"), ("latin-1", r"pairs.txt:2: not UTF-8 \(byte 0xe9\)")],
 )  # fmt: skip
 def test_encodings_of_the_list(tmp_path: Path, encoding: str, said: str) -> None:

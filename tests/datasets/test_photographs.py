@@ -10,7 +10,18 @@ from pictures import encoded, picture, save, tree
 from bench.contracts import Alignment
 from bench.datasets.folder import ImageFolder
 from bench.datasets.lfw import Lfw
-from bench.datasets.photographs import AGAIN, BROKEN, DEEPER, ELSEWHERE, HIDDEN, LINKED, examine, find_photographs
+from bench.datasets.photographs import (
+    AGAIN,
+    AGAIN_FILES,
+    BROKEN,
+    DEEPER,
+    ELSEWHERE,
+    HIDDEN,
+    LINKED,
+    LINKED_FILES,
+    examine,
+    find_photographs,
+)
 from bench.errors import DataError
 
 SQUARE = Alignment("margin", (20, 20))
@@ -51,12 +62,18 @@ def test_links_are_followed_once_and_never_in_circles(tmp_path: Path) -> None:
     (root / "Also Ann").symlink_to(root / "Ann")
     (root / "Ann" / "up").symlink_to(root)
     (root / "Ann" / "gone.png").symlink_to(tmp_path / "nowhere.png")
-    (root / "Ann" / "Ann_0002.png").symlink_to(outside / "Zoe/Zoe_0001.png")
+    save(tmp_path / "lies elsewhere.png", picture(9))
+    for name, target in (("2", tmp_path / "lies elsewhere.png"), ("3", root / "Ann/Ann_0001.png"),
+                         ("4", tmp_path / "lies elsewhere.png"), ("5", outside / "Zoe/Zoe_0001.png")):  # fmt: skip
+        (root / f"Ann/Ann_000{name}.png").symlink_to(target)
     found = find_photographs(root)
     assert list(found.files) == ["Again/Zoe_0001.png", "Again/Zoe_0002.png", "Ann/Ann_0001.png", "Ann/Ann_0002.png"]
     assert sorted(found.notes[AGAIN]) == ["Also Ann", "Ann/up", "Zoe"]
     assert found.notes[LINKED] == ["Again"]
     assert found.notes[BROKEN] == ["Ann/gone.png"]
+    assert found.notes[LINKED_FILES] == ["Ann/Ann_0002.png"]
+    assert found.notes[AGAIN_FILES] == ["Ann/Ann_0003.png", "Ann/Ann_0004.png", "Ann/Ann_0005.png"]
+    assert "followed" not in found.instead()
 
 
 def test_a_linked_folder_whose_files_lie_hidden_below_is_seen(tmp_path: Path) -> None:

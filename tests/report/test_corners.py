@@ -1,5 +1,6 @@
 """Reports of awkward runs: hostile names and messages, nothing in common, nothing to show."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,19 @@ def test_no_interval_is_printed_empty(figure: tuple[float | None, ...], said: st
     assert figure_text(*figure, 3) == said
 
 
+def test_what_is_odd_about_the_files_is_said_once_with_its_number(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    told = {"links to files, followed": {"count": 5, "files": ["a.png", "b|c.png"]},
+            ".db files, left out": {"count": 1, "files": ["Thumbs.db"]}}  # fmt: skip
+    for defense in ("veil", "mask"):
+        _good(run, _cell(defense, "decode"), 0.4)
+        run.write(replace(run.records()[-1], cell=Cell("utility", "faces", "net", defense), info={"files": told}))
+    assert render(leaderboard(run), "md", run).endswith(
+        "### Files: faces\n\n- .db files, left out: 1 (Thumbs.db)\n"
+        "- links to files, followed: 5 (a.png, b\\|c.png, ...)\n"
+    )
+
+
 def test_a_message_of_many_lines_stays_one_row(tmp_path: Path) -> None:
     run = Run(tmp_path)
     _good(run, _cell("veil", "decode"), 0.4)
@@ -76,7 +90,7 @@ def test_attacks_on_no_image_in_common_have_no_bound(tmp_path: Path) -> None:
     _good(run, _cell("veil", "invert"), 0.5, "def")
     row = leaderboard(run).iloc[0]
     assert np.isnan(row["bound_ssim"])
-    assert row["bound_note"] == "incomplete: no image that all attacks rebuilt"
+    assert row["bound_note"] == "incomplete: the attacks have no image in common"
     (board,) = boards(run)
     figure = grid(run, board, "veil")
     assert figure is not None
