@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal
 
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.contracts import Defense, FaceSet, ImageRng, Knowledge, Leak, Oracle, ReconstructionAttack, Rng, State
-from bench.toolkit.decoders import DecoderAttack, build_decoder, train_decoder
-from bench.toolkit.decoders.disturbed import disturbing
+from bench.toolkit.decoders import DecoderAttack, Training, build_decoder, filled_decoder, train_decoder
+from bench.toolkit.decoders.disturbed import disturbing, grainy
 from bench.toolkit.decoders.networks import Architecture
 from bench.toolkit.image_search import SEARCHES, Posterior, Search, best_search
 from bench.toolkit.noise_law import NoiseLaw, noise_law
@@ -21,9 +21,10 @@ from bench.toolkit.template_cache import TemplateCache
 
 _BATCH = 16  #: images decoded in parallel
 _SAMPLE = 64  #: own templates used to measure the noise before any training
-_LOOKS = (0, 1, 3)  #: rounds in which the noise is measured again; a better guess shows it more clearly
-_ROUNDS = 16
+_LOOKS = (0, 1, 3, 7, 15)  #: rounds in which the noise is measured again; a better guess shows it more clearly
+_ROUNDS = 40
 _OF_A_SEARCH = ("iterations", "learning_rate", "tried", "measured", "images")
+Encode = Callable[[Tensor], Tensor]
 _SEARCH = "search."  #: what a search needs, in the stored state beside the decoder
 
 
@@ -90,18 +91,32 @@ class Snap(DecoderAttack):
         return True
 
     def fit(self, oracle: Oracle, public: FaceSet, rng: Rng) -> State:
-        """Trains the decoder on features that are perturbed anew at every step."""
-        return train_decoder(
-            lambda: build_decoder(self._spec, oracle.feature_shape, oracle.layout, oracle.image_size),
-            oracle.encode,
-            public,
+        """Trains the decoder twice: on noise of many kinds, then on that and on what a correction leaves."""
+
+        def trained(start: Callable[[], nn.Module], training: Training, disturb: Encode, rng: Rng, label: str) -> State:
+            fixed = not oracle.varies
+            return train_decoder(
+                start, oracle.encode, public, training, rng, oracle.device, label, fixed=fixed, disturb=disturb
+            )
+
+        shapes = (oracle.feature_shape, oracle.layout, oracle.image_size)
+        source = rng.child("disturb").torch()
+        first = trained(
+            lambda: build_decoder(self._spec, *shapes),
             self.training,
+            lambda features: grainy(features, self.augment, source),
             rng,
-            oracle.device,
-            "training Snap",
-            fixed=not oracle.varies,
-            disturb=disturbing(self.augment, rng.child("disturb").torch()),
+            "training Snap's decoder on noise",
         )
+        second = trained(
+            lambda: filled_decoder(self._spec, first, *shapes),
+            replace(self.training, learning_rate=self.training.learning_rate / 2),
+            disturbing(self.augment, source),
+            rng.child("corrections"),
+            "training Snap's decoder on corrections",
+        )
+        both = {name: first.info[name] + second.info[name] for name in ("steps", "train_s")}
+        return State(second.tensors, {**second.info, **both})
 
     def adapt(self, oracle: Oracle, public: FaceSet, rng: Rng, start: State | None) -> State | None:
         """Continues with own templates and with their corrections by the current decoder, half of each."""

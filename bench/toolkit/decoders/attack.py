@@ -31,14 +31,15 @@ def restore_decoder(
     device: torch.device,
 ) -> nn.Module:
     """The trained decoder in eval mode, with frozen weights: only gradients with respect to its input are needed."""
-    placed: nn.Module = _filled(spec, state, feature_shape, layout, image_size)
+    placed: nn.Module = filled_decoder(spec, state, feature_shape, layout, image_size)
     placed = placed.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return placed.eval().requires_grad_(False)
 
 
-def _filled(
+def filled_decoder(
     spec: DecoderSpec, state: State, feature_shape: Sequence[int], layout: Sequence[Conv], image_size: tuple[int, int]
 ) -> nn.Module:
+    """A decoder with the weights of `state`, ready to be trained further."""
     with torch.random.fork_rng(devices=[]):
         decoder = build_decoder(spec, feature_shape, layout, image_size)
     decoder.load_state_dict(dict(state.tensors))
@@ -148,7 +149,7 @@ class DecoderAttack(ReconstructionAttack):
         """Continues training to undo `encode`; few faces get as many steps as many."""
         epochs = math.ceil(self.adaptation.epochs * max(1.0, _ENROLLED / len(faces)))
         return train_decoder(
-            lambda: _filled(self._spec, start, oracle.feature_shape, oracle.layout, oracle.image_size),
+            lambda: filled_decoder(self._spec, start, oracle.feature_shape, oracle.layout, oracle.image_size),
             encode,
             faces,
             replace(self.adaptation, epochs=epochs),

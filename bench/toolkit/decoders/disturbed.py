@@ -10,7 +10,7 @@ from torch import Tensor
 _GRAINS = 4  #: side of the squares that share a noise value, in positions
 _PATCH = 8  #: side of a patch with a constant share of wrong entries, in positions
 _WRONG = 0.45  #: largest share of entries that a correction leaves wrong
-_STEPS = (0.15, 0.8)  #: size of the error of a wrong entry, in the features' standard deviations
+_STEPS = (0.2, 0.45)  #: size of the error of a wrong entry, in the features' standard deviations
 
 
 def grainy(features: Tensor, most: float, source: torch.Generator) -> Tensor:
