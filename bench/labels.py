@@ -15,7 +15,7 @@ _WORDS: dict[PluginKind, str] = {
 }  # fmt: skip
 
 
-def word(kind: PluginKind) -> str:
+def kind_name(kind: PluginKind) -> str:
     """The name of a kind of plugin in messages."""
     return _WORDS[kind]
 

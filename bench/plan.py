@@ -20,7 +20,7 @@ from bench.contracts import (
     ReconstructionAttack,
     ReplayAttack,
 )
-from bench.datasets.public_faces import REST, SIDES, Lending
+from bench.datasets.public_faces import REST, SIDES, PublicSources
 from bench.errors import DataError, UserError
 from bench.labels import harness_part
 from bench.metrics.catalogue import RATE_INTERVAL, SHARE_INTERVAL, of_kind
@@ -152,13 +152,13 @@ def plan(settings: Settings) -> Plan:
     )
 
 
-def lending(settings: Settings) -> Lending:
+def public_sources(settings: Settings) -> PublicSources:
     """The settings that choose the public faces."""
-    return Lending(settings.run.public_defender, settings.run.public_attacker, settings.run.public_limit)
+    return PublicSources(settings.run.public_defender, settings.run.public_attacker, settings.run.public_limit)
 
 
 def _scenes(settings: Settings) -> Iterator[Scene]:
-    lends = lending(settings)
+    sources = public_sources(settings)
     revisions = {label: dataset.revision() for label, dataset in {**settings.datasets, **settings.public}.items()}
     for recognizer_label, recognizer in settings.recognizers.items():
         parameters = {k: v for k, v in asdict(recognizer).items() if k != "weights"}
@@ -168,7 +168,7 @@ def _scenes(settings: Settings) -> Iterator[Scene]:
         for label in settings.datasets:
             known = {**revisions, REST: revisions[label]}
             public = {
-                side: content_key(**lends.identity(side, known.__getitem__), alignment=recognizer.alignment)
+                side: content_key(**sources.identity(side, known.__getitem__), alignment=recognizer.alignment)
                 for side in SIDES
             }
             yield Scene(

@@ -51,34 +51,34 @@ def compare(base: Run, new: Run, tolerances: CompareSettings) -> list[Finding]:
     Raises:
         DataError: a run has no records, or damaged ones.
     """
-    old, young = ({r.cell.name: r for r in run.records()} for run in (base, new))
+    old, current = ({r.cell.name: r for r in run.records()} for run in (base, new))
     found: list[Finding] = []
-    for name in sorted({*old, *young}):
-        if name not in young:
+    for name in sorted({*old, *current}):
+        if name not in current:
             found.append(Finding(name, "", "missing", note="the new run has no such cell"))
         elif name not in old:
             found.append(Finding(name, "", "new"))
         else:
-            found += _cell(base, new, old[name], young[name], tolerances)
+            found += _cell(base, new, old[name], current[name], tolerances)
     return sorted(found, key=lambda f: (f.verdict not in BAD, f.cell, f.metric))
 
 
-def _cell(base: Run, new: Run, old: Record, young: Record, tolerances: CompareSettings) -> list[Finding]:
+def _cell(base: Run, new: Run, old: Record, current: Record, tolerances: CompareSettings) -> list[Finding]:
     name = old.cell.name
-    if "error" in (old.status, young.status) and old.status != young.status:
-        if young.status == "error":
-            return [Finding(name, "", "new failure", note=young.reason)]
+    if "error" in (old.status, current.status) and old.status != current.status:
+        if current.status == "error":
+            return [Finding(name, "", "new failure", note=current.reason)]
         return [Finding(name, "", "mended", note=f"failed before: {old.reason}")]
-    changed = _changed(old, young)
+    changed = _changed(old, current)
     if changed:
         return [Finding(name, "", "not comparable", note=changed)]
-    if young.status != "ok" or old.status != "ok":
-        same = young.status == old.status
-        return [] if same else [Finding(name, "", "not comparable", note=f"{old.status} before, {young.status} now")]
-    tables = (_scores(base, old.cell), _scores(new, young.cell))
+    if current.status != "ok" or old.status != "ok":
+        same = current.status == old.status
+        return [] if same else [Finding(name, "", "not comparable", note=f"{old.status} before, {current.status} now")]
+    tables = (_scores(base, old.cell), _scores(new, current.cell))
     found = []
     for metric, before in old.metrics.items():
-        after = young.metrics.get(metric)
+        after = current.metrics.get(metric)
         known = find(metric)
         if known is None or not known.compared or after is None:
             continue
@@ -87,18 +87,18 @@ def _cell(base: Run, new: Run, old: Record, young: Record, tolerances: CompareSe
                 why = after.note or before.note or "one run lacks it"
                 found.append(Finding(name, metric, "not comparable", before.value, after.value, note=why))
             continue
-        found.append(_metric(old, known, metric, before, after, tables, tolerances, _remark(old, young)))
+        found.append(_metric(old, known, metric, before, after, tables, tolerances, _remark(old, current)))
     return found
 
 
-def _changed(old: Record, young: Record) -> str:
+def _changed(old: Record, current: Record) -> str:
     """The reason why two cells of one name are not comparable, if there is one."""
-    if old.provenance.get("protocol") != young.provenance.get("protocol"):
-        return f"protocol {old.provenance.get('protocol')} before, {young.provenance.get('protocol')} now"
+    if old.provenance.get("protocol") != current.provenance.get("protocol"):
+        return f"protocol {old.provenance.get('protocol')} before, {current.provenance.get('protocol')} now"
     for part in ("data", "recognizer"):
-        if old.origin.get(part) != young.origin.get(part):
-            return f"another {part}: {old.origin.get(part, '?')[:12]} before, {young.origin.get(part, '?')[:12]} now"
-    before, after = (json.loads(json.dumps(r.parameters, sort_keys=True)) for r in (old, young))
+        if old.origin.get(part) != current.origin.get(part):
+            return f"another {part}: {old.origin.get(part, '?')[:12]} before, {current.origin.get(part, '?')[:12]} now"
+    before, after = (json.loads(json.dumps(r.parameters, sort_keys=True)) for r in (old, current))
     for who in ("defense", "attack"):
         one, other = before.get(who) or {}, after.get(who) or {}
         for key in sorted({*one, *other}):
@@ -107,8 +107,8 @@ def _changed(old: Record, young: Record) -> str:
     return ""
 
 
-def _remark(old: Record, young: Record) -> str:
-    return "" if old.origin.get("code") == young.origin.get("code") else "code changed"
+def _remark(old: Record, current: Record) -> str:
+    return "" if old.origin.get("code") == current.origin.get("code") else "code changed"
 
 
 def _scores(run: Run, cell: Cell) -> pd.DataFrame | None:

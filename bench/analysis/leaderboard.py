@@ -1,3 +1,5 @@
+"""Builds the leaderboard: the best attack on each defence, up to each level of knowledge."""
+
 from __future__ import annotations
 
 import math

@@ -56,9 +56,9 @@ def paper(
     work = campaign(_NAMES if what == "all" else [what], config, profile, overrides, output, knowledge)
     where = Cluster.of(workers, scheduler, work.settings)
     if estimate:
-        from bench.paper.outlook import outlook
+        from bench.paper.estimate import estimate_paper
 
-        expected = outlook(work)
+        expected = estimate_paper(work)
         click.echo(json.dumps(expected.as_dict(), indent=1) if as_json else expected.text())
         return
     with progress_shown(Console(stderr=True, quiet=quiet)) as display:

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.cli.options import UserPath, out
-from bench.labels import KINDS, word
+from bench.labels import KINDS, kind_name
 
 if TYPE_CHECKING:
     from bench.checks import Verdict
@@ -43,7 +43,7 @@ def list_(kind: Any, as_json: bool, json_schema: bool) -> None:
         click.echo(json.dumps([plugin.as_dict() for plugin in found], indent=1, allow_nan=False))
         return
     for one in kinds:
-        click.echo(f"{word(one)}s")
+        click.echo(f"{kind_name(one)}s")
         rows = [(p.name, _levels(p), p.summary) for p in found if p.kind == one]
         first, second = (max(len(row[place]) for row in rows) for place in (0, 1))
         for name, known, summary in rows:
@@ -93,7 +93,7 @@ def _cost(kind: PluginKind, plugin: str) -> str:
 
 def print_description(plugin: Description, out: Console) -> None:
     """Prints the complete description of a plugin."""
-    out.print(Text(f"{plugin.name}: {word(plugin.kind)}", style="bold"))
+    out.print(Text(f"{plugin.name}: {kind_name(plugin.kind)}", style="bold"))
     out.print(Text(plugin.source))
     out.print(Text(f"\n{plugin.text}"))
     if plugin.kind == "attack":

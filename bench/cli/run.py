@@ -51,8 +51,8 @@ def run(
         settings = load(config, profile, overrides)
         if output is not None:
             settings = settings.moved(output)
-        outlook = estimate(settings, plan(settings), Run(Path(settings.run.output)))
-        click.echo(json.dumps(outlook.as_dict(), indent=1) if as_json else outlook.text())
+        expected = estimate(settings, plan(settings), Run(Path(settings.run.output)))
+        click.echo(json.dumps(expected.as_dict(), indent=1) if as_json else expected.text())
         return
     from bench import api
     from bench.toolkit.progress import progress_shown

@@ -8,7 +8,7 @@ from pathlib import Path
 from string import Template
 
 from bench.errors import UserError
-from bench.labels import PluginKind, word
+from bench.labels import PluginKind, kind_name
 from bench.storage.files import replacing
 
 _DEFENSE = '''"""$Class: state in one sentence what it stores instead of features, and cite the source."""
@@ -232,7 +232,7 @@ def scaffold(kind: PluginKind, name: str, folder: Path) -> Path:
         UserError: the name is not a Python identifier, or the file exists.
     """
     if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_"):
-        raise UserError(f"{name!r} cannot name a {word(kind)}: use letters, digits and _, such as my_{kind}")
+        raise UserError(f"{name!r} cannot name a {kind_name(kind)}: use letters, digits and _, such as my_{kind}")
     path = folder / f"{name}.py"
     if path.exists():
         raise UserError(f"{path}: this file already exists; choose another name, or remove it first")

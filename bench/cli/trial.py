@@ -13,7 +13,7 @@ from rich.text import Text
 from bench.cli.options import err, out, with_config, with_workers
 from bench.cli.plugins import QUICK, print_check
 from bench.cli.results import print_leaderboard
-from bench.labels import KINDS, word
+from bench.labels import KINDS, kind_name
 
 if TYPE_CHECKING:
     from bench.api import Results
@@ -73,7 +73,7 @@ def try_(
         err.print(f"veilbench: {plugin} breaks its contract: fix it first, or use --no-check", style="red")
         sys.exit(1)
     beside = f" beside {', '.join(planned.beside)}" if planned.beside else ""
-    out.print(Text(f"Trying the {word(planned.kind)} {planned.label}{beside}, profile {profile or '(none)'}.\n"))
+    out.print(Text(f"Trying the {kind_name(planned.kind)} {planned.label}{beside}, profile {profile or '(none)'}.\n"))
     with progress_shown(Console(stderr=True, quiet=quiet)) as display:
         everything = [*overrides, *planned.overrides]
         results = run(

@@ -46,17 +46,19 @@ def originals(source: ImageSource, digests: Mapping[str, bytes], cache: Path) ->
     path = cache / f"thumbnails-{content_key(revision=source.revision, side=_SIDE)}.npy"
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path.with_suffix(".lock"), "run.cache"):
-        kept = _kept(path, count)
-        if kept is None:
+        thumbnails = _cached(path, count)
+        if thumbnails is None:
             steps = track(range(count), "looking for copies (once)", count)
-            kept = np.array([thumbnail(source.read(i)) for i in steps], dtype=np.uint8).reshape(count, _SIDE, _SIDE)
+            thumbnails = np.array([thumbnail(source.read(i)) for i in steps], dtype=np.uint8).reshape(
+                count, _SIDE, _SIDE
+            )
             with replacing(path) as aside, aside.open("wb") as file:
-                np.save(file, kept, allow_pickle=False)
+                np.save(file, thumbnails, allow_pickle=False)
     places = tuple(source.where(i) for i in range(count))
-    return Originals(places, tuple(digests[name] for name in source.names), kept)
+    return Originals(places, tuple(digests[name] for name in source.names), thumbnails)
 
 
-def _kept(path: Path, count: int) -> NDArray[np.uint8] | None:
+def _cached(path: Path, count: int) -> NDArray[np.uint8] | None:
     try:
         found: NDArray[np.uint8] = np.load(path, allow_pickle=False)
         if found.shape == (count, _SIDE, _SIDE) and found.dtype == np.uint8:

@@ -75,14 +75,14 @@ def read_bin(data: bytes, where: str) -> tuple[list[bytes], list[bool]]:
         encoded = [_bytes(image) for image in images]
         genuine = [_label(label) for label in labels]
     except (TypeError, ValueError) as error:
-        told = f": {error}" if isinstance(error, _Odd) else ""
+        told = f": {error}" if isinstance(error, _InvalidItem) else ""
         raise DataError(f"{where}: not a verification set: expected (encoded images, pair labels){told}") from error
     if not genuine or len(encoded) != 2 * len(genuine):
         raise DataError(f"{where}: {len(encoded)} images for {len(genuine)} pairs; expected two per pair")
     return encoded, genuine
 
 
-class _Odd(ValueError):
+class _InvalidItem(ValueError):
     """Describes an item in the set that is neither an image nor a label."""
 
 
@@ -91,15 +91,15 @@ def _bytes(image: Any) -> bytes:
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim not in (1, 2, 3) or (image.ndim == 3 and image.shape[2] != 3):
             wanted = "encoded files, or uint8 arrays of (H, W, 3) or (H, W)"
-            raise _Odd(f"an array of {image.dtype} {image.shape} among the images, which are {wanted}")
+            raise _InvalidItem(f"an array of {image.dtype} {image.shape} among the images, which are {wanted}")
         if image.ndim > 1:
             kind = "P6" if image.ndim == 3 else "P5"
             return f"{kind}\n{image.shape[1]} {image.shape[0]}\n255\n".encode() + image.tobytes()
         image = image.tobytes()
     if not isinstance(image, bytes | bytearray):
-        raise _Odd(f"a {type(image).__name__} among the images")
+        raise _InvalidItem(f"a {type(image).__name__} among the images")
     if len(image) > _LARGEST:
-        raise _Odd(f"an image of {len(image)} bytes; the limit is {_LARGEST}")
+        raise _InvalidItem(f"an image of {len(image)} bytes; the limit is {_LARGEST}")
     return bytes(image)
 
 
@@ -118,7 +118,7 @@ def _label(label: Any) -> bool:
             return _LABELS[word]
     elif isinstance(label, bool | int | float | np.bool_ | np.number) and label in (0, 1):
         return bool(label)
-    raise _Odd(f"{label!r} among the labels, which are 1 (genuine) and 0 (impostor)")
+    raise _InvalidItem(f"{label!r} among the labels, which are 1 (genuine) and 0 (impostor)")
 
 
 def people_of(pairs: list[tuple[int, int]], count: int) -> list[int]:

@@ -21,7 +21,7 @@ REST = "rest"  #: the label for people of the judged set who are in no pair
 
 
 @dataclass(frozen=True)
-class Lending:
+class PublicSources:
     """Which datasets supply the public faces, and how many: the settings `[run] public_*`."""
 
     defender: str  #: a dataset's label, or `rest`
@@ -33,7 +33,7 @@ class Lending:
         """Whether one set supplies both sides, so that each gets half of its people."""
         return self.defender == self.attacker
 
-    def lender(self, side: Side) -> str:
+    def source(self, side: Side) -> str:
         """The label of the set that supplies this side."""
         return self.defender if side == "defender" else self.attacker
 
@@ -44,17 +44,17 @@ class Lending:
             revision: returns a set's revision by its label, `rest` included.
         """
         return {
-            "revision": revision(self.lender(side)),
+            "revision": revision(self.source(side)),
             "side": side if self.halved else "all",
             "limit": self.limit,
         }
 
     def count(self, side: Side, size: Callable[[str], int]) -> int:
         """The approximate number of images that this side gets; `size` returns the size of a set, `rest` included."""
-        found = size(self.lender(side)) // (2 if self.halved else 1)
+        found = size(self.source(side)) // (2 if self.halved else 1)
         return found if self.limit is None else min(found, self.limit)
 
-    def divide(self, test: FaceSet, judged: FaceSet, lend: Callable[[str], FaceSet]) -> Lent:
+    def divide(self, test: FaceSet, judged: FaceSet, load: Callable[[str], FaceSet]) -> PublicFaces:
         """Selects the defender's and the attacker's faces.
 
         Leaves out photographs without a face. Among the people of the judged set who are in no pair, also leaves out
@@ -63,17 +63,17 @@ class Lending:
         Args:
             test: the judged faces, which nobody may train on.
             judged: these, and the other faces of their set that a longer run would judge.
-            lend: returns a set's public faces by its label, `rest` included.
+            load: returns a set's public faces by its label, `rest` included.
 
         Raises:
             UserError: two of the three sets share a person, an image or a photograph.
         """
         notes: dict[str, Sequence[str]] = {}
 
-        def usable(lender: str) -> FaceSet:
-            faces, left_out = with_a_face(lend(lender))
+        def usable(source: str) -> FaceSet:
+            faces, left_out = with_a_face(load(source))
             notes.update(left_out)
-            if lender == REST:
+            if source == REST:
                 faces, left_out = _without_copies(faces, judged)
                 notes.update(left_out)
             return faces
@@ -85,11 +85,11 @@ class Lending:
         refuse_overlap(test=test, defender=defender, attacker=attacker)
         if self.limit is not None:
             defender, attacker = (s.subset(range(min(len(s), self.limit))) for s in (defender, attacker))
-        return Lent(defender, attacker, notes)
+        return PublicFaces(defender, attacker, notes)
 
 
 @dataclass(frozen=True, eq=False)
-class Lent:
+class PublicFaces:
     """The faces of both sides, and which photographs were left out, by reason."""
 
     defender: FaceSet

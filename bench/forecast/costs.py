@@ -16,7 +16,7 @@ from bench.toolkit.precision import keep_freed_memory
 
 
 @dataclass(frozen=True)
-class Outlook:
+class Estimate:
     """The estimated work of a run."""
 
     items: tuple[Item, ...]
@@ -51,11 +51,11 @@ def _size(size: int) -> str:
     return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 
-def estimate(settings: Settings, plan: Plan, run: Run) -> Outlook:
+def estimate(settings: Settings, plan: Plan, run: Run) -> Estimate:
     """The missing artefacts and cells, with estimated seconds and bytes on this machine."""
     jobs = pending(plan, run)
     items = costs(settings, missing_tasks(jobs, Path(settings.run.store)), jobs)
-    return Outlook(tuple(items), len(jobs), len(plan.jobs) - len(jobs))
+    return Estimate(tuple(items), len(jobs), len(plan.jobs) - len(jobs))
 
 
 def costs(settings: Settings, tasks: list[Task], jobs: list[Job]) -> list[Item]:

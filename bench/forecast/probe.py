@@ -27,7 +27,7 @@ from bench.datasets.public_faces import REST, SIDES
 from bench.errors import NotApplicable
 from bench.labels import harness_part
 from bench.metrics.image import image_scores
-from bench.plan import Job, Scene, Task, lending
+from bench.plan import Job, Scene, Task, public_sources
 from bench.settings.controls import Control
 from bench.settings.model import Settings
 from bench.toolkit.precision import pick_device
@@ -118,12 +118,12 @@ class Probe:
         self.test, rest = settings.datasets[scene.dataset].size()
         self.test = min(self.test, 2 * settings.run.pairs) if settings.run.pairs else self.test
         self.attacked = min(self.test, settings.run.images or self.test)
-        lends = lending(settings)
+        sources = public_sources(settings)
 
-        def size(lender: str) -> int:
-            return rest if lender == REST else settings.public[lender].size()[1]
+        def size(source: str) -> int:
+            return rest if source == REST else settings.public[source].size()[1]
 
-        self.public = {side: lends.count(side, size) for side in SIDES}
+        self.public = {side: sources.count(side, size) for side in SIDES}
         self._defended: dict[str, _Defended] = {}
         self._served: dict[str, tuple[float, State | None]] = {}
         self._attacked: dict[tuple[str, str, int], tuple[float, int, float]] = {}

@@ -1,4 +1,4 @@
-"""95 % bootstrap intervals that resample people instead of images, because images of one person are similar."""
+"""Computes 95 % bootstrap intervals over people instead of images, because images of one person are similar."""
 
 from __future__ import annotations
 

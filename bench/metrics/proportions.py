@@ -1,4 +1,4 @@
-"""95 % intervals of proportions (accuracy, acceptance, rank 1), valid near 0 and 1 and for pairs that share people.
+"""Computes 95 % intervals of proportions (accuracy, rank 1, ...), valid near 0 and 1 and for pairs that share people.
 
 If every decision is correct, every bootstrap resample is too, and its interval is empty. These intervals instead
 estimate how many independent decisions the sample is worth (the effective size) and pass that number to Agresti and

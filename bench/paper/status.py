@@ -73,14 +73,14 @@ def _recognizer(settings: Settings, paper: PaperSettings) -> list[str]:
 def _faces(settings: Settings) -> list[str]:
     """The paper trains shadows on CASIA-WebFace and attackers on CelebA, both large sets of photographs."""
     found = []
-    for side, lender, paper in (
+    for side, source, paper in (
         ("shadow", settings.run.public_defender, "casia_webface"),
         ("attacker", settings.run.public_attacker, "celeba"),
     ):
-        own = settings.public.get(lender)
+        own = settings.public.get(source)
         whole = _is(own, "dataset", "folder") and not own.limit and not settings.run.public_limit  # type: ignore[union-attr]
-        if not whole or lender != paper:
-            found.append(f"{side}'s faces: {lender if lender != 'rest' else 'people in no pair'}, not {paper}")
+        if not whole or source != paper:
+            found.append(f"{side}'s faces: {source if source != 'rest' else 'people in no pair'}, not {paper}")
     return found
 
 

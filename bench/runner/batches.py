@@ -72,44 +72,44 @@ def coupled_batches(count: int, size: int, rng: Rng, pairs: Pairs | None = None)
     bins = max(1, count // size)
     if bins == 1:
         return [order] if count else []
-    rivals: list[set[int]] = [set() for _ in range(count)]
+    partners: list[set[int]] = [set() for _ in range(count)]
     if pairs is not None:
         for left, right in zip(pairs.left.tolist(), pairs.right.tolist(), strict=True):
             if left != right:
-                rivals[left].add(right)
-                rivals[right].add(left)
-    room = [size] * (bins - 1) + [count - size * (bins - 1)]
+                partners[left].add(right)
+                partners[right].add(left)
+    capacity = [size] * (bins - 1) + [count - size * (bins - 1)]
     batches: list[list[int]] = [[] for _ in range(bins)]
     home = np.full(count, -1)
 
     def fits(image: int, batch: int) -> bool:
-        return all(home[other] != batch for other in rivals[image])
+        return all(home[other] != batch for other in partners[image])
 
     # Images with the most partners are placed first; a stable sort otherwise preserves the permutation.
-    for image in sorted(order.tolist(), key=lambda i: -len(rivals[i])):
+    for image in sorted(order.tolist(), key=lambda i: -len(partners[i])):
         start = int(rng.child("bin", image).seed % bins)
         for batch in (*range(start, bins), *range(start)):
-            if len(batches[batch]) < room[batch] and fits(image, batch):
+            if len(batches[batch]) < capacity[batch] and fits(image, batch):
                 break
         else:
-            batch = _make_room(image, batches, room, home, rivals)
+            batch = _free_slot(image, batches, capacity, home, partners)
         batches[batch].append(image)
         home[image] = batch
     place = np.argsort(order)
     return [np.array(sorted(batch, key=place.__getitem__), dtype=np.int64) for batch in batches]
 
 
-def _make_room(
-    image: int, batches: list[list[int]], room: list[int], home: NDArray[np.int64], rivals: list[set[int]]
+def _free_slot(
+    image: int, batches: list[list[int]], capacity: list[int], home: NDArray[np.int64], partners: list[set[int]]
 ) -> int:
     """Moves an image out of a full batch that suits `image`; returns that batch, or any with space if there is none."""
-    open_batches = [b for b, members in enumerate(batches) if len(members) < room[b]]
+    open_batches = [b for b, members in enumerate(batches) if len(members) < capacity[b]]
     for batch, members in enumerate(batches):
-        if any(home[other] == batch for other in rivals[image]):
+        if any(home[other] == batch for other in partners[image]):
             continue
         for other in members:
             for target in open_batches:
-                if all(home[rival] != target for rival in rivals[other]):
+                if all(home[partner] != target for partner in partners[other]):
                     members.remove(other)
                     batches[target].append(other)
                     home[other] = target

@@ -14,7 +14,7 @@ from bench.contracts import Defense, Evaluation, FaceSet, Pairs, Rng, SplitNetwo
 from bench.datasets.protocols import check_pairs
 from bench.datasets.public_faces import REST, copies_among
 from bench.errors import UserError
-from bench.plan import Scene, Task, lending
+from bench.plan import Scene, Task, public_sources
 from bench.seeds import derive_seed
 from bench.settings.model import Settings
 from bench.storage.arrays import read_state
@@ -72,23 +72,23 @@ class RunContext:
         test, pairs = _fewer_pairs(evaluation, run.pairs)
         notes.update(copies_among(test))
 
-        def public(lender: str) -> FaceSet:
-            if lender == REST:
+        def public(source: str) -> FaceSet:
+            if source == REST:
                 found = evaluation.public
             else:
-                lending_set = self.settings.public[lender].load(recognizer.alignment, cache)
-                found = lending_set.public
-                notes.update({f"{lender}: {what}": names for what, names in lending_set.notes.items()})
+                supplied = self.settings.public[source].load(recognizer.alignment, cache)
+                found = supplied.public
+                notes.update({f"{source}: {what}": names for what, names in supplied.notes.items()})
             if found is None or not len(found):
                 setting = "run.public_defender and run.public_attacker"
                 raise UserError(
-                    f"dataset {scene.dataset!r} leaves no public faces (requested from {lender!r}): set {setting}"
+                    f"dataset {scene.dataset!r} leaves no public faces (requested from {source!r}): set {setting}"
                 )
             return found
 
-        lent = lending(self.settings).divide(test, evaluation.test, public)
+        sides = public_sources(self.settings).divide(test, evaluation.test, public)
         network = recognizer.load().to(self.device).eval().requires_grad_(False)
-        return LoadedScene(test, pairs, lent.defender, lent.attacker, network, notes | dict(lent.notes))
+        return LoadedScene(test, pairs, sides.defender, sides.attacker, network, notes | dict(sides.notes))
 
     def system(self, task: Task, recognises: bool = False) -> System:
         """The defended system with the states among a task's needs; unfitted if the attack needs no more.

@@ -25,7 +25,7 @@ from bench.contracts import (
 from bench.datasets.folder import ImageFolder
 from bench.datasets.public_faces import REST
 from bench.errors import DataError, UserError
-from bench.plan import lending
+from bench.plan import public_sources
 from bench.runner.defending import protect
 from bench.runner.noise import NoiseMeter
 from bench.runner.standalone_files import Protected
@@ -114,15 +114,15 @@ class Parts:
         run, alignment = self.settings.run, self.recognizer.alignment
         first = next(iter(self.settings.datasets.values()))
 
-        def lend(label: str) -> FaceSet:
+        def load(label: str) -> FaceSet:
             dataset = first if label == REST else self.settings.public[label]
             found = dataset.load(alignment, Path(run.cache)).public
             if found is None or not len(found):
                 raise UserError("there are no public faces to train on: name a folder with --public")
             return found
 
-        lent = lending(self.settings).divide(judged, judged, lend)
-        return lent.defender, lent.attacker
+        sides = public_sources(self.settings).divide(judged, judged, load)
+        return sides.defender, sides.attacker
 
     def system(self, state: State | None) -> System:
         """The defended system without the part that its server trains, which does not affect templates."""

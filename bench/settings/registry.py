@@ -21,7 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from bench import contracts
 from bench.errors import UserError, near_miss
-from bench.labels import KINDS, PluginKind, word
+from bench.labels import KINDS, PluginKind, kind_name
 from bench.settings.values import refuse_odd_values
 from bench.storage.files import ROOT, file_hash
 from bench.storage.keys import content_key
@@ -122,7 +122,7 @@ def find(kind: PluginKind, name: str, where: str) -> type[Any]:
                 f"{where}: entry point {name!r} is not a subclass of bench.contracts.{_BASES[kind].__name__}"
             )
         return found
-    raise UserError(f"{where}: unknown {word(kind)} {name!r}.{near_miss(name, names(kind))}")
+    raise UserError(f"{where}: unknown {kind_name(kind)} {name!r}.{near_miss(name, names(kind))}")
 
 
 def find_any(name: str, kind: PluginKind | None, where: str) -> type[Any]:
@@ -181,7 +181,7 @@ def _imported(name: str, where: str) -> type[Any]:
 def _plugin_class(kind: PluginKind, module: ModuleType, where: str) -> type[Any]:
     own = _classes(kind, module)
     if len(own) != 1:
-        raise UserError(f"{where}: expected one {word(kind)} class, found {len(own)}")
+        raise UserError(f"{where}: expected one {kind_name(kind)} class, found {len(own)}")
     return own[0]
 
 
@@ -223,7 +223,7 @@ def refuse_foreign(kind: PluginKind, plugin: Any, where: str) -> None:
     if not issubclass(type(plugin), _BASES[kind]):
         base = _BASES[kind].__name__
         raise UserError(
-            f"{where}: {type(plugin).__name__} is not a {word(kind)}; derive it from bench.contracts.{base}"
+            f"{where}: {type(plugin).__name__} is not a {kind_name(kind)}; derive it from bench.contracts.{base}"
         )
     parameters = vars(type(plugin)).get("__dataclass_params__")
     if parameters is None or not parameters.frozen:

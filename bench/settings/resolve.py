@@ -11,7 +11,7 @@ from typing import Any, get_args, get_type_hints
 from bench import labels
 from bench.contracts import Knowledge, ReconstructionAttack, ReplayAttack
 from bench.errors import UserError, near_miss
-from bench.labels import PluginKind, word
+from bench.labels import PluginKind, kind_name
 from bench.settings import controls, registry
 from bench.settings.model import File, MetricSettings, Settings
 from bench.settings.toml import Overrides, default_path, overlay, read_file
@@ -131,7 +131,7 @@ def _instances(file: File, section: str, label: str, path: Path) -> dict[str, An
     sweep = parameters.pop("sweep", {})
     if own not in entries and name not in registry.names(kind) and not registry.is_place(str(name)):
         known = {*registry.names(kind), *entries}
-        raise UserError(f"{path}: unknown {word(kind)} {own!r}.{near_miss(own, known)}")
+        raise UserError(f"{path}: unknown {kind_name(kind)} {own!r}.{near_miss(own, known)}")
     plugin = registry.find(kind, str(name), where)
     if level:
         _refuse_level(plugin, level, where, label)
