@@ -1,6 +1,7 @@
 """What holds the project together: imports run one way, and nothing heavy is loaded before it is needed."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -139,3 +140,13 @@ def test_every_folder_with_code_is_a_package() -> None:
     for folder in ("bench", "defenses", "attacks"):
         for path in (ROOT / folder).rglob("*.py"):
             assert (path.parent / "__init__.py").is_file(), f"{path.parent} would not be shipped"
+
+
+def test_the_versions_of_python_that_are_promised_are_those_that_ci_runs() -> None:
+    matrix = re.search(r"python: \[(.*)\]", (ROOT / ".github/workflows/ci.yml").read_text())
+    assert matrix is not None
+    *others, last = re.findall(r"3\.\d+", matrix[1])
+    for page in ("docs/index.md", "CONTRIBUTING.md"):
+        text = (ROOT / page).read_text()
+        assert f"Python {', '.join(others)} or {last}" in text or f"Python {', '.join(others)} and {last}" in text, page
+    assert f'requires-python = ">={others[0]}"' in (ROOT / "pyproject.toml").read_text()
