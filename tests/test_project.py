@@ -1,6 +1,7 @@
 """Project-wide rules: layers of imports, lazy heavy imports, and module docstrings."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -151,3 +152,13 @@ def test_modules_say_in_one_sentence_what_they_are_for(path: Path) -> None:
     assert not rest or rest.startswith("\n"), f"{path}: the first line must be a sentence of its own"
     if text.count("\n") > 300:
         assert "exceeds 300 lines" in said, f"{path}: {text.count(chr(10))} lines without a reason in the docstring"
+
+
+def test_the_versions_of_python_that_are_promised_are_those_that_ci_runs() -> None:
+    matrix = re.search(r"python: \[(.*)\]", (ROOT / ".github/workflows/ci.yml").read_text())
+    assert matrix is not None
+    *others, last = re.findall(r"3\.\d+", matrix[1])
+    for page in ("docs/index.md", "CONTRIBUTING.md"):
+        text = (ROOT / page).read_text()
+        assert f"Python {', '.join(others)} or {last}" in text or f"Python {', '.join(others)} and {last}" in text, page
+    assert f'requires-python = ">={others[0]}"' in (ROOT / "pyproject.toml").read_text()

@@ -18,7 +18,7 @@ from bench.datasets.protocols import check_pairs
 from bench.errors import DataError
 from bench.storage.files import read_text
 
-_HOW = "set [datasets.lfw] images and pairs, or VEILBENCH_DATA if they use it"
+_HOW = "set images and pairs of this data set, or VEILBENCH_DATA if they use it"
 _PERSON = re.compile(r"[^/\\]+")
 _DOUBLE = "second files of one photograph, left out"
 _OTHERWISE = "images with another name than NAME_0001.jpg, still used"

@@ -17,6 +17,7 @@ _SYSTEM = {"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Info
 
 HIDDEN = "hidden or system files and folders, left out"
 BROKEN = "broken links, left out"
+SPECIAL = "pipes, sockets and devices, left out"
 LINKED = "links to folders, followed"
 AGAIN = "links to folders that were already read, left out"
 LINKED_FILES = "links to files, followed"
@@ -108,6 +109,8 @@ class _Walk:
         path = Path(entry.path)
         if entry.name.startswith(".") or entry.name in _SYSTEM:
             self._note(HIDDEN, parts)
+        elif entry.is_symlink() and not path.exists():  # or leads to itself: is_dir() would raise
+            self._note(BROKEN, parts)
         elif entry.is_dir():
             if self.depth is not None and len(parts) >= self.depth:
                 self._note(DEEPER, parts)
@@ -115,8 +118,8 @@ class _Walk:
                 self.links.append((path, parts))
             else:
                 self.folder(path, parts)
-        elif not path.exists():
-            self._note(BROKEN, parts)
+        elif not entry.is_file():  # reading one could wait for ever
+            self._note(SPECIAL, parts)
         elif path.suffix.lower() not in suffixes():
             self._note(f"{path.suffix.lower() or 'suffixless'} files, left out", parts)
         elif self.depth is not None and len(parts) != self.depth:

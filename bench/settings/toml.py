@@ -156,4 +156,5 @@ def explained(error: ValidationError, path: Path, section: str = "", model: type
         model = models.get(place[0], model)
         where = f"[{place[0]}] " if len(place) > 1 else ""
         return f"{path}: {where}unknown key {place[-1]!r}.{near_miss(place[-1], model.model_fields)}"
-    return f"{path}: {'.'.join(place)}: {first['msg'].lower()}"
+    said = str(first["ctx"]["error"]) if first["type"] == "value_error" else first["msg"].lower()  # our own as it is
+    return f"{path}: {'.'.join(place)}: {said}"

@@ -86,9 +86,7 @@ def noise_law(residues: Tensor) -> NoiseLaw:
             places = _places(family, spacing)
             likelihood, told = _explained(share, middles, places, fixed=family == "box")
             without = plain
-            if (
-                family == "lattice"
-            ):  # many values imitate any smooth distribution, wherever they lie
+            if family == "lattice":  # many values imitate any smooth distribution, wherever they lie
                 without = max(plain, _explained(share, middles, places[:-1] + spacing / 2, fixed=False)[0])
             law = NoiseLaw(family, float(spacing) * scale, len(places) // 2, told, likelihood - without)
             best = likeliest.get(family)

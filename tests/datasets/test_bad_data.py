@@ -51,7 +51,7 @@ def test_a_truncated_jpeg(config: Path, cli: Cli) -> None:
 def test_a_missing_data_folder(config: Path, cli: Cli) -> None:
     arguments = _lfw(Path("elsewhere"))
     said = cli("run", "-q", *arguments, *TINY, status=2)
-    assert "tree: no such folder of LFW images; set [datasets.lfw] images and pairs" in said.stderr
+    assert "tree: no such folder of LFW images; set images and pairs of this data set" in said.stderr
     assert "Traceback" not in said.stderr
 
 

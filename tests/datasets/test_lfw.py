@@ -116,7 +116,7 @@ def test_revision_follows_contents_and_protocol_not_places(lfw: Lfw, tmp_path: P
 @pytest.mark.parametrize("missing", ["images", "pairs.txt", "images/Ann"])
 def test_what_is_missing_is_named_with_what_to_do(lfw: Lfw, tmp_path: Path, missing: str) -> None:
     (tmp_path / missing).rename(tmp_path / "gone")
-    with pytest.raises(DataError, match=r"set \[datasets.lfw\] images and pairs") as caught:
+    with pytest.raises(DataError, match="set images and pairs of this data set") as caught:
         lfw.load(Alignment("margin", (16, 16)), tmp_path / "cache")
     assert str(tmp_path) in str(caught.value)
 

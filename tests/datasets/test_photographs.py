@@ -19,6 +19,7 @@ from bench.datasets.photographs import (
     HIDDEN,
     LINKED,
     LINKED_FILES,
+    SPECIAL,
     examine,
     find_photographs,
 )
@@ -74,6 +75,18 @@ def test_links_are_followed_once_and_never_in_circles(tmp_path: Path) -> None:
     assert found.notes[LINKED_FILES] == ["Ann/Ann_0002.png"]
     assert found.notes[AGAIN_FILES] == ["Ann/Ann_0003.png", "Ann/Ann_0004.png", "Ann/Ann_0005.png"]
     assert "followed" not in found.instead()
+
+
+def test_links_in_a_circle_and_what_is_no_file_stop_nothing(tmp_path: Path) -> None:
+    tree(tmp_path, {"Ann": 1})
+    (tmp_path / "Ann/self.png").symlink_to("self.png")
+    (tmp_path / "Ann/one.png").symlink_to("other.png")
+    (tmp_path / "Ann/other.png").symlink_to("one.png")
+    os.mkfifo(tmp_path / "Ann/pipe.png")
+    found = find_photographs(tmp_path, 2)
+    assert list(found.files) == ["Ann/Ann_0001.png"]
+    assert found.notes[BROKEN] == ["Ann/one.png", "Ann/other.png", "Ann/self.png"]
+    assert found.notes[SPECIAL] == ["Ann/pipe.png"]
 
 
 def test_a_linked_folder_whose_files_lie_hidden_below_is_seen(tmp_path: Path) -> None:

@@ -118,10 +118,18 @@ def test_settings_with_a_byte_order_mark_and_in_other_encodings(config: Path) ->
 
 @pytest.mark.parametrize(
     "setting", ["run.seeds=[0, 0]", 'run.defenses=["laplace","laplace"]', 'run.attacks=["mean_face","mean_face"]',
-                'run.datasets=["blobs","blobs"]', 'run.recognizers=["tiny","tiny"]'],
+                'run.datasets=["Blobs","Blobs"]', 'run.recognizers=["tiny","tiny"]'],
 )  # fmt: skip
 def test_what_stands_twice_in_a_list_is_refused(config: Path, setting: str) -> None:
-    with pytest.raises(UserError, match=rf"{setting.partition('=')[0]}: .*stands in the list twice"):
+    twice = {
+        "seeds": "0",
+        "defenses": "'laplace'",
+        "attacks": "'mean_face'",
+        "datasets": "'Blobs'",
+        "recognizers": "'tiny'",
+    }
+    place = setting.partition("=")[0]
+    with pytest.raises(UserError, match=f"bench.toml: {place}: {twice[place[4:]]} stands in the list twice$"):
         load(config, None, [setting])
 
 
