@@ -19,6 +19,7 @@ from bench.cli.data import data
 from bench.cli.options import err
 from bench.cli.paper import paper
 from bench.cli.plugins import check, list_, new, show
+from bench.cli.recognizer import recognizer
 from bench.cli.results import compare, curve, export, grid, heatmap, leaderboard, paired, report, scatter, verify
 from bench.cli.run import clean, config, plan, run
 from bench.cli.standalone import attack, protect
@@ -93,7 +94,7 @@ def main() -> None:
 
 
 _COMMANDS = (
-    try_, run, plan, config, list_, show, new, check, protect, attack, clean, train_recognizer, paper, data,
+    try_, run, plan, config, list_, show, new, check, protect, attack, clean, recognizer, train_recognizer, paper, data,
     leaderboard, export, verify, compare, paired, scatter, curve, heatmap, grid, report,
 )  # fmt: skip
 for _command in _COMMANDS:

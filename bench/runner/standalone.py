@@ -134,7 +134,6 @@ class Parts:
 
     def identity(self) -> dict[str, Any]:
         """What templates depend on, beside the faces and the seed; JSON-able."""
-        recognizer = {k: v for k, v in asdict(self.recognizer).items() if k != "weights"}
         return {
             "defense": {
                 "label": self.label,
@@ -143,7 +142,7 @@ class Parts:
             },
             "recognizer": {
                 "label": self.recognizer_label,
-                "parameters": recognizer,
+                "parameters": self.recognizer.identity(),
                 "weights": self.recognizer.weights_hash(),
             },
         }
