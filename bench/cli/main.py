@@ -14,6 +14,7 @@ import click
 from rich.logging import RichHandler
 
 from bench import __version__
+from bench.cli.audit import audit
 from bench.cli.console import write_any_text
 from bench.cli.data import data
 from bench.cli.options import err
@@ -94,8 +95,8 @@ def main() -> None:
 
 
 _COMMANDS = (
-    try_, run, plan, config, list_, show, new, check, protect, attack, clean, recognizer, train_recognizer, paper, data,
-    leaderboard, export, verify, compare, paired, scatter, curve, heatmap, grid, report,
+    try_, run, plan, config, list_, show, new, check, protect, attack, audit, clean, recognizer, train_recognizer, paper,
+    data, leaderboard, export, verify, compare, paired, scatter, curve, heatmap, grid, report,
 )  # fmt: skip
 for _command in _COMMANDS:
     main.add_command(_command)

@@ -48,12 +48,10 @@ def inspect(path: Path, limit: int = 10_000) -> Inspection:
     if path.is_dir():
         return _folder(path, limit)
     suffix = path.suffix.lower()
-    if suffix == ".rec" or (suffix == ".idx" and path.with_suffix(".rec").is_file()):
-        return _packed("recordio", "insightface's RecordIO", path.with_suffix(".rec"), limit)
-    if suffix == ".parquet":
-        return _packed("parquet", "a parquet file with a column of images", path, limit)
-    if suffix == ".tar":
-        return _packed("shards", "a tar shard of images", path, limit)
+    if suffix == ".idx" and path.with_suffix(".rec").is_file():
+        path, suffix = path.with_suffix(".rec"), ".rec"
+    if suffix in _PACKS:
+        return _packed(*_PACKS[suffix], path, limit)
     if suffix == ".bin":
         return _bin(path, limit)
     if suffix == ".txt":
@@ -63,15 +61,27 @@ def inspect(path: Path, limit: int = 10_000) -> Inspection:
     raise DataError(f"{path}: nothing that is known to hold faces: .rec, .parquet, .tar, .bin, .txt or a folder is")
 
 
+_PACKS = {
+    ".rec": ("recordio", "insightface's RecordIO"),
+    ".parquet": ("parquet", "parquet with a column of images"),
+    ".tar": ("shards", "tar shards of images"),
+}
+
+
+def public_section(path: Path, aligned: bool) -> dict[str, Any]:
+    """The section of `bench.toml` for public faces that lie there: a pack, or a folder of photographs."""
+    for suffix, (kind, _) in _PACKS.items():
+        if path.suffix.lower() == suffix or (path.is_dir() and any(path.glob(f"*{suffix}"))):
+            return {"plugin": kind, "path": str(path), "aligned": aligned}
+    people = any(inner.is_dir() for inner in path.glob("*"))
+    return {"plugin": "folder", "path": str(path), "identities": people, "aligned": aligned}
+
+
 def _folder(path: Path, limit: int) -> Inspection:
-    for pattern, kind, what in (
-        ("*.rec", "recordio", "a folder with insightface's RecordIO"),
-        ("*.parquet", "parquet", "a folder of parquet files with a column of images"),
-        ("*.tar", "shards", "a folder of tar shards of images"),
-    ):
-        files = sorted(path.glob(pattern))
+    for suffix, (kind, what) in _PACKS.items():
+        files = sorted(path.glob(f"*{suffix}"))
         if files:
-            return _packed(kind, what, files[0] if kind == "recordio" else path, limit)
+            return _packed(kind, f"a folder with {what}", files[0] if suffix == ".rec" else path, limit)
     people = find_photographs(path, depth=2)
     every = find_photographs(path)
     if not every.files:

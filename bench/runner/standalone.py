@@ -23,6 +23,7 @@ from bench.contracts import (
     System,
 )
 from bench.datasets.folder import ImageFolder
+from bench.datasets.inspection import public_section
 from bench.datasets.public_faces import REST
 from bench.errors import DataError, UserError
 from bench.plan import lending
@@ -47,14 +48,16 @@ def settings_of(
     defense: str,
     recognizer: str = "",
     attack: str = "",
+    attacks: Sequence[str] = (),
     public: Path | None = None,
     detect: bool = False,
 ) -> Settings:
-    """Settings with one recogniser, one defence and at most one attack, each by its label in the config.
+    """Settings with one recogniser, one defence and some attacks, each by its label in the config.
 
     Args:
         recognizer: empty: the config's, where it names one alone.
-        public: a folder of faces that defender and attacker learn from, half of its people each; None: the config's.
+        public: a folder or pack of faces that defender and attacker learn from, half of its people each; None: the
+            config's.
         detect: faces in `public` are to be found first; else they are cut out already.
 
     Raises:
@@ -63,13 +66,11 @@ def settings_of(
     labels = [recognizer] if recognizer else read_file(config or default_path(), profile, overrides).run.recognizers
     chosen: dict[str, Any] = {
         **parse_values(overrides, "--set"),
-        "run.recognizers": labels, "run.defenses": [defense], "run.attacks": [attack] if attack else [],
+        "run.recognizers": labels, "run.defenses": [defense], "run.attacks": [attack] if attack else list(attacks),
         "run.replay": False, "run.controls": False, "run.canaries": False,
     }  # fmt: skip
     if public is not None:
-        people = any(path.is_dir() for path in public.glob("*"))
-        folder = {"plugin": "folder", "path": str(public), "identities": people, "aligned": not detect}
-        chosen = {**chosen, f"datasets.{_PUBLIC}": folder}
+        chosen = {**chosen, f"datasets.{_PUBLIC}": public_section(public, aligned=not detect)}
         chosen |= {"run.public_defender": _PUBLIC, "run.public_attacker": _PUBLIC}
     settings = load(config, profile, chosen)
     for what, some in (("recogniser", settings.recognizers), ("defence", settings.defenses)):
