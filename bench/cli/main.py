@@ -95,8 +95,8 @@ def main() -> None:
 
 
 _COMMANDS = (
-    try_, run, plan, config, list_, show, new, check, protect, attack, audit, clean, recognizer, train_recognizer, paper,
-    data, leaderboard, export, verify, compare, paired, scatter, curve, heatmap, grid, report,
+    try_, run, plan, config, list_, show, new, check, protect, attack, audit, clean, recognizer,
+    train_recognizer, paper, data, leaderboard, export, verify, compare, paired, scatter, curve, heatmap, grid, report,
 )  # fmt: skip
 for _command in _COMMANDS:
     main.add_command(_command)
