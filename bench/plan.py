@@ -161,7 +161,7 @@ def _scenes(settings: Settings) -> Iterator[Scene]:
     sources = public_sources(settings)
     revisions = {label: dataset.revision() for label, dataset in {**settings.datasets, **settings.public}.items()}
     for recognizer_label, recognizer in settings.recognizers.items():
-        parameters = {k: v for k, v in asdict(recognizer).items() if k != "weights"}
+        parameters = recognizer.identity()
         recognizer_key = content_key(
             source=source_hash(type(recognizer)), parameters=parameters, weights=recognizer.weights_hash()
         )

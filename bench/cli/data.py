@@ -54,3 +54,37 @@ def data_fetch(name: str, into: Path | None, mirror: str, sha256: str, quiet: bo
     with progress_shown(Console(stderr=True, quiet=quiet)):
         written = fetch(find(name), data_folder(into), mirror=mirror, sha256=sha256)
     click.echo("\n".join(map(str, written)))
+
+
+@data.command(name="inspect")
+@click.argument("path", type=UserPath())
+@click.option("--limit", type=click.IntRange(1), default=10_000, show_default=True, help="Look at so many images.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--quiet", "-q", is_flag=True, help="No progress bars.")
+def data_inspect(path: Path, limit: int, as_json: bool, quiet: bool) -> None:
+    """Says what PATH is, how many people and images it holds, their sizes, what a run would leave out, and its section.
+
+    Knows folders of photographs, insightface's train.rec and .bin, parquet files, tar shards, and lists of pairs.
+
+    Exit status: 0 known; 2 nothing there, or nothing that holds faces.
+    """
+    from dataclasses import asdict
+
+    from bench.datasets.inspection import inspect
+    from bench.toolkit.progress import progress_shown
+
+    with progress_shown(Console(stderr=True, quiet=quiet)):
+        found = inspect(path, limit)
+    if as_json:
+        click.echo(json.dumps(asdict(found), indent=1))
+        return
+    people = "people unknown" if found.people is None else f"{found.people:,} people"
+    seen = "" if found.whole else f" among the first {limit:,} images"
+    click.echo(f"{path}: {found.what}\n{found.images:,} images, {people}{seen}")
+    if found.sizes:
+        shown = [f"{count:,} of {size}" for size, count in list(found.sizes.items())[:5]]
+        rest = len(found.sizes) - len(shown)
+        click.echo(f"sizes (height x width): {', '.join(shown)}{f', and {rest} more' if rest > 0 else ''}")
+    for why, names in found.left_out.items():
+        click.echo(f"{len(names)} {why}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}")
+    click.echo(f"\n{found.section}")

@@ -14,11 +14,13 @@ import click
 from rich.logging import RichHandler
 
 from bench import __version__
+from bench.cli.audit import audit
 from bench.cli.console import write_any_text
 from bench.cli.data import data
 from bench.cli.options import err
 from bench.cli.paper import paper
 from bench.cli.plugins import check, list_, new, show
+from bench.cli.recognizer import recognizer
 from bench.cli.results import compare, curve, export, grid, heatmap, leaderboard, paired, report, scatter, verify
 from bench.cli.run import clean, config, plan, run
 from bench.cli.standalone import attack, protect
@@ -93,8 +95,8 @@ def main() -> None:
 
 
 _COMMANDS = (
-    try_, run, plan, config, list_, show, new, check, protect, attack, clean, train_recognizer, paper, data,
-    leaderboard, export, verify, compare, paired, scatter, curve, heatmap, grid, report,
+    try_, run, plan, config, list_, show, new, check, protect, attack, audit, clean, recognizer,
+    train_recognizer, paper, data, leaderboard, export, verify, compare, paired, scatter, curve, heatmap, grid, report,
 )  # fmt: skip
 for _command in _COMMANDS:
     main.add_command(_command)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -64,6 +65,9 @@ class SplitNetwork(nn.Module):
 class Recognizer(ABC):
     """A face recogniser: its alignment and its weights."""
 
+    #: Parameters that only say where files lie: no part of a key, since `weights_hash` knows what is in them.
+    places: ClassVar[tuple[str, ...]] = ("weights",)
+
     @property
     @abstractmethod
     def alignment(self) -> Alignment:
@@ -73,6 +77,10 @@ class Recognizer(ABC):
     def image_size(self) -> tuple[int, int]:
         """(height, width) in pixels."""
         return self.alignment.size
+
+    def identity(self) -> dict[str, Any]:
+        """The parameters that say what it is, and not where it lies; JSON-able."""
+        return {name: value for name, value in asdict(self).items() if name not in self.places}
 
     @abstractmethod
     def weights_hash(self) -> str:

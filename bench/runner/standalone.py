@@ -23,6 +23,7 @@ from bench.contracts import (
     System,
 )
 from bench.datasets.folder import ImageFolder
+from bench.datasets.inspection import public_section
 from bench.datasets.public_faces import REST
 from bench.errors import DataError, UserError
 from bench.plan import public_sources
@@ -47,14 +48,15 @@ def settings_of(
     defense: str,
     recognizer: str = "",
     attack: str = "",
+    attacks: Sequence[str] = (),
     public: Path | None = None,
     detect: bool = False,
 ) -> Settings:
-    """Selects one recogniser, one defence and at most one attack, each by its label in the config.
+    """Selects one recogniser, one defence and some attacks, each by its label in the config.
 
     Args:
         recognizer: empty: the only one in the config.
-        public: a folder of faces for training, half of its people for each side; None: as in the config.
+        public: a folder or pack of faces for training, half of its people for each side; None: as in the config.
         detect: detect faces in `public`; otherwise they are already cropped.
 
     Raises:
@@ -63,13 +65,11 @@ def settings_of(
     labels = [recognizer] if recognizer else read_file(config or default_path(), profile, overrides).run.recognizers
     chosen: dict[str, Any] = {
         **parse_values(overrides, "--set"),
-        "run.recognizers": labels, "run.defenses": [defense], "run.attacks": [attack] if attack else [],
+        "run.recognizers": labels, "run.defenses": [defense], "run.attacks": [attack] if attack else list(attacks),
         "run.replay": False, "run.controls": False, "run.canaries": False,
     }  # fmt: skip
     if public is not None:
-        people = any(path.is_dir() for path in public.glob("*"))
-        folder = {"plugin": "folder", "path": str(public), "identities": people, "aligned": not detect}
-        chosen = {**chosen, f"datasets.{_PUBLIC}": folder}
+        chosen = {**chosen, f"datasets.{_PUBLIC}": public_section(public, aligned=not detect)}
         chosen |= {"run.public_defender": _PUBLIC, "run.public_attacker": _PUBLIC}
     settings = load(config, profile, chosen)
     for what, some in (("recogniser", settings.recognizers), ("defence", settings.defenses)):
@@ -136,7 +136,6 @@ class Parts:
 
     def identity(self) -> dict[str, Any]:
         """What templates depend on, besides the faces and the seed; JSON-able."""
-        recognizer = {k: v for k, v in asdict(self.recognizer).items() if k != "weights"}
         return {
             "defense": {
                 "label": self.label,
@@ -145,7 +144,7 @@ class Parts:
             },
             "recognizer": {
                 "label": self.recognizer_label,
-                "parameters": recognizer,
+                "parameters": self.recognizer.identity(),
                 "weights": self.recognizer.weights_hash(),
             },
         }

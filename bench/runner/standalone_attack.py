@@ -47,7 +47,7 @@ def attack_templates(settings: Settings, leaked: Protected, seed: int = 0, origi
     judged = FaceSet(blank, np.zeros(count, dtype=np.int64), leaked.names, None, np.ones(count, dtype=bool))
     defender, attacker = parts.public(judged)
     try:
-        images, info = _carried_out(parts, label, attack, leaked, defender, attacker)
+        images, info = carried_out(parts, label, attack, leaked, defender, attacker)
     except NotApplicable as error:
         raise UserError(f"attack {label!r} does not apply to {parts.label!r}: {error}") from error
     rows = np.arange(len(images))
@@ -58,7 +58,7 @@ def attack_templates(settings: Settings, leaked: Protected, seed: int = 0, origi
     table = pd.DataFrame({"row": rows, "name": names, "file": files})
     scores: dict[str, Any] = {}
     if shown is not None:
-        table, scores = _measured(parts, table, images, shown, attacker)
+        table, scores = measured(parts, table, images, shown, attacker)
     account = {
         "attack": {"label": label, "level": str(attack.level), "parameters": asdict(attack)},
         **parts.identity(),
@@ -108,7 +108,7 @@ def _aligned_with(originals: FaceSet, leaked: Protected) -> FaceSet:
     return originals.subset([place[name] for name in leaked.names])
 
 
-def _carried_out(
+def carried_out(
     parts: Parts, label: str, attack: ReconstructionAttack, leaked: Protected, defender: FaceSet, attacker: FaceSet
 ) -> tuple[NDArray[np.float32], dict[str, Any]]:
     """Trains and reconstructs, as `bench.runner.attacking` does for a plan."""
@@ -162,7 +162,7 @@ def _carried_out(
     return images, info
 
 
-def _measured(
+def measured(
     parts: Parts, table: pd.DataFrame, images: NDArray[np.float32], originals: FaceSet, attacker: FaceSet
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Scores of each image, and their means with 95 % intervals over people (subfolders, or else images)."""
