@@ -116,9 +116,10 @@ for name in {names!r}: importlib.import_module(name)"""
 
 
 def test_the_core_names_no_plugin() -> None:
-    # Replay and linkage are also kinds of cell with contract classes.
+    # Replay and linkage are also kinds of cell with contract classes; FaceNet has a layer called "dropout".
     plugins = {path.stem for path in PLUGINS} - {"__init__", "replay", "linkage"}
     for path in CORE:
+        homonyms = {"dropout"} if path.stem == "facenet" else set()
         for name in _imports(path):
             assert name.split(".")[0] not in {"defenses", "attacks"}, f"{path} imports {name}"
         strings = {
@@ -126,7 +127,7 @@ def test_the_core_names_no_plugin() -> None:
             for node in ast.walk(ast.parse(path.read_text()))
             if isinstance(node, ast.Constant) and isinstance(node.value, str)
         }
-        assert not strings & plugins, path
+        assert not strings & (plugins - homonyms), path
 
 
 def test_the_command_line_starts_without_heavy_imports() -> None:
