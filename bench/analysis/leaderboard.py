@@ -20,13 +20,16 @@ from bench.metrics.bootstrap import measure
 from bench.seeds import derive_seed
 from bench.storage.records import Measure, Run
 
+_SAR = "judge_sar_0.01"  #: of the two rates the one that a small protocol has enough pairs for
+
 
 def leaderboard(run: Run) -> pd.DataFrame:
     """One row a dataset, recogniser and defence; figures with their 95 % intervals as NAME, NAME_low, NAME_high.
 
     `worst_*`: the single attack that rebuilds most, by SSIM, at any level. `encoder_*` (the paper's attacker),
     `algorithm_*`, `enrolment_*`, `whitebox_*`: the same among those who know at most so much; empty where nobody at
-    that very level attacked; `*_srra1`: of the replay that is let in most often there. `acc_cost`: accuracy of the
+    that very level attacked; `*_srra1`: of the replay that is let in most often there; `judge_sar`: of the
+    attack whose faces the judge accepts most often. `acc_cost`: accuracy of the
     undefended system minus this one's. Attacks that failed the run's test of itself don't count.
     `best_known_*`: published elsewhere, on other data, and never part of a ranking. `bound_ssim`: per image the best of
     all attacks, averaged (an upper bound that no single attacker reaches); absent, with `bound_note`, where an attack
@@ -119,7 +122,7 @@ def _row(board: Board, defense: str, cost: Measure) -> dict[str, Any]:
     put("acc_cost", cost)
     row["worst_attack"] = worst.cell.attack if worst else ""
     row["worst_level"] = worst.cell.level if worst else ""
-    for name in ("ssim", "psnr_db", "cosine", "lpips"):
+    for name in ("ssim", "psnr_db", "cosine", "judge_cosine", "lpips"):
         put(f"worst_{name}", worst.metric(name) if worst else UNKNOWN)
     for level in Knowledge:
         if level > Knowledge.BLIND:
@@ -150,6 +153,8 @@ def _row(board: Board, defense: str, cost: Measure) -> dict[str, Any]:
             tried = any(LEVELS[e.cell.level] == level for e in known_to)
             admitted = _most_admitted(known_to) if tried else None
             put(f"{level}_srra1", admitted.metric("srra1") if admitted else UNKNOWN)
+    taken = max(real, key=lambda e: e.metric(_SAR).value or 0.0, default=None)
+    put("judge_sar", taken.metric(_SAR) if taken else UNKNOWN)
     record = utility.records[0] if utility and not utility.failed else None
     row["undefended"] = bool(record and record.info.get("stores_features"))
     row["noise_rms"] = record.noise.get("rms") if record else None

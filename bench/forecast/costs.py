@@ -307,7 +307,7 @@ class _Probe:
 
     def task(self, task: Task) -> Item:
         """An artefact's cost."""
-        if task.kind == "identity":
+        if task.kind in ("identity", "judge_identity"):
             return Item(task.label, self.test * self._embedding(), self.test * 2048)
         if task.kind in ("presentation", "login"):
             # About half are a genuine pair's left, and those are attacked first.

@@ -64,7 +64,7 @@ def settings_of(
     chosen: dict[str, Any] = {
         **parse_values(overrides, "--set"),
         "run.recognizers": labels, "run.defenses": [defense], "run.attacks": [attack] if attack else [],
-        "run.replay": False, "run.controls": False, "run.canaries": False,
+        "run.judge": "", "run.replay": False, "run.controls": False, "run.canaries": False,
     }  # fmt: skip
     if public is not None:
         people = any(path.is_dir() for path in public.glob("*"))
