@@ -17,6 +17,7 @@ from bench.contracts import (
     Defense,
     Knowledge,
     LinkageAttack,
+    Recognizer,
     ReconstructionAttack,
     ReplayAttack,
 )
@@ -34,8 +35,8 @@ from bench.toolkit.precision import pick_device, precision_name
 PROTOCOL = 2  #: increment when the harness gives different figures for the same plugins and data
 
 TaskKind = Literal[
-    "identity", "defense_state", "surrogate_state", "templates", "server_state", "embeddings", "attack_state",
-    "reconstruction", "linkage", "presentation", "login",
+    "identity", "judge_identity", "defense_state", "surrogate_state", "templates", "server_state", "embeddings",
+    "attack_state", "reconstruction", "linkage", "presentation", "login",
 ]  # fmt: skip
 
 
@@ -53,6 +54,7 @@ class Scene:
     recognizer_key: str = field(repr=False)
     defender_key: str = field(repr=False)  #: the defender's public faces
     attacker_key: str = field(repr=False)
+    judge_key: str = field(default="", repr=False)  #: of `run.judge`, and the test images as it wants them
 
 
 class _Needing:
@@ -160,30 +162,49 @@ def public_sources(settings: Settings) -> PublicSources:
 def _scenes(settings: Settings) -> Iterator[Scene]:
     sources = public_sources(settings)
     revisions = {label: dataset.revision() for label, dataset in {**settings.datasets, **settings.public}.items()}
+    judge = settings.judge
+    judge_key, judge_weights = _judge(settings)
     for recognizer_label, recognizer in settings.recognizers.items():
-        parameters = recognizer.identity()
-        recognizer_key = content_key(
-            source=source_hash(type(recognizer)), parameters=parameters, weights=recognizer.weights_hash()
-        )
+        recognizer_key = _recognizer_key(recognizer)
+        if judge_weights == recognizer.weights_hash():
+            raise UserError(
+                f"{settings.path}: run.judge = {settings.run.judge!r} has the weights of {recognizer_label!r}, which "
+                "is attacked; name another network"
+            )
         for label in settings.datasets:
             known = {**revisions, REST: revisions[label]}
             public = {
                 side: content_key(**sources.identity(side, known.__getitem__), alignment=recognizer.alignment)
                 for side in SIDES
             }
+            # All images of the selected pairs; only attacks use fewer.
+            faces: dict[str, Any] = {"revision": revisions[label], "images": None}
+            faces |= {"pairs": settings.run.pairs} if settings.run.pairs else {}
+            seen = content_key(by=judge_key, alignment=judge.alignment, **faces) if judge else ""
             yield Scene(
                 dataset=label,
                 recognizer=recognizer_label,
-                faces_key=content_key(
-                    revision=revisions[label],
-                    alignment=recognizer.alignment,
-                    images=None,  # all images of the selected pairs; only attacks use fewer
-                    **({"pairs": settings.run.pairs} if settings.run.pairs else {}),
-                ),
+                faces_key=content_key(alignment=recognizer.alignment, **faces),
+                judge_key=seen,
                 recognizer_key=recognizer_key,
                 defender_key=public["defender"],
                 attacker_key=public["attacker"],
             )
+
+
+def _judge(settings: Settings) -> tuple[str, str]:
+    """The key of `run.judge`'s recogniser, and the hash of its weights; empty where there is no judge."""
+    if settings.judge is None:
+        return "", ""
+    try:
+        return _recognizer_key(settings.judge), settings.judge.weights_hash()
+    except DataError as error:
+        raise DataError(f'run.judge = {settings.run.judge!r}: {error}; run.judge = "" runs without a judge') from error
+
+
+def _recognizer_key(recognizer: Recognizer) -> str:
+    parameters = recognizer.identity()
+    return content_key(source=source_hash(type(recognizer)), parameters=parameters, weights=recognizer.weights_hash())
 
 
 def _identity(plugin: Defense | Attack) -> dict[str, Any]:
@@ -278,6 +299,7 @@ class _Planner:
     def jobs(self) -> Iterator[Job]:
         """Every cell of the scene."""
         identity = self._task("identity", faces=self.scene.faces_key)
+        self.judge = (self._task("judge_identity", judge=self.scene.judge_key),) if self.scene.judge_key else ()
         for name, defense in self.settings.defenses.items():
             yield from self._under(self._defended(name, defense), identity)
 
@@ -310,7 +332,7 @@ class _Planner:
             if isinstance(attack, ReconstructionAttack) and (probe is None or probe.faces(attack)):
                 fitted, made = self._attacked(own, label, attack)
                 reconstructions[label] = made
-                yield self._job("reconstruction", own.name, label, made, fitted, identity, own.state)
+                yield self._job("reconstruction", own.name, label, made, fitted, identity, own.state, *self.judge)
         for label, attack in self.settings.attacks.items():
             if isinstance(attack, LinkageAttack):
                 if probe is None:

@@ -139,6 +139,7 @@ def _settings(order: TrainingOptions, config: Path | None, profile: str | None, 
         "recognizers": list(dict.fromkeys(label for label in (order.recognizer, order.teacher) if label)),
         "defenses": [order.defense] if order.defense else None,
         "attacks": [],
+        "judge": "",
     }
     chosen = [f"run.{key}={json.dumps(value)}" for key, value in run.items() if value is not None]
     return load(config, profile, [*overrides, *chosen, "metrics.lpips=false"])

@@ -114,7 +114,8 @@ def _entry(run: Run, records: list[Record]) -> Entry:
         means = [r.metrics for r in records]
         return Entry(first.cell, tuple(records), _means(means), spread=_spread(means))
     # Average over seeds before images: seeds are not people, and must not make an interval narrower.
-    names = [column for column in scores.columns if column not in ("name", "subject")]
+    # Accepted or not is a share, whose interval is of another kind: its mean is averaged as it is.
+    names = [c for c in scores.columns if c not in ("name", "subject") and scores[c].dtype != bool]
     every = [scores, *(run.scores(record.cell) for record in records[1:])]
     scores = scores.copy()
     scores[names] = sum(frame[names].to_numpy() for frame in every) / len(every)
@@ -122,7 +123,8 @@ def _entry(run: Run, records: list[Record]) -> Entry:
     seed = derive_seed("bootstrap", first.cell.dataset)
     metrics = {name: measure(scores[name].to_numpy(), owners, seed=seed) for name in names}
     spread = _spread([r.metrics for r in records])
-    return Entry(first.cell, tuple(records), {**first.metrics, **metrics}, scores=scores, spread=spread)
+    averaged = _means([r.metrics for r in records])
+    return Entry(first.cell, tuple(records), {**averaged, **metrics}, scores=scores, spread=spread)
 
 
 def _spread(metrics: Sequence[Mapping[str, Measure]]) -> dict[str, float]:

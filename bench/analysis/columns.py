@@ -31,6 +31,7 @@ COLUMNS = (
     _of("worst_ssim", "ssim", "worst {}", "SSIM of the best attack; ≥: an attack is missing", "SSIM ↓"),
     _of("worst_psnr_db", "psnr_db", "{}", "of that attack", "PSNR dB ↓"),
     _of("worst_cosine", "cosine", "{}", "of the reconstruction's embedding with the original's", "cosine ↓"),
+    _of("worst_judge_cosine", "judge_cosine", "{}", "the same, by a recogniser that nobody attacked (`run.judge`)"),
     _of("worst_lpips", "lpips", "{}", "of that attack, AlexNet", "LPIPS ↑"),
     _of("encoder_ssim", "ssim", "up to encoder: SSIM", "of the best attack at the AdvFace paper's level", "encoder"),
     _of(
@@ -55,6 +56,10 @@ COLUMNS = (
     Column("blind_ssim", "blind floor SSIM", 3, "SSIM of the best guess without the template", narrow="blind floor"),
     _of("srra1", "srra1", "{}", "how often the rebuilt face is accepted against the same image's template", "SRRA I ↓"),
     _of("srra2", "srra2", "{}", "how often it is accepted against another image of the person", "II ↓"),
+    _of(
+        "judge_sar", "judge_sar_0.01", "{}",
+        "how often the judge accepts a rebuilt face as the person, at a false match rate of 1 %",
+    ),
     Column("noise_rms", "noise rms", 3, "measured, in units of the feature", interval=False),
     Column("snr_db", "SNR dB", 1, "measured signal-to-noise ratio of the template", interval=False),
     Column("template_bytes", "bytes per template", 0, "size of a stored template", interval=False),

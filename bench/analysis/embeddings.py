@@ -7,10 +7,15 @@ from typing import Any
 import pandas as pd
 
 from bench.analysis.board import UNKNOWN, Board, Entry, boards
-from bench.metrics.catalogue import metric
+from bench.metrics.catalogue import Metric, metric
 from bench.storage.records import Measure, Run
 
-METRICS = tuple(map(metric, ("cosine", "srra1", "srra2", "ssim", "psnr_db")))
+METRICS = tuple(map(metric, ("cosine", "judge_cosine", "judge_sar_0.01", "srra1", "srra2", "ssim", "psnr_db")))
+
+
+def measured(frame: pd.DataFrame) -> tuple[Metric, ...]:
+    """Those of the metrics that some row has a figure of."""
+    return tuple(m for m in METRICS if frame[m.name].notna().any())
 
 
 def embedding_attacks(run: Run) -> pd.DataFrame:

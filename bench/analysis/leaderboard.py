@@ -22,17 +22,20 @@ from bench.metrics.bootstrap import measure
 from bench.seeds import derive_seed
 from bench.storage.records import Measure, Run
 
+_SAR = "judge_sar_0.01"  #: of the two rates the one that a small protocol has enough pairs for
+
 
 def leaderboard(run: Run) -> pd.DataFrame:
     """One row per dataset, recogniser and defence; figures with their 95 % intervals as NAME, NAME_low, NAME_high.
 
     `worst_*`: the single best attack by SSIM, at any level. `encoder_*` (the paper's attacker), `algorithm_*`,
-    `enrolment_*`, `whitebox_*`: the best attack up to that level; empty if no attack ran at that level. `*_srra1`: the
-    replay that is accepted most often there. `acc_cost`: accuracy of the undefended system minus this one's. Attacks
-    that failed the run's self-test do not count. `best_known_*`: published elsewhere, on other data, and never ranked.
-    `bound_ssim`: the best attack per image, averaged (an upper bound that no single attack reaches). If an attack that
-    other defences faced is missing, it is empty, `bound_note` says so, and `worst_*` is a lower bound. `blind_*`: the
-    best guess that ignores the template. `failed`: cells without a figure.
+    `enrolment_*`, `whitebox_*`: the best attack up to that level; empty if none ran at that level. `*_srra1`: the
+    replay that is accepted most often there. `judge_sar`: the attack whose faces the judge accepts most often.
+    `acc_cost`: accuracy of the undefended system minus this one's. Attacks that failed the run's self-test do not
+    count. `best_known_*`: published elsewhere, on other data, never ranked. `bound_ssim`: the best attack per image,
+    averaged (an upper bound that no single attack reaches). If an attack that other defences faced is missing, it is
+    empty, `bound_note` says so, and `worst_*` is a lower bound. `blind_*`: the best guess that ignores the template.
+    `failed`: cells without a figure.
 
     Raises:
         DataError: there are no records, or damaged ones.
@@ -120,7 +123,7 @@ def _row(board: Board, defense: str, cost: Measure) -> dict[str, Any]:
     put("acc_cost", cost)
     row["worst_attack"] = worst.cell.attack if worst else ""
     row["worst_level"] = worst.cell.level if worst else ""
-    for name in ("ssim", "psnr_db", "cosine", "lpips"):
+    for name in ("ssim", "psnr_db", "cosine", "judge_cosine", "lpips"):
         put(f"worst_{name}", worst.metric(name) if worst else UNKNOWN)
     for level in Knowledge:
         if level > Knowledge.BLIND:
@@ -151,6 +154,8 @@ def _row(board: Board, defense: str, cost: Measure) -> dict[str, Any]:
             tried = any(LEVELS[e.cell.level] == level for e in known_to)
             admitted = _most_admitted(known_to) if tried else None
             put(f"{level}_srra1", admitted.metric("srra1") if admitted else UNKNOWN)
+    taken = max(real, key=lambda e: e.metric(_SAR).value or 0.0, default=None)
+    put("judge_sar", taken.metric(_SAR) if taken else UNKNOWN)
     record = utility.records[0] if utility and not utility.failed else None
     row["undefended"] = bool(record and record.info.get("stores_features"))
     row["noise_rms"] = record.noise.get("rms") if record else None

@@ -253,7 +253,7 @@ class Probe:
 
     def task(self, task: Task) -> Item:
         """The cost of an artefact."""
-        if task.kind == "identity":
+        if task.kind in ("identity", "judge_identity"):
             return Item(task.label, self.test * self._embedding(), self.test * 2048)
         if task.kind in ("presentation", "login"):
             # About half of the images are the left one of a genuine pair, and these are attacked first.

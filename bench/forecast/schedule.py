@@ -169,7 +169,7 @@ def trains(settings: Settings, task: Task) -> bool:
 
 def _knows_defense(settings: Settings, task: Task) -> bool:
     """Whether an artefact belongs to one defence; attacks that only learn from E serve all."""
-    if task.kind == "identity":
+    if task.kind in ("identity", "judge_identity"):
         return False
     if task.kind != "attack_state":
         return True

@@ -28,6 +28,7 @@ from bench.storage.records import Record, Run
 _TEX_COLUMNS = {column.name: column.narrow for column in COLUMNS if column.narrow}
 _TEX_INTERVALS = ("acc", "worst_ssim")
 _CELL_METRICS = ("ssim", "psnr_db", "lpips", "cosine")
+_JUDGED = ("judge_cosine", "judge_sar_0.01", "judge_sar_0.001")  #: shown where `run.judge` named one
 
 
 # ------------------------------------------------------------------------------------------------------ rendering
@@ -50,6 +51,11 @@ def _table(frame: pd.DataFrame, columns: Sequence[str], intervals: Sequence[str]
             cells.append("incomplete" if name == "bound_ssim" and row["bound_note"] else text)
         rows.append([*cells, row["failed"] or "0"])
     return rows
+
+
+def _has_figures(frame: pd.DataFrame, name: str) -> bool:
+    """Whether a column belongs into the table: those of a judge only where there was one."""
+    return "judge" not in name or bool(frame[name].notna().any())
 
 
 def _remarks(frame: pd.DataFrame) -> str:
@@ -82,7 +88,7 @@ def render(frame: pd.DataFrame, fmt: Format, run: Run | None = None, columns: Se
         if fmt == "tex":
             parts.append(_tex(some, f"{dataset}, {recognizer}", columns))
         else:
-            shown = [BY_NAME[name] for name in columns] or COLUMNS
+            shown = [BY_NAME[name] for name in columns] or [c for c in COLUMNS if _has_figures(some, c.name)]
             table = _table(some, [c.name for c in shown], [c.name for c in shown if c.interval])
             missed = int(some["images_without_a_face"].max())
             note = f"{_NOTE} No face was found in {missed} images; they count as failures." if missed else _NOTE
@@ -130,16 +136,18 @@ def as_html(frame: pd.DataFrame) -> str:
 
 def _every_cell(board: Board) -> str:
     rows = []
+    judged = any(e.metric(_JUDGED[0]).value is not None for e in board.entries)
+    metrics = (*_CELL_METRICS, *(_JUDGED if judged else ()))
     for defense in board.defenses:
         for attack in board.attacks:
             entry = board.find("reconstruction", defense, attack)
             if entry is None or entry.failed:
                 why = entry.why if entry else "not run"
-                rows.append([defense, attack, entry.cell.level if entry else "", why, "", "", "", "", ""])
+                rows.append([defense, attack, entry.cell.level if entry else "", why, *[""] * (len(metrics) + 1)])
                 continue
             figures = [
                 m.note if m.value is None and m.note else figure_text(m.value, m.low, m.high, metric(name).decimals)
-                for name in _CELL_METRICS
+                for name in metrics
                 for m in [entry.metric(name)]
             ]
             spread = figure_text(entry.spread.get("ssim"), None, None, 3)
@@ -150,9 +158,17 @@ def _every_cell(board: Board) -> str:
             figures = [entry.why] if entry.failed else [f"SRRA I {srra[0]}", f"SRRA II {srra[1]}"]
             counted = "" if entry.failed else str(entry.metric("srra1").n)
             rows.append(
-                [defense, entry.cell.attack, entry.cell.level, *figures, *[""] * (4 - len(figures)), counted, ""]
+                [
+                    defense,
+                    entry.cell.attack,
+                    entry.cell.level,
+                    *figures,
+                    *[""] * (len(metrics) - len(figures)),
+                    counted,
+                    "",
+                ]
             )
-    headings = ["defence", "attack", "level", *(metric(name).heading for name in _CELL_METRICS), "n", "seeds"]
+    headings = ["defence", "attack", "level", *(metric(name).heading for name in metrics), "n", "seeds"]
     return f"### Every cell: {board.dataset}, {board.recognizer}\n\n{markdown([headings, *rows])}"
 
 

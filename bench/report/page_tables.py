@@ -132,10 +132,11 @@ def embedding_tables(rows: Sequence[Mapping[Any, Any]]) -> list[Table]:
     """The rows of `bench.analysis.embeddings` in one table; None if there are none."""
     if not rows:
         return []
+    metrics = [m for m in EMBEDDING_METRICS if any(pd.notna(row[m.name]) for row in rows)]
     columns = [
         Column("defence"), Column("attack"), Column("data"), Column("targets", "", True),
         Column("queries each", "", True),
-        *(Column(m.title, "", True) for m in EMBEDDING_METRICS),
+        *(Column(m.title, "", True) for m in metrics),
     ]  # fmt: skip
     cells = [
         [
@@ -144,11 +145,7 @@ def embedding_tables(rows: Sequence[Mapping[Any, Any]]) -> list[Table]:
             Value(f"{row['dataset']}, {row['recognizer']}"),
             _figure(row["targets"], decimals=0),
             _figure(row["queries"], decimals=0),
-            *(
-                _figure(row[n], row[f"{n}_low"], row[f"{n}_high"], m.decimals)
-                for m in EMBEDDING_METRICS
-                for n in [m.name]
-            ),
+            *(_figure(row[n], row[f"{n}_low"], row[f"{n}_high"], m.decimals) for m in metrics for n in [m.name]),
         ]
         for row in rows
     ]

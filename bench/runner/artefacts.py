@@ -22,6 +22,16 @@ def read_identity(folder: Path) -> NDArray[Any]:
     return read_array(folder, "embeddings")
 
 
+def write_judged(folder: Path, embeddings: NDArray[Any], found: NDArray[np.bool_]) -> None:
+    """Embeddings (N, D) of the test images by the judge, and whether a face was found for it (N,)."""
+    write_arrays(folder, {"embeddings": embeddings, "found": found})
+
+
+def read_judged(folder: Path) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """As `write_judged`."""
+    return np.array(read_array(folder, "embeddings")), np.array(read_array(folder, "found"))
+
+
 def create_templates(folder: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Rows:
     """Allocates templates (N, ...) of every test image, or (M, ...) of every presented one."""
     return Rows.create(folder / "templates.npy", dtype, shape)

@@ -15,6 +15,7 @@ from bench.datasets.protocols import check_pairs
 from bench.datasets.public_faces import REST, copies_among
 from bench.errors import UserError
 from bench.plan import Scene, Task, public_sources
+from bench.runner.second_recognizer import SecondRecognizer, crop_transform
 from bench.seeds import derive_seed
 from bench.settings.model import Settings
 from bench.storage.arrays import read_state
@@ -41,6 +42,7 @@ class RunContext:
         self.settings, self.store = settings, store
         self._loaded: dict[Scene, LoadedScene] = {}
         self._systems: dict[tuple[object, ...], System] = {}
+        self._judges: dict[str, SecondRecognizer] = {}
 
     @cached_property
     def device(self) -> torch.device:
@@ -89,6 +91,28 @@ class RunContext:
         sides = public_sources(self.settings).divide(test, evaluation.test, public)
         network = recognizer.load().to(self.device).eval().requires_grad_(False)
         return LoadedScene(test, pairs, sides.defender, sides.attacker, network, notes | dict(sides.notes))
+
+    def judge(self, scene: Scene) -> SecondRecognizer:
+        """The recogniser of `run.judge`, loaded on first use, for crops of the scene's recogniser.
+
+        Raises:
+            UserError: its weights are missing or damaged, or it wants crops that cannot be made of these.
+        """
+        chosen = self.settings.judge
+        assert chosen is not None
+        if scene.recognizer not in self._judges:
+            attacked = self.settings.recognizers[scene.recognizer]
+            transform = crop_transform(attacked.alignment, chosen.alignment, f"run.judge = {self.settings.run.judge!r}")
+            network = chosen.load().to(self.device).eval().requires_grad_(False)
+            self._judges[scene.recognizer] = SecondRecognizer(network, transform, self.device)
+        return self._judges[scene.recognizer]
+
+    def judged_faces(self, scene: Scene) -> FaceSet:
+        """The scene's test images, cut out for the judge."""
+        chosen, run = self.settings.judge, self.settings.run
+        assert chosen is not None
+        evaluation = self.settings.datasets[scene.dataset].load(chosen.alignment, Path(run.cache))
+        return _fewer_pairs(evaluation, run.pairs)[0]
 
     def system(self, task: Task, recognises: bool = False) -> System:
         """The defended system with the states among a task's needs; unfitted if the attack needs no more.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +30,25 @@ def make_identity(context: RunContext, task: Task, folder: Path) -> None:
     """Embeddings (N, D) of the unprotected pipeline, the reference for every defence's cosine."""
     loaded = context.loaded(task.scene)
 
-    def embed(batch: NDArray[np.int64]) -> NDArray[Any]:
-        found: NDArray[Any] = (
-            loaded.network.embed(loaded.network.extract(loaded.test.batch(batch, context.device))).cpu().numpy()
-        )
+    def embed(images: Tensor) -> NDArray[Any]:
+        found: NDArray[Any] = loaded.network.embed(loaded.network.extract(images)).cpu().numpy()
         return found
 
+    artefacts.write_identity(folder, _embedded(embed, loaded.test, context.device))
+
+
+def make_judge_identity(context: RunContext, task: Task, folder: Path) -> None:
+    """Embeddings (N, D) of the test images by the judge, cut out as it wants them."""
+    test = context.judged_faces(task.scene)
+    artefacts.write_judged(folder, _embedded(context.judge(task.scene).embed, test, context.device), test.found)
+
+
+def _embedded(embed: Callable[[Tensor], NDArray[Any]], faces: FaceSet, device: torch.device) -> NDArray[Any]:
     parts = []
     with torch.no_grad():
-        for whole in track(plain_batches(len(loaded.test)), "embedding faces", -(-len(loaded.test) // _BATCH)):
-            parts += [found for _, found in halving(embed, whole)]
-    artefacts.write_identity(folder, np.concatenate(parts))
+        for whole in track(plain_batches(len(faces)), "embedding faces", -(-len(faces) // _BATCH)):
+            parts += [found for _, found in halving(lambda batch: embed(faces.batch(batch, device)), whole)]
+    return np.concatenate(parts)
 
 
 def make_defense_state(context: RunContext, task: Task, folder: Path) -> None:

@@ -29,6 +29,8 @@ from bench.plan import Job
 from bench.runner import artefacts
 from bench.runner.batches import attacked_first
 from bench.runner.context import LoadedScene, RunContext
+from bench.runner.second_recognizer import SETTINGS as SECOND
+from bench.runner.second_recognizer import KnownFaces, SecondRecognizer
 from bench.seeds import derive_seed
 from bench.storage.arrays import Rows, read_state
 from bench.storage.records import Measure
@@ -60,6 +62,7 @@ class Judge:
 
     def __init__(self, context: RunContext) -> None:
         self.context = context
+        self._known: dict[str, KnownFaces] = {}
 
     def judge(self, job: Job) -> Verdict:
         """Judges one cell, whose artefacts exist."""
@@ -208,7 +211,9 @@ class Judge:
         test = loaded.test.subset(rows)
         owners = self._owners(loaded)[rows]
         strangers = test.subset(_somebody_else(owners))
+        second = self._second(job, loaded)
         columns: dict[str, list[NDArray[Any]]] = {}
+        crops: list[NDArray[Any]] = []
         steps = range(0, len(test), _BATCH)
         for start in track(steps, f"judging: {job.cell.defense} x {job.cell.attack}", len(steps)):
             some = slice(start, start + _BATCH)
@@ -220,11 +225,25 @@ class Judge:
             with torch.no_grad():
                 again = loaded.network.embed(loaded.network.extract(rebuilt.to(self.context.device))).cpu().numpy()
             scores["cosine"] = (again * clean[some]).sum(1).astype(np.float64)
+            if second is not None:
+                judge, known = second
+                seen = known.embeddings[rows[some]]
+                scores["judge_cosine"] = (judge.see(rebuilt) * seen).sum(1).astype(np.float64)
+                if judge.transform is not None:
+                    crops.append((judge.see(original) * seen).sum(1))
             scores["ssim_other"] = image_scores(strangers.batch(some), rebuilt)["ssim"]
             for name, values in scores.items():
                 columns.setdefault(name, []).append(values)
         table = pd.DataFrame({name: np.concatenate(parts) for name, parts in columns.items()})
         metrics = {name: self._measure(job, table[name].to_numpy(), owners) for name in columns}
+        judged: dict[str, Any] = {}
+        if second is not None:
+            shares, accepted = second[1].accepted(table["judge_cosine"].to_numpy(), rows)
+            metrics |= shares
+            table = table.assign(**accepted)
+            judged = {"judge": self.context.settings.run.judge}
+            if crops:  # what a perfect reconstruction would reach, which lacks what lies outside its crop
+                judged["judge_cosine_of_the_original_in_this_crop"] = round(float(np.concatenate(crops).mean()), 4)
         lpips: dict[str, Any] = {}
         if isinstance(self._lpips, Unavailable):
             metrics["lpips"] = Measure(None, note=f"unavailable: {self._lpips.reason}")
@@ -235,16 +254,26 @@ class Judge:
         settings = {
             **IMAGE_SETTINGS,
             **lpips,
+            **(SECOND if second is not None else {}),
             "cosine": "embedding of the reconstruction against the original's, both through the unprotected system",
             "ssim_other": "of the reconstruction with another person's image; a generic face scores no less",
             "interval": MEAN_INTERVAL,
         }
         attacked = read_state(self.context.ready(made))
-        info = {**self._fit_info(job), "reconstruction": dict(attacked.info) if attacked else {}}
+        info = {**self._fit_info(job), "reconstruction": dict(attacked.info) if attacked else {}, **judged}
         samples = self._samples(loaded, images, rows)
         flags = self._defense_flags(job)
         flags += _attack_flags(attacked.info if attacked else {}, metrics)
         return Verdict(metrics, table, samples, self._parameters(job), {}, flags, info, settings)
+
+    def _second(self, job: Job, loaded: LoadedScene) -> tuple[SecondRecognizer, KnownFaces] | None:
+        """The recogniser of `run.judge` and the test images as it sees them, if there is one."""
+        task = job.need("judge_identity")
+        if task is None:
+            return None
+        if task.key not in self._known:
+            self._known[task.key] = KnownFaces(*artefacts.read_judged(self.context.ready(task)), self._owners(loaded))
+        return self.context.judge(job.scene), self._known[task.key]
 
     def _samples(self, loaded: LoadedScene, images: Rows, rows: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Saves a few reconstructions beside their originals, of different people, the same ones in every cell."""

@@ -66,7 +66,7 @@ def settings_of(
     chosen: dict[str, Any] = {
         **parse_values(overrides, "--set"),
         "run.recognizers": labels, "run.defenses": [defense], "run.attacks": [attack] if attack else list(attacks),
-        "run.replay": False, "run.controls": False, "run.canaries": False,
+        "run.judge": "", "run.replay": False, "run.controls": False, "run.canaries": False,
     }  # fmt: skip
     if public is not None:
         chosen = {**chosen, f"datasets.{_PUBLIC}": public_section(public, aligned=not detect)}

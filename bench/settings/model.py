@@ -33,6 +33,7 @@ class RunSettings(Strict):
     canaries: bool = False  #: also run every attack on systems that are known to be broken, and known to be safe
     controls: bool = False  #: also run, for every defence that adds noise, other noise of the same strength
     replay: bool = False  #: also replay the reconstructions of every attack above `blind`, as `replay_NAME`
+    judge: str = ""  #: a recogniser that no attack uses, which judges the reconstructions; empty: none
     seeds: list[int] = Field(default=[0], min_length=1)
     public_defender: str = "rest"  #: a dataset's name, or `rest`: half of the people in no pair
     public_attacker: str = "rest"
@@ -118,6 +119,7 @@ class Settings:
     attacks: Mapping[str, Attack]
     public: Mapping[str, Dataset]  #: datasets that only supply public faces
     path: Path
+    judge: Recognizer | None = None  #: that of `run.judge`
 
     def wrapped(self, attack: ReplayAttack) -> ReconstructionAttack:
         """The reconstruction attack that a replay presents."""
@@ -135,4 +137,5 @@ class Settings:
             "metrics": self.metrics.model_dump(),
             "compare": self.compare.model_dump(),
             **{n: {label: asdict(plugin) for label, plugin in s.items()} for n, s in sections.items()},
+            **({"judge": asdict(self.judge)} if self.judge else {}),
         }

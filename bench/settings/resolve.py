@@ -91,7 +91,25 @@ def _resolve(file: File, path: Path, given: Mapping[str, Mapping[str, Any]]) -> 
         attacks=attacks,
         public=plugins("datasets", sorted(lenders)),
         path=path,
+        judge=_judge(file, path),
     )
+
+
+def _judge(file: File, path: Path) -> Any:
+    """The recogniser of `run.judge`, if one is named.
+
+    Raises:
+        UserError: no such recogniser, several at once, or one that is attacked in this run.
+    """
+    label = file.run.judge
+    if not label:
+        return None
+    if label in file.run.recognizers:
+        raise UserError(f"{path}: run.judge = {label!r} is attacked in this run; name another recogniser, or none")
+    found = _instances(file, "recognizers", label, path)
+    if len(found) > 1:
+        raise UserError(f"{path}: run.judge = {label!r} is a sweep of {len(found)} recognisers; name one")
+    return found[label]
 
 
 def _accept(section: str, label: str, plugin: Any, taken: Mapping[str, Any]) -> None:

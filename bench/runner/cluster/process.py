@@ -44,6 +44,8 @@ def fingerprint(settings: Settings) -> dict[str, str]:
     for section in ("datasets", "recognizers", "defenses", "attacks", "public"):
         for label, plugin in getattr(settings, section).items():
             found[f"the code of {section}.{label}"] = source_hash(type(plugin))  # type: ignore[arg-type]
+    if settings.judge is not None:
+        found["the code of run.judge"] = source_hash(type(settings.judge))
     return found
 
 
