@@ -1,4 +1,4 @@
-"""insightface's training sets: `train.rec`, MXNet's RecordIO, with the offsets of its records in `train.idx`."""
+"""Reads the training sets of insightface: MXNet's RecordIO (`train.rec`) with its offsets (`train.idx`)."""
 
 from __future__ import annotations
 

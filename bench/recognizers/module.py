@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
-import importlib.util
-import inspect
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,11 +12,12 @@ import torch
 from torch import nn
 
 from bench.contracts import SplitNetwork
-from bench.errors import UserError, near_miss
+from bench.errors import UserError
 from bench.storage.files import file_hash
 from bench.storage.weights import fill, find_weights, is_split, load_strictly, read_weights
 from bench.toolkit.cut_recognizer import CutRecognizer
 from bench.toolkit.cutting import trace
+from bench.toolkit.functions import find_function, source_file_hash
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,26 +38,8 @@ class Module(CutRecognizer):
         """The function."""
         return self.factory
 
-    def _function(self) -> Any:
-        module, divider, name = self.factory.rpartition(":")
-        if not divider or not module or not name:
-            raise UserError(f"factory = {self.factory!r}: write package.module:function or path/to/file.py:function")
-        try:
-            found = _file_module(Path(module)) if module.endswith(".py") else importlib.import_module(module)
-        except UserError:
-            raise
-        except Exception as error:
-            raise UserError(
-                f"factory = {self.factory!r}: cannot be imported: {type(error).__name__}: {error}"
-            ) from error
-        function = getattr(found, name, None)
-        if not callable(function):
-            known = [key for key, value in vars(found).items() if callable(value) and not key.startswith("_")]
-            raise UserError(f"factory = {self.factory!r}: {module} has no {name!r}.{near_miss(name, known)}")
-        return function
-
     def _untrained(self) -> nn.Module:
-        function = self._function()
+        function = find_function(self.factory, "factory")
         try:
             made = function(**self.arguments)
         except Exception as error:
@@ -77,11 +56,7 @@ class Module(CutRecognizer):
 
     def weights_hash(self) -> str:
         """sha256 over the checkpoint, and over the file in which the function stands."""
-        function = self._function()
-        try:
-            source = file_hash(Path(inspect.getfile(function)))
-        except (TypeError, OSError):
-            source = ""  # built in, or of no file
+        source = source_file_hash(find_function(self.factory, "factory"))
         weights = file_hash(self._path()) if self.checkpoint else "none"
         return hashlib.sha256(f"{source} {weights}".encode()).hexdigest()
 
@@ -107,21 +82,3 @@ class Module(CutRecognizer):
                 with torch.random.fork_rng(devices=[]):
                     return fill(self.build(), tensors, path).eval()
         return super().load()
-
-
-def _file_module(path: Path) -> Any:
-    path = path.expanduser().resolve()
-    if not path.is_file():
-        raise UserError(f"{path}: there is no such file; set factory of the recogniser")
-    name = f"veilbench_network_{path.stem}_{hashlib.sha256(f'{path} {file_hash(path)}'.encode()).hexdigest()[:8]}"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        try:
-            spec.loader.exec_module(module)
-        except Exception:
-            del sys.modules[name]
-            raise
-    return sys.modules[name]

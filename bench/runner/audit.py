@@ -1,4 +1,4 @@
-"""An auditor's question: what can be rebuilt from a dump of templates, given the client's model and public faces?
+"""Audits stored templates: trains attacks for the client's model and measures what they rebuild.
 
 The attacks learn from one part of the public faces. Another part, of other people, is protected in the same way and
 attacked beside the dump: what is reached there is what the dump promises. Where the originals are at hand, the true

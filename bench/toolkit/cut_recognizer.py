@@ -38,17 +38,13 @@ class Pixels(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CutRecognizer(Recognizer):
-    """A network that is cut in two where `cut` says. Subclasses give the whole network.
+class CroppedRecognizer(Recognizer):
+    """A recogniser whose user says how faces are cut out for it.
 
     Of `crop`, `box` is the detector's box, and `points` are five own ones; both take `size`, where the network does
     not fix it.
     """
 
-    cut: str = ""  #: the client's last operation, as `veilbench recognizer cuts` lists them
-    mean: float | tuple[float, float, float] = 127.5  #: taken from pixels of 0..255, or one a channel
-    std: float | tuple[float, float, float] = 127.5  #: what the difference is divided by; insightface: 127.5 or 128
-    channels: Channels = "rgb"  #: the order that the network wants
     #: How faces are cut out for it.
     crop: Literal["arcface-112", "sphereface-112x96", "facenet-160", "box", "points"] = "arcface-112"
     size: tuple[int, int] | None = None  #: (height, width) in pixels, of `box` and `points`
@@ -62,8 +58,6 @@ class CutRecognizer(Recognizer):
             raise ValueError("crop = 'points' takes five of them, and no other crop takes any")
         if self.size is not None and min(self.size) < 1:
             raise ValueError("size must be at least 1 x 1")
-        if min(_each(self.std)) <= 0:
-            raise ValueError("std must be above 0")
 
     @property
     def alignment(self) -> Alignment:
@@ -86,6 +80,26 @@ class CutRecognizer(Recognizer):
     @abstractmethod
     def place(self) -> str:
         """What to call the network in messages."""
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """What a network wants of pixels of 0..255: (x - mean) / std, and the order of its channels."""
+
+    mean: float | tuple[float, ...] = 127.5
+    std: float | tuple[float, ...] = 127.5
+    channels: Channels = "rgb"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitRecognizer(CroppedRecognizer):
+    """A network that is cut in two where `cut` says. Subclasses give the whole network and its normalisation."""
+
+    cut: str = ""  #: the client's last operation, as `veilbench recognizer cuts` lists them
+
+    @abstractmethod
+    def normalisation(self) -> Normalisation:
+        """Of pixels."""
 
     @abstractmethod
     def whole(self) -> nn.Module:
@@ -115,14 +129,14 @@ class CutRecognizer(Recognizer):
             raise UserError(f"{self.place()}: cut says where the client ends; see: veilbench recognizer cuts FILE")
         size = self.alignment.size
         front, back = split(graph, self.cut, self.place())
-        scalar = isinstance(self.mean, float | int) and isinstance(self.std, float | int) and self.channels == "rgb"
+        pixels = self.normalisation()
         client: nn.Module = front
         mean, scale = 0.0, 1.0
-        if scalar:
-            mean, scale = _each(self.mean)[0] / 255, _each(self.std)[0] / 255
+        if pixels.channels == "rgb" and len(set(_each(pixels.mean))) == len(set(_each(pixels.std))) == 1:
+            mean, scale = _each(pixels.mean)[0] / 255, _each(pixels.std)[0] / 255
         else:
-            pixels = Pixels(_each(self.mean), _each(self.std), self.channels)
-            client = nn.Sequential(OrderedDict(pixels=pixels, network=front))
+            turn = Pixels(_each(pixels.mean), _each(pixels.std), pixels.channels)
+            client = nn.Sequential(OrderedDict(pixels=turn, network=front))
         server = nn.Sequential(OrderedDict(network=back, flat=nn.Flatten()))
         probe = torch.zeros(1, 3, *size)
         try:
@@ -145,3 +159,25 @@ class CutRecognizer(Recognizer):
 def _each(value: float | tuple[float, ...]) -> tuple[float, ...]:
     """One a channel."""
     return tuple(value) if isinstance(value, tuple | list) else (float(value),) * 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class CutRecognizer(SplitRecognizer):
+    """A network that is cut in two where `cut` says, and whose user says how pixels are normalised.
+
+    Of `crop`, `box` is the detector's box, and `points` are five own ones; both take `size`, where the network does
+    not fix it.
+    """
+
+    mean: float | tuple[float, float, float] = 127.5  #: taken from pixels of 0..255, or one a channel
+    std: float | tuple[float, float, float] = 127.5  #: what the difference is divided by; insightface: 127.5 or 128
+    channels: Channels = "rgb"  #: the order that the network wants
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if min(_each(self.std)) <= 0:
+            raise ValueError("std must be above 0")
+
+    def normalisation(self) -> Normalisation:
+        """As the parameters say."""
+        return Normalisation(self.mean, self.std, self.channels)

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.contracts import Conv
+from bench.contracts import Conv, NotApplicable
 
 Norm = Literal["batch", "group", "none"]
 Architecture = Literal["trans", "res", "unet"]
@@ -182,8 +182,13 @@ def build_decoder(
         feature_shape: (C, h, w) of the input features.
         layout: the extractor's convolutions, for `trans`; empty if there are none.
         image_size: (H, W) of the output images.
+
+    Raises:
+        NotApplicable: features of 1 x 1, such as embeddings.
     """
     channels, rows, columns = feature_shape
+    if rows == columns == 1:
+        raise NotApplicable("what is stored has no spatial layout: a decoder of feature maps does not apply")
     if spec.architecture == "trans" and layout:
         return Decoder(_trans(channels, layout, spec.norm, image_size), image_size, (rows, columns))
     ratio = max(image_size[0] / rows, image_size[1] / columns)
