@@ -46,6 +46,11 @@ class Attack(ABC):
     def level(self) -> Knowledge:
         """The declared level of knowledge."""
 
+    @property
+    def asks_surrogate(self) -> bool:
+        """Whether `Oracle.surrogate` is asked for: the harness then fits one on the attacker's faces. Default: no."""
+        return False
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReconstructionAttack(Attack):
@@ -59,11 +64,6 @@ class ReconstructionAttack(Attack):
     def base(self) -> ReconstructionAttack | None:
         """The attack that this one goes on from: learned once, whoever else shares it. Default: starts from nothing."""
         return None
-
-    @property
-    def asks_surrogate(self) -> bool:
-        """Whether `Oracle.surrogate` is asked for: the harness then fits one on the attacker's faces. Default: no."""
-        return False
 
     @property
     def copies(self) -> int:
@@ -104,7 +104,10 @@ class ReconstructionAttack(Attack):
 
 @dataclass(frozen=True, kw_only=True)
 class LinkageAttack(Attack):
-    """Says whose a template is, without a picture: how alike it is to each face of a gallery of named people."""
+    """Says whose a template is, without a picture: how alike it is to each face of a gallery of named people.
+
+    As of a `ReconstructionAttack`, a field `knowledge` makes it known as `NAME@LEVEL`.
+    """
 
     asks_server: ClassVar[bool] = True
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bench.analysis.board import UNKNOWN, Board, Entry
-from bench.analysis.selftest import board_trials
+from bench.analysis.selftest import board_trials, void_attacks
 from bench.labels import control
 from bench.report.text import figure_text, markdown
 from bench.storage.records import Measure
@@ -41,8 +41,8 @@ def _selftest(board: Board) -> Side:
 _SELFTEST = (
     "*open*, *fixed*, *secret*, *affine*: systems known to be broken for whoever knows as much as the attack does; it "
     "has to close half of the gap between the blind floor and a perfect image. *closed*: what is stored has nothing to "
-    "do with the image; reconstructions may be no more like it than like another person's. An attack that fails "
-    "either is void."
+    "do with the image; reconstructions may be no more like it than like another person's. What names people "
+    "has to name half of whom a login names, and nobody but by chance. An attack that fails either is void."
 )
 
 
@@ -89,10 +89,11 @@ _CONTROLS = (
 
 
 def _linkage(board: Board) -> Side:
+    void = void_attacks(board)
     rows = [["defence", "attack (level)", "rank 1 ↓", "by a login alone", "ACC, raw probe", "gallery"]]
     for defense in board.defenses:
         for entry in board.under(defense, "linkage"):
-            who = f"{entry.cell.attack} ({entry.cell.level})"
+            who = f"{entry.cell.attack} ({entry.cell.level}){', void' if entry.cell.attack in void else ''}"
             if entry.failed:
                 rows.append([defense, who, entry.why, "", "", ""])
                 continue

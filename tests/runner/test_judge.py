@@ -79,9 +79,7 @@ def test_a_judge_is_somebody_else(judged: Path, judge: str, said: str) -> None:
 
 def test_a_judge_without_weights_can_be_left_out(judged: Path) -> None:
     judged.write_text(judged.read_text() + '\n[recognizers.absent]\nplugin = "mobilefacenet"\nweights = "no/such.pt"\n')
-    with pytest.raises(
-        DataError, match="run.judge = 'absent': .*no such file.*; run.judge = \"\" runs without a judge"
-    ):
+    with pytest.raises(DataError, match=r"run.judge = 'absent': .*no such file.*runs without a judge"):
         plan(load(judged, overrides=['run.judge="absent"']))
 
 
@@ -133,7 +131,7 @@ def test_accepted_are_those_above_the_judges_own_impostors() -> None:
     cosines[3] = 1.0
     figures, table = known.accepted(cosines, rows)
     kept = np.flatnonzero(found)
-    others = sorted((vectors[i] @ vectors[j] for i in kept for j in kept if i < j and owners[i] != owners[j]))
+    others = sorted(vectors[i] @ vectors[j] for i in kept for j in kept if i < j and owners[i] != owners[j])
     allowed = int(0.01 * len(others))
     expected = (cosines > others[-1 - allowed]) & found[rows]
     assert (table["judge_sar_0.01"] == expected).all()
