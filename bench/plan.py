@@ -25,7 +25,7 @@ from bench.datasets.public_faces import REST, SIDES, PublicSources
 from bench.errors import DataError, UserError
 from bench.labels import harness_part
 from bench.metrics.catalogue import RATE_INTERVAL, SHARE_INTERVAL, of_kind
-from bench.settings.controls import Control, HarnessDefense
+from bench.settings.controls import Canary, Control, HarnessDefense
 from bench.settings.model import Settings
 from bench.storage.files import file_hash
 from bench.storage.keys import content_key, source_hash
@@ -335,7 +335,7 @@ class _Planner:
                 yield self._job("reconstruction", own.name, label, made, fitted, identity, own.state, *self.judge)
         for label, attack in self.settings.attacks.items():
             if isinstance(attack, LinkageAttack):
-                if probe is None:
+                if probe is None or (isinstance(probe, Canary) and probe.faces(attack)):
                     yield self._linked(own, label, attack)
             elif isinstance(attack, ReplayAttack):
                 if probe is None:
@@ -375,7 +375,7 @@ class _Planner:
             fits["protects"] = own.protects
         if attack.level >= Knowledge.ENROLMENT or client:
             needs += (own.state,)
-        if isinstance(attack, ReconstructionAttack) and attack.asks_surrogate:
+        if attack.asks_surrogate:
             needs += self._surrogate(own)
         if attack.depends_on_server:
             needs += own.server

@@ -13,6 +13,7 @@ from bench.seeds import derive_seed
 from bench.storage.records import Run
 
 _SHARE = 0.5  #: a valid attack closes this fraction of the gap between the blind floor and 1 on a broken system
+_NAMED = 0.5  #: a valid linkage attack names this fraction of the people whom a login names on a broken system
 _ERROR = 0.05  #: probability that a valid attack fails on the safe system, over all attacks of a board together
 
 
@@ -39,8 +40,12 @@ def board_trials(board: Board) -> list[Trial]:
     Known broken: the attack's mean SSIM must close half of the gap between the blind floor and 1. Known safe: the
     template is independent of the image, so reconstructions must not be more similar to their own image than to another
     person's. The interval of the difference must contain 0, at a level that accounts for all attacks.
+
+    An attack that links templates to people must name half as many as a login does on a broken system, and no more than
+    chance allows on the safe one.
     """
-    tested = [e for e in board.entries if is_canary(e.cell.defense) and e.cell.kind == "reconstruction"]
+    kinds = ("reconstruction", "linkage")
+    tested = [e for e in board.entries if is_canary(e.cell.defense) and e.cell.kind in kinds]
     floor = blind_floor(board)
     attacks = {e.cell.attack for e in tested}
     found = []
@@ -50,6 +55,8 @@ def board_trials(board: Board) -> list[Trial]:
             continue
         if entry.failed:
             passed, said = False, entry.failed
+        elif entry.cell.kind == "linkage":
+            passed, said = _links(entry, kind == "closed")
         elif kind == "closed":
             passed, said = _ignorant(board, entry, len(attacks))
         else:
@@ -57,6 +64,16 @@ def board_trials(board: Board) -> list[Trial]:
             passed, said = reached >= wanted, f"SSIM {reached:.3f}, required {wanted:.3f}"
         found.append(Trial(board.dataset, board.recognizer, entry.cell.attack, kind, passed, said))
     return found
+
+
+def _links(entry: Entry, safe: bool) -> tuple[bool, str]:
+    named, login = entry.metric("rank1"), entry.metric("rank1_login")
+    chance = 1 / max(1, int(entry.records[0].info.get("gallery", 1)))
+    reached = named.value or 0.0
+    if safe:
+        return (named.low or 0.0) <= chance, f"rank 1 {reached:.3f}, chance {chance:.3f}"
+    wanted = max(_NAMED * (login.value or 0.0), 2 * chance)
+    return reached >= wanted, f"rank 1 {reached:.3f}, at least {wanted:.3f} wanted"
 
 
 def _ignorant(board: Board, entry: Entry, attacks: int) -> tuple[bool, str]:

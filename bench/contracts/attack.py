@@ -46,6 +46,11 @@ class Attack(ABC):
     def level(self) -> Knowledge:
         """The declared level of knowledge."""
 
+    @property
+    def asks_surrogate(self) -> bool:
+        """Whether `Oracle.surrogate` is asked for: the harness then fits one on the attacker's faces. Default: no."""
+        return False
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReconstructionAttack(Attack):
@@ -59,11 +64,6 @@ class ReconstructionAttack(Attack):
     def base(self) -> ReconstructionAttack | None:
         """The attack from which training continues; it is trained once for all that share it. Default: none."""
         return None
-
-    @property
-    def asks_surrogate(self) -> bool:
-        """Whether it uses `Oracle.surrogate`, which the harness then fits on the attacker's faces. Default: no."""
-        return False
 
     @property
     def copies(self) -> int:
@@ -104,7 +104,10 @@ class ReconstructionAttack(Attack):
 
 @dataclass(frozen=True, kw_only=True)
 class LinkageAttack(Attack):
-    """Identifies the person behind a template, without a picture: scores it against a gallery of named people."""
+    """Identifies the person behind a template, without a picture: scores it against a gallery of named people.
+
+    As with a `ReconstructionAttack`, a field `knowledge` makes it known as `NAME@LEVEL`.
+    """
 
     asks_server: ClassVar[bool] = True
 

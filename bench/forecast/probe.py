@@ -24,7 +24,7 @@ from bench.contracts import (
     System,
 )
 from bench.datasets.public_faces import REST, SIDES
-from bench.errors import NotApplicable
+from bench.errors import DataError, NotApplicable
 from bench.labels import harness_part
 from bench.metrics.image import image_scores
 from bench.plan import Job, Scene, Task, public_sources
@@ -239,6 +239,25 @@ class Probe:
         steps = (spent - made) / passes / len(self.faces) * 500 * adaptation.epochs
         return made / len(self.faces) * enrolled + steps, state
 
+    def _student(self, task: Task, attack: Any) -> Item:
+        """The training of a linkage attack with a recipe: each epoch sees the public faces and about 500 templates."""
+        own = self._defense(task.defense)
+        brief: LinkageAttack = _shortened(attack)
+
+        def fit() -> State | None:
+            try:
+                return brief.fit(Oracle(attack.level, own.system, Rng(0), surrogate=own.state), self.faces, Rng(0))
+            except (DataError, NotApplicable):  # the probe has too few people
+                return None
+
+        began = time.perf_counter()
+        state = fit()
+        spent = time.perf_counter() - began
+        templates = 500 if attack.level >= Knowledge.ALGORITHM else 0
+        each = spent / (len(self.faces) + templates)
+        seconds = each * attack.recipe.epochs * (self.public["attacker"] + templates)
+        return Item(task.label, seconds, _tensors(state))
+
     def _embedding(self) -> float:
         """Seconds per image for E and Psi."""
         if not self._embed:
@@ -267,7 +286,10 @@ class Probe:
         defense = task.defense
         if task.kind == "server_state":
             return self._serving(defense)
-        if task.kind == "linkage" or isinstance(self.settings.attacks.get(task.attack), LinkageAttack):
+        linking = self.settings.attacks.get(task.attack)
+        if task.kind == "attack_state" and isinstance(linking, LinkageAttack) and hasattr(linking, "recipe"):
+            return self._student(task, linking)
+        if task.kind == "linkage" or isinstance(linking, LinkageAttack):
             return Item(task.label, self.test * self._embedding(), self.test**2)
         if task.kind == "attack_state":
             fit, state, _ = self._attack(task.attack, defense, task.bases)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bench.analysis.board import UNKNOWN, Board, Entry
-from bench.analysis.selftest import board_trials
+from bench.analysis.selftest import board_trials, void_attacks
 from bench.labels import control
 from bench.report.text import figure_text, markdown
 from bench.storage.records import Measure
@@ -41,8 +41,8 @@ def _selftest(board: Board) -> Side:
 _SELFTEST = (
     "*open*, *fixed*, *secret*, *affine*: systems known to be broken for an attacker with the attack's knowledge; it "
     "must close half of the gap between the blind floor and a perfect image. *closed*: the stored data is independent "
-    "of the image; reconstructions must not be more similar to it than to another person's. An attack that fails "
-    "either is void."
+    "of the image; reconstructions must not be more similar to it than to another person's. An attack that names people "
+    "must name half of those whom a login names, and only by chance on *closed*. An attack that fails either is void."
 )
 
 
@@ -89,10 +89,11 @@ _CONTROLS = (
 
 
 def _linkage(board: Board) -> Side:
+    void = void_attacks(board)
     rows = [["defence", "attack (level)", "rank 1 ↓", "by a login alone", "ACC, raw probe", "gallery"]]
     for defense in board.defenses:
         for entry in board.under(defense, "linkage"):
-            who = f"{entry.cell.attack} ({entry.cell.level})"
+            who = f"{entry.cell.attack} ({entry.cell.level}){', void' if entry.cell.attack in void else ''}"
             if entry.failed:
                 rows.append([defense, who, entry.why, "", "", ""])
                 continue
