@@ -144,7 +144,7 @@ def test_a_class_whose_source_is_gone_is_refused_and_not_guessed_at() -> None:
     session = ModuleType("session")
     sys.modules["session"] = session
     exec(CELL, session.__dict__)
-    with pytest.raises(UserError, match=r"the source of Mine\.protect cannot be had.*into a file|in a file"):
+    with pytest.raises(UserError, match=r"the source of Mine\.protect is not available.*into a file|in a file"):
         source_hash(session.Mine)
 
 

@@ -43,7 +43,7 @@ def test_what_json_has_not_is_refused_by_its_place(config: Path, place: str, val
 def test_the_commands_say_it_in_one_line(config: Path, cli: Cli) -> None:
     for command in (("config",), ("run", "--dry-run")):
         said = cli(*command, "--set", "datasets.blobs.version=2024-05-01", status=2)
-        assert said.stderr.startswith("veilbench: --set datasets.blobs.version: a date (2024-05-01) is no value")
+        assert said.stderr.startswith("veilbench: --set datasets.blobs.version: a date (2024-05-01) is not a valid value")
         assert "put it in quotes" in said.stderr and len(said.stderr.splitlines()) == 1
 
 
@@ -121,7 +121,7 @@ def test_settings_with_a_byte_order_mark_and_in_other_encodings(config: Path) ->
                 'run.datasets=["blobs","blobs"]', 'run.recognizers=["tiny","tiny"]'],
 )  # fmt: skip
 def test_what_stands_twice_in_a_list_is_refused(config: Path, setting: str) -> None:
-    with pytest.raises(UserError, match=rf"{setting.partition('=')[0]}: .*stands in the list twice"):
+    with pytest.raises(UserError, match=rf"{setting.partition('=')[0]}: .*is listed twice"):
         load(config, None, [setting])
 
 
