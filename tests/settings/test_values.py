@@ -43,7 +43,9 @@ def test_what_json_has_not_is_refused_by_its_place(config: Path, place: str, val
 def test_the_commands_say_it_in_one_line(config: Path, cli: Cli) -> None:
     for command in (("config",), ("run", "--dry-run")):
         said = cli(*command, "--set", "datasets.blobs.version=2024-05-01", status=2)
-        assert said.stderr.startswith("veilbench: --set datasets.blobs.version: a date (2024-05-01) is not a valid value")
+        assert said.stderr.startswith(
+            "veilbench: --set datasets.blobs.version: a date (2024-05-01) is not a valid value"
+        )
         assert "put it in quotes" in said.stderr and len(said.stderr.splitlines()) == 1
 
 
