@@ -165,7 +165,7 @@ def test_mistakes_are_named(results: bench.Results) -> None:
     assert "defenses['mine']: got a class; pass an instance: Mine(...)" in said(defenses={"mine": mine})
     assert "choose another" in said(defenses={"unprotected": mine()})
     assert "letters, digits" in said(defenses={"mine~random": mine()})
-    assert "Mine is not of the kind attack" in said(attacks={"mine": mine()})
+    assert "Mine is not of kind attack" in said(attacks={"mine": mine()})
     assert "stored in a key or in bench.toml" in said(defenses={"mine": mine(sigma=object())})
     assert "defined in this session, but workers can only import" in said(defenses={"mine": mine()}, workers=1)
     with pytest.raises(UserError, match=r"unknown key 'imagse'. Did you mean 'images'"):
