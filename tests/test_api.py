@@ -144,7 +144,7 @@ def test_a_class_whose_source_is_gone_is_refused_and_not_guessed_at() -> None:
     session = ModuleType("session")
     sys.modules["session"] = session
     exec(CELL, session.__dict__)
-    with pytest.raises(UserError, match=r"the source of Mine\.protect cannot be had.*into a file|in a file"):
+    with pytest.raises(UserError, match=r"the source of Mine\.protect is not available.*into a file|in a file"):
         source_hash(session.Mine)
 
 
@@ -162,12 +162,12 @@ def test_mistakes_are_named(results: bench.Results) -> None:
             _again(results, **how)
         return str(caught.value)
 
-    assert "defenses['mine']: a class; give an object of it: Mine(...)" in said(defenses={"mine": mine})
+    assert "defenses['mine']: got a class; pass an instance: Mine(...)" in said(defenses={"mine": mine})
     assert "choose another" in said(defenses={"unprotected": mine()})
     assert "letters, digits" in said(defenses={"mine~random": mine()})
-    assert "Mine is no attack" in said(attacks={"mine": mine()})
-    assert "a key or bench.toml could hold" in said(defenses={"mine": mine(sigma=object())})
-    assert "defined in this session, and workers can only import" in said(defenses={"mine": mine()}, workers=1)
+    assert "Mine is not of kind attack" in said(attacks={"mine": mine()})
+    assert "stored in a key or in bench.toml" in said(defenses={"mine": mine(sigma=object())})
+    assert "defined in this session, but workers can only import" in said(defenses={"mine": mine()}, workers=1)
     with pytest.raises(UserError, match=r"unknown key 'imagse'. Did you mean 'images'"):
         bench.run(overrides={"run.imagse": 3})
     with pytest.raises(DataError, match="no records here"):

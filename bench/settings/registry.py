@@ -223,7 +223,7 @@ def refuse_foreign(kind: PluginKind, plugin: Any, where: str) -> None:
     if not issubclass(type(plugin), _BASES[kind]):
         base = _BASES[kind].__name__
         raise UserError(
-            f"{where}: {type(plugin).__name__} is not a {kind_name(kind)}; derive it from bench.contracts.{base}"
+            f"{where}: {type(plugin).__name__} is not of kind {kind_name(kind)}; derive it from bench.contracts.{base}"
         )
     parameters = vars(type(plugin)).get("__dataclass_params__")
     if parameters is None or not parameters.frozen:

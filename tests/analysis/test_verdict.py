@@ -93,7 +93,7 @@ def test_attacks_that_fail_on_the_undefended_system_prove_nothing() -> None:
     for level in ("algorithm", "enrolment", "whitebox"):
         weak[f"{level}_ssim"] = math.nan
     bare, mine = verdicts(pd.DataFrame([weak, _row("mine", encoder_ssim=0.3)]))
-    assert "too weak to judge anything by" in bare.sentence and not bare.standings
+    assert "too weak to judge any defence" in bare.sentence and not bare.standings
     assert mine.sentence.startswith("cannot be judged: the attacks see nothing in the undefended system either")
     mine = verdicts(pd.DataFrame([weak, _row("mine", encoder_ssim=0.3, algorithm_ssim=0.9)]))[1]
     assert mine.sentence.startswith("does not hide the face, not even from an attacker who knows the defence")

@@ -241,7 +241,7 @@ class Remembers(Defense):
         (Beside(), "reference"),
         (Long(), "embeddings"),
         (Square(), "odd sizes"),
-        (Remembers(), "nothing kept"),
+        (Remembers(), "holds no state"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Defense) else "",
 )
@@ -337,7 +337,7 @@ class Overwrites(Idle):
 @pytest.mark.parametrize(
     ("attack", "name"),
     [
-        (Idle(), "opens what is unprotected"),
+        (Idle(), "works on unprotected templates"),
         (Greedy(), "knowledge, nothing protected"),
         (Premature(), "knowledge, nothing protected"),
         (Signed(), "images"),

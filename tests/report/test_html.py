@@ -103,7 +103,7 @@ def test_the_time_is_what_the_calls_took(run: Run, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), copied.timed(2):
         raise KeyboardInterrupt
     (copied.folder / "time.json").write_text(json.dumps([{"wall_s": 600.5, "workers": 2}, *copied.times()]))
-    assert "10 min by the clock in 2 calls on 2 workers" in write_page(copied, tmp_path / "page").read_text()
+    assert "10 min of wall-clock time in 2 calls on 2 workers" in write_page(copied, tmp_path / "page").read_text()
     (copied.folder / "time.json").write_text("{")
     assert copied.times() == []
 

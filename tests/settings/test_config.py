@@ -32,7 +32,7 @@ MISTAKES = [
     ("defenses.advface.epsilon=-1", "must be at least 0"),
     ("defenses.laplace.budget=0", "budget and radius must be above 0"),
     ("training.epochs=0", "must be at least 1"),
-    ("defenses.advface.sweep=[1]", "a sweep is a list of values a parameter"),
+    ("defenses.advface.sweep=[1]", "a sweep is a list of values for a parameter"),
     ("attacks.replay.attack='urec'", "attack = 'urec' is not among run.attacks"),
     ("run.seeds=[]", "run.seeds: list should have at least 1 item"),
     ("run.images='all'", "run.images: input should be a valid integer"),
@@ -117,7 +117,7 @@ extends = "left"
     assert resolved.run.images == 8
     assert resolved.defenses["advface"].iterations == 1  # type: ignore[attr-defined]
     assert resolved.defenses["advface"].batch == 8  # type: ignore[attr-defined]
-    with pytest.raises(UserError, match="circle: left -> right -> left"):
+    with pytest.raises(UserError, match="cycle: left -> right -> left"):
         _load(config, profile="left")
 
 

@@ -43,7 +43,9 @@ def test_what_json_has_not_is_refused_by_its_place(config: Path, place: str, val
 def test_the_commands_say_it_in_one_line(config: Path, cli: Cli) -> None:
     for command in (("config",), ("run", "--dry-run")):
         said = cli(*command, "--set", "datasets.blobs.version=2024-05-01", status=2)
-        assert said.stderr.startswith("veilbench: --set datasets.blobs.version: a date (2024-05-01) is no value")
+        assert said.stderr.startswith(
+            "veilbench: --set datasets.blobs.version: a date (2024-05-01) is not a valid value"
+        )
         assert "put it in quotes" in said.stderr and len(said.stderr.splitlines()) == 1
 
 
@@ -129,7 +131,7 @@ def test_what_stands_twice_in_a_list_is_refused(config: Path, setting: str) -> N
         "recognizers": "'tiny'",
     }
     place = setting.partition("=")[0]
-    with pytest.raises(UserError, match=f"bench.toml: {place}: {twice[place[4:]]} stands in the list twice$"):
+    with pytest.raises(UserError, match=f"bench.toml: {place}: {twice[place[4:]]} is listed twice$"):
         load(config, None, [setting])
 
 
