@@ -18,7 +18,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from bench.contracts import Defense, ImageRng, System, Oracle
+from bench.contracts import Defense, ImageRng, System
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,14 +28,17 @@ class $Class(Defense):
     The fields are the parameters, the schema of the section in bench.toml, and part of the key of every result.
     Steps that are left out are those of an undefended system:
 
-    - `fit(recognizer, public, rng)`: learns from the defender's public faces and returns a State, which the harness
-      stores and executor back as `system.state`. Nothing learned is kept on the plugin.
+    - `fit(recognizer, public, rng)`: learns from the defender's public faces and returns a State. The harness stores it
+      and passes it back as `system.state`. Nothing learned is kept on the plugin.
     - `encode(system, images)`: on the client; images (B, 3, H, W) in [0, 1] to features (B, C, h, w).
     - `protect(system, features, rng)`: on the server; features to the templates that it stores, and that leak.
     - `embed(system, templates)`: templates to unit embeddings (B, D).
 
     Values are float32. Work on copies, never on what is passed in. If a template depends on who else is in its batch,
-    say so by the property `protect_batch`.
+    say so by the property `protect_batch`. `rng` has `uniform`, `normal` and `laplace`; `draw` takes any other law.
+
+    `veilbench list` prints the first sentence of this docstring, `veilbench show` all of it, below the file's first
+    line. A comment with `#:` says what a parameter means, and is printed beside it.
     """
 
     randomized: ClassVar[bool] = True  #: the same image protected twice gives two templates
@@ -61,7 +64,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.contracts import FaceSet, ImageRng, Knowledge, Leak, ReconstructionAttack, Rng, State
+from bench.contracts import FaceSet, ImageRng, Knowledge, Leak, Oracle, ReconstructionAttack, Rng, State
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,9 +127,10 @@ from bench.contracts import Alignment, Dataset, Evaluation, FaceSet, Pairs
 class $Class(Dataset):
     """Coloured patterns in place of faces: replace `_image` by your own photographs.
 
-    `revision` hashes all that `load` reads. `load` returns faces to judge, their genuine and impostor pairs in folds
-    that share nobody, and the faces of everybody else, which defender and attacker may learn from. See
-    bench/datasets/folder.py for finding and aligning faces.
+    `revision` hashes all that `load` reads. `size` counts without aligning. `load` returns faces to judge, their
+    genuine and impostor pairs in folds that share nobody, and the faces of everybody else, which defender and attacker
+    may learn from. For photographs, replace `_image` by `find_photographs`, `examine` and `align` of bench.datasets:
+    docs/own.md has an example, bench/datasets/folder.py another.
     """
 
     people: int = 40  #: half of them are judged, the others public
