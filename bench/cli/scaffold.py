@@ -28,14 +28,17 @@ class $Class(Defense):
     The fields are the parameters, the schema of the section in bench.toml, and part of the key of every result.
     Steps that are not overridden are those of an undefended system:
 
-    - `fit(recognizer, public, rng)`: learns from the defender's public faces and returns a State, which the harness
-      stores and passes back as `system.state`. Do not store anything learned on the plugin.
-    - `encode(system, images)`: on the client; maps images (B, 3, H, W) in [0, 1] to features (B, C, h, w).
-    - `protect(system, features, rng)`: on the server; maps features to the templates that it stores, and that leak.
-    - `embed(system, templates)`: maps templates to unit embeddings (B, D).
+    - `fit(recognizer, public, rng)`: learns from the defender's public faces and returns a State. The harness stores it
+      and passes it back as `system.state`. Nothing learned is kept on the plugin.
+    - `encode(system, images)`: on the client; images (B, 3, H, W) in [0, 1] to features (B, C, h, w).
+    - `protect(system, features, rng)`: on the server; features to the templates that it stores, and that leak.
+    - `embed(system, templates)`: templates to unit embeddings (B, D).
 
-    Values are float32. Work on copies, never modify arguments. If a template depends on the other images in its batch,
-    declare that with the property `protect_batch`.
+    Values are float32. Work on copies, never on what is passed in. If a template depends on who else is in its batch,
+    say so by the property `protect_batch`. `rng` has `uniform`, `normal` and `laplace`; `draw` takes any other law.
+
+    `veilbench list` prints the first sentence of this docstring, `veilbench show` all of it, below the file's first
+    line. A comment with `#:` says what a parameter means, and is printed beside it.
     """
 
     randomized: ClassVar[bool] = True  #: protecting the same image twice gives two templates
@@ -124,9 +127,10 @@ from bench.contracts import Alignment, Dataset, Evaluation, FaceSet, Pairs
 class $Class(Dataset):
     """Coloured patterns instead of faces: replace `_image` with your own photographs.
 
-    `revision` hashes everything that `load` reads. `load` returns faces to judge, their genuine and impostor pairs in
-    identity-disjoint folds, and the faces of everybody else, which defender and attacker may train on. See
-    bench/datasets/folder.py for finding and aligning faces.
+    `revision` hashes all that `load` reads. `size` counts without aligning. `load` returns faces to judge, their
+    genuine and impostor pairs in folds that share nobody, and the faces of everybody else, which defender and attacker
+    may learn from. For photographs, replace `_image` by `find_photographs`, `examine` and `align` of bench.datasets:
+    docs/own.md has an example, bench/datasets/folder.py another.
     """
 
     people: int = 40  #: half of them are judged, the others public

@@ -41,8 +41,9 @@ def _selftest(board: Board) -> Side:
 _SELFTEST = (
     "*open*, *fixed*, *secret*, *affine*: systems known to be broken for an attacker with the attack's knowledge; it "
     "must close half of the gap between the blind floor and a perfect image. *closed*: the stored data is independent "
-    "of the image; reconstructions must not be more similar to it than to another person's. An attack that names people "
-    "must name half of those whom a login names, and only chance on *closed*. An attack that fails either is void."
+    "of the image; reconstructions must not be more similar to it than to another person's. An attack that names "
+    "people must name half of those whom a login names, and only chance on *closed*. An attack that fails either is "
+    "void."
 )
 
 

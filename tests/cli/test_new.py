@@ -1,5 +1,6 @@
 """`veilbench new`, and plugins that come in a package of their own."""
 
+import ast
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from support import CONFIG, ROOT, Cli
 
+import bench.contracts
 from bench.checks import Scene, assert_sound
 from bench.cli.scaffold import scaffold
 from bench.errors import UserError
@@ -40,6 +42,16 @@ def test_what_is_written_keeps_its_contract(kind: PluginKind, tmp_path: Path, sc
     assert_sound(registry.make(registry.find(kind, str(path), "test"), {}, "test"), scene)
     with pytest.raises(UserError, match="this file already exists"):
         scaffold(kind, "my_own", tmp_path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_written_imports_what_it_names(kind: PluginKind, tmp_path: Path) -> None:
+    nodes = [*ast.walk(ast.parse(scaffold(kind, "my_own", tmp_path).read_text()))]
+    froms = [node for node in nodes if isinstance(node, ast.ImportFrom) and node.module != "__future__"]
+    imported = {alias.name for node in froms for alias in node.names}
+    named = {node.id for node in nodes if isinstance(node, ast.Name)}
+    assert imported <= named
+    assert named & {*bench.contracts.__all__} <= imported
 
 
 @pytest.mark.parametrize(
