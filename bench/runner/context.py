@@ -12,7 +12,7 @@ import torch
 
 from bench.contracts import Defense, Evaluation, FaceSet, Pairs, Rng, SplitNetwork, System
 from bench.datasets.protocols import check_pairs
-from bench.datasets.public_faces import REST, copies_among
+from bench.datasets.public_faces import REST, copies_among, judged_without_a_face
 from bench.errors import UserError
 from bench.plan import Scene, Task, lending
 from bench.seeds import derive_seed
@@ -70,7 +70,7 @@ class RunContext:
         notes = dict(evaluation.notes)
         notes.update(check_pairs(evaluation.pairs, where, lambda i: f"{where}: pair {i + 1}"))
         test, pairs = _fewer_pairs(evaluation, run.pairs)
-        notes.update(copies_among(test))
+        notes.update(copies_among(test) | judged_without_a_face(test))
 
         def public(lender: str) -> FaceSet:
             if lender == REST:
