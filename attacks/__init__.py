@@ -1,1 +1,1 @@
-"""Ways to rebuild or recognise a face from what was stolen, one class a file."""
+"""The built-in attacks, one class per file: they reconstruct or recognise faces from stolen templates."""

@@ -1,4 +1,4 @@
-"""Guesses that never look at the template: the floor that every real attack must clear."""
+"""Baseline guesses that never look at the template: the floor that every real attack must beat."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,15 +13,15 @@ from bench.contracts import FaceSet, ImageRng, Knowledge, Leak, Oracle, Reconstr
 class Blind(ReconstructionAttack):
     """Answers every template with the same picture."""
 
-    guess: Literal["mean", "grey"] = "mean"  #: the mean public face, or constant mid-grey
+    guess: Literal["mean", "grey"] = "mean"  #: the mean public face, or uniform mid-grey
 
     @property
     def level(self) -> Knowledge:
-        """Public faces only."""
+        """Needs public faces only."""
         return Knowledge.BLIND
 
     def fit(self, oracle: "Oracle", public: FaceSet, rng: Rng) -> State:
-        """The mean of the attacker's public faces."""
+        """Computes the mean of the attacker's public faces."""
         height, width = oracle.image_size
         if self.guess == "grey":
             return State({"picture": torch.full((3, height, width), 0.5)})
@@ -31,6 +31,6 @@ class Blind(ReconstructionAttack):
         return State({"picture": (total / len(public)).float()})
 
     def reconstruct(self, oracle: "Oracle", state: Any, leak: Leak, rng: ImageRng) -> Tensor:
-        """The picture, once a template."""
+        """Returns the same picture for every template."""
         picture: Tensor = state.tensors["picture"].to(oracle.device)
         return picture.expand(len(leak.values), *picture.shape)

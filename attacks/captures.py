@@ -1,4 +1,4 @@
-"""Several captures of one face, averaged, and a decoder that has learned from such means."""
+"""Averages several captures of one face and decodes the mean with a decoder trained on such means."""
 
 from __future__ import annotations
 
@@ -17,18 +17,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Captures(DecoderAttack):
-    """A U-Net on the mean of `average` captures, where the client draws anew each time.
+    """A U-Net decoder for the mean of `average` captures, for clients that draw fresh randomness each time.
 
-    `resrec` with `average` reads means with a decoder that has seen single templates: right for noise that is added,
-    wrong for a shuffle, whose mean looks like none of its draws. Over all orders of its channels the mean of what
-    MinusFace sends is a fixed filter of one picture, the mean of its channels. A client that draws nothing is decoded
-    as ever.
+    `resrec` with `average` decodes the mean with a decoder trained on single templates. That suits additive noise, but
+    not a shuffle, whose mean looks like none of its draws. Averaged over all channel orders, what MinusFace sends is a
+    fixed filter of one picture: the mean of its channels. For a deterministic client this is an ordinary decoder.
     """
 
     architecture: ClassVar[Architecture] = "unet"
 
     average: int = 16
-    training: Training = Training(epochs=30, batch=8, flip=False, images=300)  #: each image is captured once for good
+    training: Training = Training(epochs=30, batch=8, flip=False, images=300)  #: each training image is captured once
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -37,16 +36,16 @@ class Captures(DecoderAttack):
 
     @property
     def level(self) -> Knowledge:
-        """A client device, asked several times."""
+        """Needs a client device that it can query several times."""
         return Knowledge.ENCODER
 
     @property
     def base(self) -> ReconstructionAttack | None:
-        """None: what it sees in training depends on how many captures there are."""
+        """None: the training data depends on the number of captures."""
         return None
 
     def fit(self, oracle: Oracle, public: FaceSet, rng: Rng) -> State:
-        """Trains the decoder on means of captures of own faces."""
+        """Trains the decoder on means of captures of the attacker's own faces."""
         count = self.average if oracle.varies else 1
 
         def encode(images: Tensor) -> Tensor:
@@ -67,5 +66,5 @@ class Captures(DecoderAttack):
         )
 
     def adapt(self, oracle: Oracle, public: FaceSet, rng: Rng, start: State | None) -> State | None:
-        """Nothing to go on from."""
+        """Does not start from another attack's decoder."""
         return start

@@ -1,4 +1,4 @@
-"""Black-box recovery from an identity's embedding by sums of Gaussians (Razzhigaev et al., ECCV workshops 2020)."""
+"""Reconstructs a face from an identity embedding, as a black box, with Gaussians (Razzhigaev et al., ECCVW 2020)."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from torch import Tensor
 from bench.contracts import Defense, FaceSet, ImageRng, Knowledge, Leak, Oracle, ReconstructionAttack, Rng, State
 from bench.toolkit.progress import track
 
-_SETTLED = 0.01  #: converged: the last fifth of the queries raised the cosine by less than this
-_MARKS = (0.25, 0.5, 0.75, 1.0)  #: shares of the budget at which the record keeps the mean cosine
+_SETTLED = 0.01  #: converged: the cosine rose by less than this over the last fifth of the queries
+_MARKS = (0.25, 0.5, 0.75, 1.0)  #: fractions of the budget at which the record stores the mean cosine
 
 
 @dataclass(frozen=True, kw_only=True)
 class GaussianInversion(ReconstructionAttack):
-    """Adds the 2-D Gaussian that raises the cosine to the stolen embedding most, again and again; no gradients.
+    """Greedily adds the 2-D Gaussian that raises the cosine to the stolen embedding most; uses no gradients.
 
-    A query is one image embedded. All targets of a batch are served by the same passes through the recogniser.
+    A query embeds one image. All targets of a batch share the passes through the recogniser.
     """
 
     leaks: ClassVar[Literal["template", "embedding"]] = "embedding"
 
-    queries: int = 20_000  #: images embedded for each target
-    candidates: int = 32  #: Gaussians tried before the best is added
-    colour: bool = True  #: False: grey
-    symmetric: bool = False  #: mirrored about the middle, as faces nearly are; the authors' choice
-    start: Literal["mean", "grey"] = "mean"  #: of the attacker's public faces, or nothing
-    largest: float = 0.35  #: of a Gaussian, as a share of the image's side, at the beginning
-    smallest: float = 0.03  #: at the end
-    strength: float = 0.35  #: of a Gaussian at the beginning; a quarter of it at the end
-    images: int | None = 16  #: targets
+    queries: int = 20_000  #: number of images embedded for each target
+    candidates: int = 32  #: number of Gaussians tried before the best one is added
+    colour: bool = True  #: False: grey only
+    symmetric: bool = False  #: mirror about the vertical axis, as faces are nearly symmetric; the authors' choice
+    start: Literal["mean", "grey"] = "mean"  #: start from the mean of the attacker's public faces, or from nothing
+    largest: float = 0.35  #: initial size of a Gaussian, as a fraction of the image's side
+    smallest: float = 0.03  #: final size
+    strength: float = 0.35  #: initial amplitude of a Gaussian; it falls to a quarter
+    images: int | None = 16  #: number of targets to attack
 
     def __post_init__(self) -> None:
         if self.candidates < 1 or self.queries < self.candidates:
@@ -43,22 +43,22 @@ class GaussianInversion(ReconstructionAttack):
 
     @property
     def level(self) -> Knowledge:
-        """A login says how alike two embeddings are, and a client embeds."""
+        """Needs the similarity score of a login and a client that embeds images."""
         return Knowledge.ENROLMENT
 
     def subset(self, defense: Defense) -> int | None:
-        """The budget is a target's own."""
+        """Each target has its own query budget."""
         return self.images
 
     def fit(self, oracle: Oracle, public: FaceSet, rng: Rng) -> State:
-        """What an image starts from."""
+        """Computes the image that the search starts from."""
         if self.start == "grey":
             return State({"start": torch.full((3, *oracle.image_size), 0.5)})
         chunks = [public.batch(slice(i, i + 50)).sum(0) for i in range(0, len(public), 50)]
         return State({"start": torch.stack(chunks).sum(0) / len(public)})
 
     def reconstruct(self, oracle: Oracle, state: Any, leak: Leak, rng: ImageRng) -> Tensor:
-        """Greedy ascent of the cosine, all targets of the batch side by side."""
+        """Greedily raises the cosine for all targets of the batch in parallel."""
         targets, device = leak.values, leak.values.device
         start = state.tensors["start"].to(device)
         if not self.colour:
@@ -87,7 +87,7 @@ class GaussianInversion(ReconstructionAttack):
         return images
 
     def _gaussians(self, images: Tensor, rng: ImageRng, progress: float) -> Tensor:
-        """Candidates (T, K, 3, H, W): turned ellipses of one colour, smaller and fainter as the search goes on."""
+        """Candidates (T, K, 3, H, W): rotated ellipses of one colour, smaller and fainter as the search proceeds."""
         count, (height, width) = self.candidates, images.shape[-2:]
         draw = rng.normal(images.new_empty(len(images), count, 8))
         size = self.largest * (self.smallest / self.largest) ** progress

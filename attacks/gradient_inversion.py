@@ -1,4 +1,4 @@
-"""Inversion by gradients: the image is optimised until its template is the stolen one (He et al., ACSAC 2019, rMLE)."""
+"""Gradient inversion: optimises an image until its template matches the stolen one (He et al., ACSAC 2019, rMLE)."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from torch import Tensor
 from bench.contracts import Defense, ImageRng, Knowledge, Leak, Oracle, ReconstructionAttack, System
 from bench.toolkit.progress import track
 
-_BATCH = 16  #: images optimised side by side: more would leave the processor's caches
-_SETTLED = 0.02  #: converged: the last fifth of the steps improved the objective by less than this share
+_BATCH = 16  #: images optimised in parallel; more would not fit the processor's caches
+_SETTLED = 0.02  #: converged: the objective improved by less than this fraction over the last fifth of the steps
 
 
 @dataclass(frozen=True, kw_only=True)
 class GradientInversion(ReconstructionAttack):
-    """Minimises |template(x) - stolen|^2 + total variation by AMSGrad; the best restart by objective is kept.
+    """Minimises |template(x) - stolen|^2 + total variation with AMSGrad; returns the restart with the lowest objective.
 
-    `through = "pipeline"` optimises through `protect`: with fresh randomness and averaged (expectation over
-    transformation, Athalye et al. 2018) where gradients pass, and where they don't (a defence that is itself an
-    optimisation) with the noise of the current image, renewed every `refresh` steps, taken for a constant (BPDA).
+    `through = "pipeline"` optimises through `protect`. Where gradients pass, it averages over fresh randomness
+    (expectation over transformation, Athalye et al. 2018). Where they do not, because the defence is itself an
+    optimisation, it treats the current image's noise as a constant and refreshes it every `refresh` steps (BPDA).
     """
 
-    iterations: int = 400  #: steps of the search, a restart
-    learning_rate: float = 0.03  #: of AMSGrad, in units of the image's range [0, 1]
-    variation: float = 0.4  #: weight of the total variation, against feature errors in units of the features' power
-    restarts: int = 1  #: searches an image, each from another start
-    through: Literal["auto", "features", "pipeline"] = "auto"  #: auto: the pipeline where `protect` does something
-    samples: int = 1  #: draws of a randomised defence a step
-    refresh: int = 100  #: steps for which a defence's noise is kept, where no gradient passes it
-    images: int | None = 100  #: attacked where `protect` does nothing; None: all
-    images_defended: int | None = 32  #: attacked through a defence
+    iterations: int = 400  #: optimisation steps per restart
+    learning_rate: float = 0.03  #: AMSGrad's learning rate; images range over [0, 1]
+    variation: float = 0.4  #: weight of the total variation, relative to feature errors in units of the features' power
+    restarts: int = 1  #: number of starting points per image
+    through: Literal["auto", "features", "pipeline"] = "auto"  #: auto: the pipeline if `protect` does anything
+    samples: int = 1  #: draws of a randomised defence per step
+    refresh: int = 100  #: steps between refreshes of a defence's noise, where gradients do not pass through it
+    images: int | None = 100  #: images to attack where `protect` does nothing; None: all
+    images_defended: int | None = 32  #: images to attack through a defence
 
     def __post_init__(self) -> None:
         if min(self.iterations, self.restarts, self.samples, self.refresh) < 1 or self.learning_rate <= 0:
@@ -41,11 +41,11 @@ class GradientInversion(ReconstructionAttack):
 
     @property
     def level(self) -> Knowledge:
-        """Gradients of the whole pipeline."""
+        """Needs gradients of the whole pipeline."""
         return Knowledge.WHITEBOX
 
     def subset(self, defense: Defense) -> int | None:
-        """Fewer where each step goes through a defence."""
+        """Fewer images where each step passes through a defence."""
         return self.images_defended if self._piped(defense) else self.images
 
     def _piped(self, defense: Defense) -> bool:
@@ -54,7 +54,7 @@ class GradientInversion(ReconstructionAttack):
         return self.through == "pipeline"
 
     def reconstruct(self, oracle: Oracle, state: Any, leak: Leak, rng: ImageRng) -> Tensor:
-        """Optimises the images of a batch side by side, each on its own."""
+        """Optimises the images of a batch in parallel, each independently."""
         system = oracle.system
         size = system.defense.protect_batch if self._piped(system.defense) else None
         parts = []
@@ -73,10 +73,10 @@ class GradientInversion(ReconstructionAttack):
     def _descend(
         self, oracle: Oracle, system: System, stolen: Tensor, rng: ImageRng, restart: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """(images, their objectives, whether each settled)."""
+        """Returns (images, their objectives, whether each converged)."""
         shape = (len(stolen), 3, *oracle.image_size)
         start = torch.full(shape, 0.5, device=stolen.device)
-        spread = 0.02 if restart == 0 else 0.2  # the first start is grey, the others are anywhere
+        spread = 0.02 if restart == 0 else 0.2  # the first restart begins with grey, the others with random images
         images = (start + spread * rng.normal(start)).clamp_(0, 1).requires_grad_()
         optimiser = torch.optim.Adam([images], lr=self.learning_rate, amsgrad=True)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, self.iterations, self.learning_rate / 50)
@@ -110,7 +110,7 @@ class GradientInversion(ReconstructionAttack):
         return best, lowest, settled
 
     def _predictor(self, oracle: Oracle, system: System, rng: ImageRng) -> Callable[[Tensor, int], Tensor]:
-        """What the server would store for images, differentiable."""
+        """The template that the server would store for the images, differentiable."""
         if not self._piped(system.defense):
             return lambda images, step: system.encode(images)
         kept: dict[str, Tensor] = {}
@@ -130,7 +130,7 @@ class GradientInversion(ReconstructionAttack):
 
 
 def _variation(images: Tensor) -> Tensor:
-    """Total variation, isotropic, (B,)."""
+    """Isotropic total variation, (B,)."""
     across = images[..., :-1, 1:] - images[..., :-1, :-1]
     down = images[..., 1:, :-1] - images[..., :-1, :-1]
     return (across.square() + down.square() + 1e-8).sqrt().flatten(1).mean(1)

@@ -1,13 +1,13 @@
-"""Names the channels that a client picked, solves for the face by linear algebra, and guesses what the channels lack.
+"""Identifies the channels that a client selected, solves for the face by linear algebra and predicts the missing part.
 
-The frequency family hides a face by which channels it shows, in which order, or under noise. All of it is done with a
-map that is affine in the pixels, and the algorithm is known (Kerckhoffs), so that three steps undo it:
+The defences of the frequency family hide a face by the choice of channels, their order, or added noise. The channels
+come from a map that is affine in the pixels, and the attacker knows the algorithm (Kerckhoffs), so three steps undo it:
 
-1. identify: how much detail of each frequency a face has, and where, differs little between faces. The likelihood of
-   a template's channels under each order that the algorithm may draw names the order;
-2. solve: the likeliest face under a Gaussian prior and the noise that the algorithm adds (a Wiener filter);
-3. guess: a ridge regression on own faces that went through steps 1 and 2 adds what the channels hardly show: the
-   lowest waves, light and colour.
+1. Identify: how much detail a face has at each frequency, and where, varies little between faces. The attack picks the
+   channel order, among those that the algorithm may draw, that makes the template's channels most likely.
+2. Solve: compute the most likely face under a Gaussian prior and the noise that the algorithm adds (a Wiener filter).
+3. Predict: a ridge regression, fitted on own faces after steps 1 and 2, adds what the channels barely contain: the
+   lowest frequencies, brightness and colour.
 """
 
 from __future__ import annotations
@@ -38,35 +38,35 @@ from bench.toolkit.progress import track
 if TYPE_CHECKING:
     from bench.contracts.oracle import Oracle
 
-_BATCH = 8  #: images solved side by side
-_GRID = 12  #: cells a side in which a channel's detail is measured
-_FEW = 100  #: orders that are tried one by one, at most; of more, each channel is named for itself
-_DRAWS = 400  #: looks at the orders that the algorithm draws
-_NOISY = 48  #: looks at its noise
-_LOW = 6  #: waves a side that are guessed
-_COARSE = 12  #: cells a side of the picture that a guess is made from
+_BATCH = 8  #: images solved in parallel
+_GRID = 12  #: cells per side in which a channel's detail is measured
+_FEW = 100  #: try at most this many orders exhaustively; beyond that, identify each channel separately
+_DRAWS = 400  #: samples of the orders that the algorithm draws
+_NOISY = 48  #: samples of its noise
+_LOW = 6  #: predicted frequencies per side
+_COARSE = 12  #: cells per side of the picture that the prediction uses as input
 _LEVELS = (0.0, 0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class IdentifyAndSolve(ReconstructionAttack):
-    """Undoes a client that picks, repeats or reorders channels of an affine map, or adds noise to them.
+    """Undoes a client that selects, repeats or reorders channels of an affine map, or adds noise to them.
 
-    Orders and noise are not read off the defence's code: a copy of it is fed channels that hold their own number, and a
-    client device own faces, and what comes out is looked at. `captures` templates of one image are solved together:
-    their channels are all seen, and their noise is averaged.
+    The attack learns orders and noise by experiment, not from the defence's code: it feeds a copy of the defence
+    channels that contain their own index, feeds a client device own faces, and inspects the output. It solves
+    `captures` templates of one image together, which combines their channels and averages their noise.
     """
 
     wants_affine: ClassVar[bool] = True
 
-    captures: int = 1  #: templates of an image, where each is drawn anew
-    iterations: int = 20  #: of conjugate gradients
-    rounds: int = 2  #: of naming channels again by what the solved face would have sent, where there are many orders
-    noise: float = 1e-2  #: taken for what is unknown of a channel, as a share of its deviation
-    faces: int = 200  #: public faces by which channels and the prior are known
-    learned: int = 128  #: public faces that are solved to learn to guess what is missing; 0: no guess
-    ridge: float = 3.0  #: of the guess, in deviations of what it is made from
-    images: int | None = None  #: attacked; None: all
+    captures: int = 1  #: templates per image, where the client draws fresh randomness
+    iterations: int = 20  #: conjugate-gradient iterations
+    rounds: int = 2  #: repetitions of channel identification with the solved face, where there are many orders
+    noise: float = 1e-2  #: assumed uncertainty of a channel, as a fraction of its standard deviation
+    faces: int = 200  #: public faces used to estimate channel statistics and the prior
+    learned: int = 128  #: public faces solved to fit the regression for the missing part; 0: no prediction
+    ridge: float = 3.0  #: penalty of that regression, in standard deviations of its inputs
+    images: int | None = None  #: images to attack; None: all
 
     def __post_init__(self) -> None:
         if min(self.captures, self.iterations, self.faces - 1) < 1 or min(self.rounds, self.learned) < 0:
@@ -78,28 +78,30 @@ class IdentifyAndSolve(ReconstructionAttack):
 
     @property
     def level(self) -> Knowledge:
-        """An own copy of the client, with gradients; a client device that draws anew is asked too."""
+        """Needs its own copy of the client, with gradients; it also queries a client device that is randomised."""
         return Knowledge.ALGORITHM
 
     @property
     def asks_surrogate(self) -> bool:
-        """The copy of the client."""
+        """Returns the copy of the client."""
         return True
 
     @property
     def copies(self) -> int:
-        """As many as are solved together."""
+        """The number of templates that are solved together."""
         return self.captures
 
     def subset(self, defense: Defense) -> int | None:
-        """As set."""
+        """As configured."""
         return self.images
 
     def fit(self, oracle: Oracle, public: FaceSet, rng: Rng) -> State:
-        """Looks at what the algorithm draws, measures channels on own faces, and learns to guess what is missing.
+        """Samples what the algorithm draws, measures the channels on own faces and fits the regression for the missing
+        part.
 
         Raises:
-            NotApplicable: the client is not affine, or what it stores is neither its channels nor these with noise.
+            NotApplicable: the client is not affine, or its templates are neither a selection of its channels nor noisy
+                channels.
         """
         system = oracle.surrogate
         apart = departure(system.encode, public, oracle.device)
@@ -155,7 +157,7 @@ class IdentifyAndSolve(ReconstructionAttack):
         )
 
     def reconstruct(self, oracle: Oracle, state: Any, leak: Leak, rng: ImageRng) -> Tensor:
-        """Identifies, solves and guesses, a few images side by side, each on its own."""
+        """Identifies, solves and predicts, a few images in parallel, each independently."""
         system, learned = oracle.surrogate, state.tensors
         templates = [leak.values, *leak.others]
         parts = []
@@ -172,7 +174,7 @@ class IdentifyAndSolve(ReconstructionAttack):
         return torch.cat(parts)
 
     def _solve(self, system: System, state: State, stolen: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """(images, what is left of the equations' residual, by how much the named order beats the next one)."""
+        """Returns (images, relative residual of the equations, margin of the chosen order over the next best)."""
         known = {name: value.to(stolen[0].device) for name, value in state.tensors.items()}
         prior = FacePrior(known["mean"], known["colours"], known["power"])
         nothing = torch.zeros(len(stolen[0]), device=stolen[0].device)
@@ -197,14 +199,15 @@ def _batches(faces: FaceSet, device: torch.device) -> Iterator[Tensor]:
 
 
 def _law(oracle: Oracle, system: System, faces: Tensor, rng: Rng) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What the algorithm does to channels, by looking at it.
+    """Determines by experiment what the algorithm does to the channels.
 
-    What is picked is the algorithm's, and a copy shows it. Noise may be learned, and another in each system: where the
-    client adds it, a client device shows it, on own faces.
+    The selection is part of the algorithm, so a copy reveals it. Noise may be learned and differ between systems: if
+    the client adds it, the attack measures it with a client device on own faces.
 
     Returns:
-        For picked channels `orders` (N, C'), if they are few, and `chances` (C', C) of each channel in each place; for
-        noise its `offset` and `weight`, the inverse variance, each (C, h, w).
+        For a selection, `orders` (N, C') if there are few, and `chances` (C', C), the probability of each channel at
+        each
+        position. For noise, its `offset` and `weight` (the inverse variance), each (C, h, w).
     """
     with torch.no_grad():
         sent = system.encode(faces)
@@ -230,7 +233,7 @@ def _law(oracle: Oracle, system: System, faces: Tensor, rng: Rng) -> tuple[dict[
             drawn = torch.cat([oracle.encode(faces) - sent for _ in range(-(-_NOISY // len(faces)))])
         else:
             drawn = torch.cat([*looks(torch.zeros_like(numbers), _NOISY)])
-        # What half precision rounds off is noise too.
+        # Rounding to half precision also counts as noise.
         rounding = (1e-4 * sent.std()).square() + (2.0**-11 * drawn.mean(0)).square()
         variance = drawn.var(0) * (1 + 1 / len(drawn)) + rounding
         weight = variance.reciprocal()
@@ -238,13 +241,13 @@ def _law(oracle: Oracle, system: System, faces: Tensor, rng: Rng) -> tuple[dict[
 
 
 def _profile(channels: Tensor) -> Tensor:
-    """(B, C, cells): the logarithm of how much a channel varies in each cell of the picture."""
+    """Log variance of each channel within each cell of the picture, (B, C, cells)."""
     square, level = (F.adaptive_avg_pool2d(x, _GRID) for x in (channels.square(), channels))
     return ((square - level.square()).clamp_min(0) + 1e-8).log().flatten(2)
 
 
 def _identify(stolen: Tensor, known: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """(the channel in each place (B, C'), the margin (B,) by which it is the likeliest, in nats a channel)."""
+    """Returns (the channel at each position (B, C'), its log-likelihood margin (B,) in nats per channel)."""
     seen, mean, spread, orders = _profile(stolen), known["profile"], known["spread"], known["orders"]
     if len(orders) == 1:
         return orders.expand(len(stolen), -1), torch.zeros(len(stolen), device=stolen.device)
@@ -252,7 +255,7 @@ def _identify(stolen: Tensor, known: dict[str, Tensor]) -> tuple[Tensor, Tensor]
     energy = stolen.double().square().sum((2, 3))
     same = ((energy[:, :, None] - energy[:, None]).abs() < 1e-9 * energy[:, :, None]).float()
     contrast = seen.new_zeros(len(seen), 1, 1)
-    for _ in range(4):  # a picture of much contrast has more of every channel: what is common is taken off
+    for _ in range(4):  # a high-contrast picture has more of every channel, so subtract the common part
         x = seen - contrast
         cost = x.square() @ (1 / spread).T - 2 * x @ (mean / spread).T + (mean.square() / spread + spread.log()).sum(1)
         if len(orders):
@@ -262,7 +265,7 @@ def _identify(stolen: Tensor, known: dict[str, Tensor]) -> tuple[Tensor, Tensor]
             best = total.topk(2, largest=False).values
             margin = (best[:, 1] - best[:, 0]) / 2 / orders.shape[1]
         else:
-            # Places that hold the same picture show the same channel.
+            # Positions that hold the same picture show the same channel.
             total = torch.einsum("bij,bjc->bic", same, 16 * cost / seen.shape[2] + rare)
             chosen = total.argmin(2)
             best = total.topk(2, largest=False).values
@@ -272,14 +275,14 @@ def _identify(stolen: Tensor, known: dict[str, Tensor]) -> tuple[Tensor, Tensor]
 
 
 def _nearest(target: Tensor, sent: Tensor) -> Tensor:
-    """(B, C'): of the channels that a solved face would have sent, the one most like what stands in each place."""
+    """For each position, (B, C'): which channel of the solved face is most similar to the template's."""
     one, other = target.flatten(2), sent.flatten(2)
     apart: Tensor = other.square().sum(2)[:, None] - 2 * one @ other.transpose(1, 2)
     return apart.argmin(2)
 
 
 def _clues(solved: Tensor) -> Tensor:
-    """(B, F) float64: how each plane's values are spread about their mean, and the picture in coarse cells."""
+    """Regression inputs (B, F) float64: quantiles of each plane about its mean, and the picture in coarse cells."""
     planes = solved.cpu().flatten(2).double()
     planes = planes - planes.mean(2, keepdim=True)
     levels = torch.quantile(planes, torch.tensor(_LEVELS, dtype=torch.float64), dim=2).permute(1, 2, 0)
@@ -287,7 +290,7 @@ def _clues(solved: Tensor) -> Tensor:
 
 
 def _picking(system: System, chosen: Tensor) -> Encode:
-    """The client's step, of whose channels each image shows its own."""
+    """The client's map, with a different channel selection for each image."""
 
     def encode(images: Tensor) -> Tensor:
         sent = system.encode(images)

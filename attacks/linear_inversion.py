@@ -1,4 +1,4 @@
-"""Inversion by linear algebra, where the client's step is an affine map: conjugate gradients, little learned."""
+"""Inverts an affine client by linear algebra: conjugate gradients, with very little learning."""
 
 from __future__ import annotations
 
@@ -24,28 +24,30 @@ from bench.errors import NotApplicable
 from bench.toolkit.affine import AFFINE, cosine, departure, dot, like, maps, spectrum
 from bench.toolkit.progress import track
 
-_BATCH = 8  #: images solved side by side
-_SOLVED = 0.02  #: converged: so much of the template's departure from the mean face's is left unexplained
+_BATCH = 8  #: images solved in parallel
+_SOLVED = (
+    0.02  #: converged: at most this fraction of the template's difference from the mean face's template is unexplained
+)
 _QUANTILES = (0.0, 0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LinearInversion(ReconstructionAttack):
-    """Least squares through the client's map A x + b, by preconditioned conjugate gradients on the normal equations.
+    """Solves least squares for the client's map A x + b by preconditioned conjugate gradients on the normal equations.
 
-    Nothing is known of the map but that it is affine, which is probed: A is applied by `encode`, its transpose by the
-    gradient. Client's steps treat all places alike, so the preconditioner is diagonal in the cosine basis, estimated by
-    random probes. What A does not see (say, an image's mean where a frequency split keeps the lowest frequencies to
-    itself) is estimated from what it does see, by a ridge regression on the attacker's public faces.
+    The attack only assumes that the map is affine, and tests that. It applies A with `encode` and its transpose with
+    the gradient. Clients treat all positions alike, so the preconditioner is diagonal in the cosine basis; random
+    probes estimate it. A ridge regression on the attacker's public faces predicts what A discards (for example an
+    image's mean, if a frequency split withholds the lowest frequencies) from what A passes on.
     """
 
     wants_affine: ClassVar[bool] = True
 
-    iterations: int = 40  #: at most
-    tolerance: float = 2e-3  #: it stops where the relative residual is below this
-    calibration: int = 96  #: public faces solved to learn what the map hides
-    ridge: float = 1.0  #: penalty of the regression that says what the map hides
-    images: int | None = None  #: attacked; None: all
+    iterations: int = 40  #: maximum number of iterations
+    tolerance: float = 2e-3  #: stop when the relative residual is below this
+    calibration: int = 96  #: public faces solved to learn what the map discards
+    ridge: float = 1.0  #: penalty of the regression that predicts what the map discards
+    images: int | None = None  #: images to attack; None: all
 
     def __post_init__(self) -> None:
         if self.iterations < 1 or self.calibration < 2 or self.ridge <= 0 or self.tolerance < 0:
@@ -55,23 +57,23 @@ class LinearInversion(ReconstructionAttack):
 
     @property
     def level(self) -> Knowledge:
-        """An own copy of the client's step, with gradients; no query to the system."""
+        """Needs its own copy of the client, with gradients; makes no query to the system."""
         return Knowledge.ALGORITHM
 
     @property
     def asks_surrogate(self) -> bool:
-        """The copy of the client's step."""
+        """Returns the copy of the client."""
         return True
 
     def subset(self, defense: Defense) -> int | None:
-        """As set."""
+        """As configured."""
         return self.images
 
     def fit(self, oracle: Oracle, public: FaceSet, rng: Rng) -> State:
-        """Sees that the client's step is affine, estimates its spectrum, and learns to guess what it hides.
+        """Tests that the client is affine, estimates its spectrum and learns to predict what it discards.
 
         Raises:
-            NotApplicable: it is not affine.
+            NotApplicable: the client is not affine.
         """
         system = oracle.surrogate
         if type(oracle.defense).protect is not Defense.protect and not oracle.defense.adds_noise:
@@ -100,7 +102,7 @@ class LinearInversion(ReconstructionAttack):
         return State({**state.tensors, **learned}, info)
 
     def reconstruct(self, oracle: Oracle, state: Any, leak: Leak, rng: ImageRng) -> Tensor:
-        """Solves for each image on its own, a few side by side, and adds the guess of what the template lacks."""
+        """Solves for each image independently, a few in parallel, and predicts what the template lacks."""
         system, learned = oracle.surrogate, state.tensors
         parts = []
         for first in track(range(0, len(leak.values), _BATCH), "solving", -(-len(leak.values) // _BATCH)):
@@ -111,7 +113,7 @@ class LinearInversion(ReconstructionAttack):
         return torch.cat(parts)
 
     def _solve(self, system: System, state: State, stolen: Tensor) -> tuple[Tensor, Tensor]:
-        """(images, what is left of the template's departure from the mean face's, as a share)."""
+        """Returns (images, the unexplained fraction of the template's difference from the mean face's)."""
         start = state.tensors["start"].to(stolen.device).expand(len(stolen), -1, -1, -1)
         seen = state.tensors["spectrum"].to(stolen.device)
         forward, adjoint, there = maps(system.encode, start)
@@ -130,7 +132,9 @@ class LinearInversion(ReconstructionAttack):
             if bool(solved.all()):
                 break
             through = forward(direction)
-            scale = torch.where(solved, 0, norm / dot(through, through).clamp_min(1e-20))  # not a batch mate's affair
+            scale = torch.where(
+                solved, 0, norm / dot(through, through).clamp_min(1e-20)
+            )  # independent of the other images in the batch
             step += like(scale, step) * direction
             missing = missing - like(scale, missing) * through
             residual = adjoint(missing)
@@ -142,7 +146,7 @@ class LinearInversion(ReconstructionAttack):
 
 
 def _features(solved: Tensor) -> Tensor:
-    """(B, F) float64: how each plane's values are spread about their mean; a plane that reaches far up was dark."""
+    """Regression inputs (B, F) float64: each plane's quantiles about its mean. A long upper tail means a dark plane."""
     planes = solved.flatten(2).double()
     planes = planes - planes.mean(2, keepdim=True)
     levels = torch.quantile(planes, torch.tensor(_QUANTILES, dtype=torch.float64), dim=2).permute(1, 2, 0)

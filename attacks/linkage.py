@@ -1,4 +1,4 @@
-"""Links a stolen template to a person by the likeness that a login with their public photograph would score."""
+"""Links a stolen template to a person by comparing it with their public photograph, as a login would."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ _BATCH = 50
 
 @dataclass(frozen=True, kw_only=True)
 class Linkage(LinkageAttack):
-    """Tries every face of a gallery as a probe against every stolen template: no picture, but a name.
+    """Compares every face of a gallery with every stolen template: it reveals a name and no picture.
 
-    Recognition is what the system is for, so much of this restates its accuracy with raw probes; what it adds is that
-    hiding pixels hides no names from whoever may try to log in.
+    Since the system exists to recognise people, most of the result restates its accuracy with raw probes. It shows that
+    hiding pixels does not hide names from anyone who can attempt a login.
     """
 
     @property
     def level(self) -> Knowledge:
-        """A login says how alike a face and a template are."""
+        """Needs the similarity score of a login."""
         return Knowledge.ENROLMENT
 
     def score(self, oracle: Oracle, state: State | None, leak: Leak, gallery: FaceSet, rng: ImageRng) -> Tensor:
-        """Cosines (B, N) of what is stored with unprotected probes."""
+        """Cosines (B, N) of stored templates with unprotected probes."""
         batches = (gallery.batch(slice(i, i + _BATCH)) for i in range(0, len(gallery), _BATCH))
         return torch.cat([oracle.similarities(batch, leak.rows) for batch in batches]).T

@@ -9,6 +9,6 @@ from bench.toolkit.decoders.networks import Architecture
 
 @dataclass(frozen=True, kw_only=True)
 class ResRec(DecoderAttack):
-    """A decoder attack: residual blocks, then upsampling."""
+    """Decoder attack with residual blocks, then upsampling."""
 
     architecture: ClassVar[Architecture] = "res"

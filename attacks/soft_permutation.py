@@ -1,4 +1,4 @@
-"""Against a shuffle: the image and the order of its channels are searched together, the order as a soft one."""
+"""Inverts a channel shuffle: optimises the image and a relaxed permutation of its channels together."""
 
 from __future__ import annotations
 
@@ -15,26 +15,27 @@ from bench.toolkit.progress import track
 if TYPE_CHECKING:
     from bench.contracts.oracle import Oracle
 
-_BATCH = 8  #: images searched side by side
-_SETTLED = 0.02  #: converged: the last fifth of the steps improved the objective by less than this share
-_CLOSE = 1e-3  #: of a pixel's range: what rounding may make of a picture
+_BATCH = 8  #: images optimised in parallel
+_SETTLED = 0.02  #: converged: the objective improved by less than this fraction over the last fifth of the steps
+_CLOSE = 1e-3  #: allowed effect of rounding on a picture, as a fraction of a pixel's range
 
 
 @dataclass(frozen=True, kw_only=True)
 class SoftPermutation(ReconstructionAttack):
-    """Minimises |picture of the softly shuffled channels - template|^2 + total variation over the image and the order.
+    """Minimises |picture of the softly shuffled channels - template|^2 + total variation over image and permutation.
 
-    For clients that shuffle the 192 channels of what they made of an image and send the picture that is read off them
-    (MinusFace). The order is relaxed to a doubly stochastic matrix (Sinkhorn: rows and columns normalised by turns),
-    which sharpens as the search goes on. The search knows the client with its gradients, its generator included.
+    For clients that shuffle 192 channels computed from an image and send the picture that the inverse transform makes
+    of them (MinusFace). The permutation is relaxed to a doubly stochastic matrix (Sinkhorn: rows and columns are
+    normalised alternately), which sharpens as the search proceeds. The attack has the client's gradients, including its
+    generator's.
     """
 
-    iterations: int = 300  #: steps of the search
-    learning_rate: float = 0.02  #: of the image
-    order_rate: float = 0.1  #: of the order's logits
+    iterations: int = 300  #: optimisation steps
+    learning_rate: float = 0.02  #: learning rate of the image
+    order_rate: float = 0.1  #: learning rate of the permutation's logits
     variation: float = 0.02  #: weight of the total variation
-    normalisations: int = 8  #: turns of Sinkhorn's iteration
-    images: int | None = 10  #: attacked; None: all
+    normalisations: int = 8  #: Sinkhorn iterations
+    images: int | None = 10  #: images to attack; None: all
 
     def __post_init__(self) -> None:
         if min(self.iterations, self.normalisations) < 1 or min(self.learning_rate, self.order_rate) <= 0:
@@ -42,25 +43,25 @@ class SoftPermutation(ReconstructionAttack):
 
     @property
     def level(self) -> Knowledge:
-        """Gradients of the whole client."""
+        """Needs gradients of the whole client."""
         return Knowledge.WHITEBOX
 
     def subset(self, defense: Defense) -> int | None:
-        """As set: each step takes gradients through the client."""
+        """As configured: each step takes gradients through the client."""
         return self.images
 
     def fit(self, oracle: Oracle, public: FaceSet, rng: Rng) -> State:
-        """Sees that what is stored is the picture of shuffled channels; keeps the mean face to start from.
+        """Tests that the template is a picture of shuffled channels; stores the mean face as the starting point.
 
         Raises:
-            NotApplicable: it is something else.
+            NotApplicable: the template is something else.
         """
         system, size = oracle.system, oracle.image_size
         with torch.no_grad():
             shape = system.encode(torch.zeros(1, 3, *size, device=oracle.device)).shape
             alike = 20 * torch.randn(1, 1, *shape[2:], generator=rng.torch()).to(oracle.device).expand(shape)
             stored = system.protect(alike.contiguous(), rng.images(["probe"]))
-        # Where all channels are alike, no order matters, and the reading shows.
+        # If all channels are equal, their order does not matter, which isolates the inverse transform.
         if shape[1] != CHANNELS or tuple(stored.shape[1:]) != (3, *size):
             raise NotApplicable("what is stored is not a picture that is read off shuffled channels")
         if float((read_block_dct(alike, size).clamp(0, 1) - stored.clamp(0, 1)).abs().max()) > _CLOSE:
@@ -69,7 +70,7 @@ class SoftPermutation(ReconstructionAttack):
         return State({"start": torch.stack(chunks).sum(0) / len(public)})
 
     def reconstruct(self, oracle: Oracle, state: Any, leak: Leak, rng: ImageRng) -> Tensor:
-        """Searches the images of a batch side by side, each on its own."""
+        """Optimises the images of a batch in parallel, each independently."""
         parts = []
         for first in range(0, len(leak.values), _BATCH):
             parts.append(self._search(oracle, state.tensors["start"], leak.values[first : first + _BATCH]))
@@ -90,9 +91,9 @@ class SoftPermutation(ReconstructionAttack):
             with torch.enable_grad():
                 left = system.encode(images)
                 mixed = torch.bmm(_sinkhorn(sharpness * order, self.normalisations), left.flatten(2))
-                # Not clamped: beyond white and black a clamp would pass no gradient on.
+                # Not clamped: a clamp would block the gradient beyond black and white.
                 error = read_block_dct(mixed.view_as(left), size) - stolen
-                # Where the template is cut off, only what falls short of the edge is wrong.
+                # Where the template is clipped, only values that fall short of the limit count as errors.
                 error = torch.where(
                     stolen <= 0, error.clamp_min(0), torch.where(stolen >= 1, error.clamp_max(0), error)
                 )
@@ -113,7 +114,7 @@ class SoftPermutation(ReconstructionAttack):
 
 
 def _sinkhorn(logits: Tensor, turns: int) -> Tensor:
-    """Doubly stochastic matrices (B, N, N), nearly: columns exactly, rows as far as the turns go."""
+    """Approximately doubly stochastic matrices (B, N, N): columns exactly, rows as far as the iterations converge."""
     for _ in range(turns):
         logits = logits - logits.logsumexp(2, keepdim=True)
         logits = logits - logits.logsumexp(1, keepdim=True)
@@ -121,7 +122,7 @@ def _sinkhorn(logits: Tensor, turns: int) -> Tensor:
 
 
 def _variation(images: Tensor) -> Tensor:
-    """Total variation, isotropic, (B,)."""
+    """Isotropic total variation, (B,)."""
     across = images[..., :-1, 1:] - images[..., :-1, :-1]
     down = images[..., 1:, :-1] - images[..., :-1, :-1]
     return (across.square() + down.square() + 1e-8).sqrt().flatten(1).mean(1)

@@ -9,9 +9,10 @@ from bench.toolkit.decoders.networks import Architecture
 
 @dataclass(frozen=True, kw_only=True)
 class TransRec(DecoderAttack):
-    """A decoder attack: the extractor mirrored layer by layer."""
+    """Decoder attack that mirrors the extractor layer by layer."""
 
     architecture: ClassVar[Architecture] = "trans"
 
-    # Its ten thousand weights bear, and want, longer strides than a wide network's: 36 dB against 30 in as many steps.
+    # It has only ten thousand weights and needs a higher learning rate: 36 dB instead of 30 in the same number of
+    # steps.
     training: Training = Training(epochs=15, learning_rate=1e-2)

@@ -9,6 +9,6 @@ from bench.toolkit.decoders.networks import Architecture
 
 @dataclass(frozen=True, kw_only=True)
 class URec(DecoderAttack):
-    """A decoder attack: a U-Net."""
+    """Decoder attack with a U-Net."""
 
     architecture: ClassVar[Architecture] = "unet"

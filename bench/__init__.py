@@ -1,4 +1,4 @@
-"""Veilbench: how much of a face leaks with its stored features, and what hiding it costs."""
+"""Veilbench measures how much of a face leaks with its stored features, and what protecting it costs."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-wait_briefly()  # here, because whatever imports torch in this package imports the package first
+wait_briefly()  # here, because importing any module of this package runs this file first
 
 _INTERFACE = ("Results", "open", "run")
 
 
 def __getattr__(name: str) -> Any:
-    """`bench.run`, `bench.open` and `bench.Results`, imported when they are first asked for: they need pandas."""
+    """Imports `bench.run`, `bench.open` and `bench.Results` on first use, because they need pandas."""
     if name in _INTERFACE:
-        return getattr(importlib.import_module("bench.api"), name)  # by name: nothing below may import what is above
+        return getattr(importlib.import_module("bench.api"), name)  # by name: lower modules must not import higher ones
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    """What there is, the lazy names included."""
+    """All names, including the lazy ones."""
     return sorted({*globals(), *_INTERFACE})

@@ -1,6 +1,6 @@
-"""`python -m bench` is `veilbench`."""
+"""Makes `python -m bench` equivalent to `veilbench`."""
 
 from bench.cli.main import main
 
-if __name__ == "__main__":  # worker processes import this module and must not run it
+if __name__ == "__main__":  # worker processes import this module but must not run it
     main()

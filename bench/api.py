@@ -23,7 +23,7 @@ from bench.settings.toml import Overrides, tolerances
 from bench.storage.records import Record, Run
 from bench.storage.session import in_session
 
-if TYPE_CHECKING:  # results are read where torch need not be installed, and tables made where matplotlib is not loaded
+if TYPE_CHECKING:  # results can be read without torch, and tables without loading matplotlib
     from matplotlib.figure import Figure
 
     from bench.contracts import Attack, Defense
@@ -43,28 +43,28 @@ def run(
     output: str | Path | None = None,
     report: Callable[[Advance], None] = lambda _: None,
 ) -> Results:
-    """Runs the matrix: whatever has no finished record yet. Writes records and reports as `veilbench run` does.
+    """Judges every cell that has no finished record; writes records and reports as `veilbench run` does.
 
-    A run that is interrupted goes on from what is finished when it is called again. A cell that fails is a record with
-    its traceback, and no exception: see `Results.records()`.
+    An interrupted run resumes when it is called again. A cell that fails raises no exception: its record contains the
+    traceback, see `Results.records()`.
 
     Args:
-        config: default: ./bench.toml, or the one that comes with the package.
+        config: default: ./bench.toml, or the one included in the package.
         profile: overlays [profile.NAME] of the config.
-        overrides: settings by their dotted names, `{"run.images": 20, "defenses.advface.epsilon": 0.1}`, or as the
-            command line has them, `["run.images=20"]`.
-        defenses: more defences by label, as objects, beside those of the config. The class may be defined in a cell of
-            a notebook: its results are stored under a key made from its source and from the globals that it reads.
-        attacks: more attacks, likewise.
-        workers: processes on this machine, or "auto"; 0: in this process, which objects of a notebook's classes need.
+        overrides: settings by their dotted names, `{"run.images": 20, "defenses.advface.epsilon": 0.1}`, or in the
+            command line's form, `["run.images=20"]`.
+        defenses: additional defences by label, as objects. The class may be defined in a notebook cell: its results are
+            stored under a key made from its source and from the globals that it reads.
+        attacks: additional attacks, likewise.
+        workers: processes on this machine, or "auto"; 0: in this process, which classes defined in a notebook need.
         scheduler: address of a Dask scheduler, instead of `workers`.
-        output: where records and reports go, instead of run.output.
-        report: called with each advance: what is being done, how much has ended, how much there is; `print` will do.
+        output: the folder of records and reports, instead of run.output.
+        report: called with each advance: the current step, and how much is finished and left; `print` works.
 
     Raises:
-        UserError: something is wrong that you can mend: the message says what, where, and how.
+        UserError: something that you can correct; the message says what is wrong, where, and what to do.
     """
-    # Here, and not above: these import torch, which reading results must not need.
+    # imported here because these import torch, which reading results must not require
     from bench.plan import plan
     from bench.report.write import write_reports
     from bench.runner.cluster.submit import Cluster, carry_out
@@ -89,22 +89,22 @@ def run(
 
 
 def _refuse_session(given: Mapping[str, Mapping[str, Any]]) -> None:
-    """A worker imports classes from files; one of a notebook's cell is in this process alone."""
+    """Workers import classes from files, so a class defined in a notebook is not available to them."""
     for section, plugins in given.items():
         for label, plugin in plugins.items():
             if in_session(type(plugin)):
                 raise UserError(
-                    f"{section}[{label!r}]: class {type(plugin).__name__} is defined in this session, and workers can "
-                    "only import from files: leave out workers, or put it into a file and name that: "
+                    f"{section}[{label!r}]: class {type(plugin).__name__} is defined in this session, but workers can "
+                    "only import classes from files: leave out workers, or put the class into a file and name that: "
                     f"overrides={{'{section}.{label}.plugin': 'mine.py'}}"
                 )
 
 
 def open(*places: str | Path) -> Results:
-    """Results of a finished run: of its folder, of an archive (`veilbench export`), or of several together.
+    """Opens the results of a finished run, from a folder or an archive (`veilbench export`), or of several runs.
 
     Raises:
-        DataError: no records there, or an archive that was changed after it was made.
+        DataError: there are no records, or an archive was changed after it was made.
     """
     if not places:
         raise UserError('bench.open: name a run\'s folder or archive, such as bench.open("results/latest")')
@@ -112,12 +112,12 @@ def open(*places: str | Path) -> Results:
 
 
 class Results:
-    """What a run, or several together, found: tables as pandas DataFrames, pictures as matplotlib figures.
+    """The results of one or more runs: tables as pandas DataFrames, figures as matplotlib figures.
 
     Attributes:
         places: folders or archives, as they were named.
-        runs: their records; an archive's are unpacked for as long as this object lives.
-        outcome: how the run that made this object ended; None where results were opened.
+        runs: their records; an archive is unpacked for the lifetime of this object.
+        outcome: how the run that made this object ended; None if results were opened.
     """
 
     def __init__(self, places: Sequence[Path], outcome: Outcome | None = None) -> None:
@@ -125,7 +125,7 @@ class Results:
         stack = ExitStack()
         self._release = weakref.finalize(self, stack.close)
         self.runs: tuple[Run, ...] = tuple(stack.enter_context(unpacked(place)) for place in self.places)
-        self._cells()  # a wrong place is an error here, and not later
+        self._cells()  # report a wrong path now and not later
 
     def _cells(self) -> list[tuple[Path, Run, Record]]:
         return [
@@ -143,26 +143,27 @@ class Results:
     # ------------------------------------------------------------------------------------------------------ tables
 
     def leaderboard(self) -> pd.DataFrame:
-        """One row a dataset, recogniser and defence, the one that gives away least first: see the column's names in
-        `bench.analysis.leaderboard.leaderboard`. Of several runs, a defence carries its run's name behind it.
+        """One row per dataset, recogniser and defence, the most private first; see
+        `bench.analysis.leaderboard.leaderboard` for the columns. With several runs, the run's name follows the
+        defence's.
         """
         return leaderboard(self.runs[0]) if len(self.runs) == 1 else merged(self.places)
 
     def records(self) -> pd.DataFrame:
-        """One row a cell: what was judged, `status` and `reason`, each metric with its interval (NAME, NAME_low,
-        NAME_high), the noise that was measured (noise_*), `flags`, `time_s` and the `run` that it is from.
+        """One row per cell: the cell, `status` and `reason`, each metric with its interval (NAME, NAME_low, NAME_high),
+        the measured noise (noise_*), `flags`, `time_s` and the `run`.
         """
         return pd.DataFrame([_row(place, record) for place, _, record in self._cells()])
 
     def scores(self, kind: str = "reconstruction", **cell: str | int) -> pd.DataFrame:
-        """Scores of each image (or pair, or login) behind the figures, of all cells of a kind or of some of them.
+        """Scores of each image (or pair, or login), of all cells of a kind or of some of them.
 
         Args:
             kind: reconstruction (name, subject, ssim, psnr_db, mse, lpips, cosine), utility, replay or linkage.
-            cell: only of these: dataset, recognizer, defense, attack, level, seed.
+            cell: select cells: dataset, recognizer, defense, attack, level, seed.
 
         Raises:
-            UserError: no such cell; names the near miss.
+            UserError: there is no such cell; suggests the nearest name.
         """
         some = [(place, run, record.cell) for place, run, record in self._cells() if record.status == "ok"]
         for name, value in {"kind": kind, **cell}.items():
@@ -187,11 +188,11 @@ class Results:
         profile: str | None = None,
         overrides: Overrides = (),
     ) -> pd.DataFrame:
-        """What has changed since `base`: one row a metric of a cell with its `verdict`, the bad ones first.
+        """What has changed since `base`: one row per metric of a cell with its `verdict`, regressions first.
 
         Args:
-            base: results to compare these with, or where they are.
-            config, profile, overrides: where [compare] has the tolerances, as in `run`.
+            base: the results to compare with, or their path.
+            config, profile, overrides: the source of the tolerances in [compare], as in `run`.
         """
         other = base if isinstance(base, Results) else open(base)
         allowed = tolerances(None if config is None else Path(config), profile, overrides)
@@ -202,13 +203,13 @@ class Results:
     # ---------------------------------------------------------------------------------------------------- pictures
 
     def heatmap(self, metric: str = "ssim") -> Figure:
-        """Defences against attacks: ssim, psnr_db, mse, lpips or cosine."""
+        """Heatmap of defences against attacks, for ssim, psnr_db, mse, lpips or cosine."""
         from bench.report.heatmap import heatmap
 
         return _shown(heatmap(self._only("heatmap"), metric))
 
     def scatter(self) -> Figure:
-        """Accuracy against what the worst attack rebuilds.
+        """Accuracy against the best reconstruction of any attack.
 
         Raises:
             UserError: fewer than two defences have both figures.
@@ -221,13 +222,13 @@ class Results:
         return _shown(figure)
 
     def grid(self, defense: str | None = None) -> Figure:
-        """Originals beside what each attack rebuilt of them.
+        """Originals beside each attack's reconstructions.
 
         Args:
-            defense: default: the one that gives away least, on the first dataset.
+            defense: default: the most private one on the first dataset.
 
         Raises:
-            UserError: no such defence, or no pictures of it were kept (run.samples).
+            UserError: there is no such defence, or the run stored no pictures of it (run.samples).
         """
         from bench.report.grid import grid
 
@@ -237,12 +238,12 @@ class Results:
         board = _holding(some, label)
         figure = grid(run, board, label)
         if figure is None:
-            raise UserError(f"{self.places[0]}: no pictures of {label!r} were kept; run with run.samples above 0")
+            raise UserError(f"{self.places[0]}: the run stored no pictures of {label!r}; run with run.samples above 0")
         return _shown(figure)
 
     def _only(self, what: str) -> Run:
         if len(self.runs) > 1:
-            raise UserError(f"{what}: of one run at a time; bench.open one of {', '.join(map(str, self.places))}")
+            raise UserError(f"{what}: works on one run at a time; bench.open one of {', '.join(map(str, self.places))}")
         return self.runs[0]
 
 
@@ -258,7 +259,7 @@ def _row(place: Path, record: Record) -> dict[str, Any]:
 
 
 def _holding(some: list[Board], defense: str) -> Board:
-    """The first board with that defence."""
+    """The first board that contains the defence."""
     for board in some:
         if defense in board.defenses:
             return board
@@ -267,7 +268,7 @@ def _holding(some: list[Board], defense: str) -> Board:
 
 
 def _shown(figure: Figure) -> Figure:
-    """The figure, which a notebook draws where it stands: without pyplot, IPython would show its repr alone."""
+    """Returns the figure, drawn in a notebook: without pyplot, IPython would only show its repr."""
     vars(figure)["_repr_png_"] = partial(_png, figure)
     return figure
 

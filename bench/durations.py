@@ -1,4 +1,4 @@
-"""Seconds as people say them."""
+"""Formats durations for people."""
 
 
 def duration(seconds: float) -> str:

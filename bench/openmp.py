@@ -1,8 +1,8 @@
-"""How torch's threads wait for one another: not by spinning, because a machine is seldom one's own.
+"""Stops torch's idle threads from spinning, because other programs usually share the machine.
 
-An OpenMP thread that waits for the others spins for a while before it sleeps. Alone on a machine that saves little;
-beside another program it takes the core away from whom it waits for. Each OpenMP reads its own variable, once, when it
-is loaded: so these are set before torch is imported, and processes started later inherit them.
+An OpenMP thread that waits for others spins for a while before it sleeps. On an otherwise idle machine that saves
+little; beside another program it takes the core from the thread that it waits for. Each OpenMP runtime reads its own
+variable once, when it is loaded. So these are set before torch is imported, and later processes inherit them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import MutableMapping
 
-#: libgomp (torch on Linux): turns of a loop before a thread sleeps, by default some 300,000; the runtime of LLVM and
+#: libgomp (torch on Linux): loop iterations before a thread sleeps, by default about 300,000; the runtime of LLVM and
 #: Intel (torch on macOS, conda): milliseconds, by default 200. See `tests/benchmarks/test_company.py`.
 SHORT_WAIT = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "0"}
 _VARIABLES = (*SHORT_WAIT, "OMP_WAIT_POLICY")
@@ -22,7 +22,7 @@ _said = False
 
 
 def wait_briefly(environment: MutableMapping[str, str] | None = None) -> None:
-    """Sets these, unless the user set any of them. Too late for this process where torch is there already."""
+    """Sets these variables unless the user set any of them; too late for this process if torch is already imported."""
     global _late
     environment = os.environ if environment is None else environment
     if not any(name in environment for name in _VARIABLES):
@@ -31,14 +31,14 @@ def wait_briefly(environment: MutableMapping[str, str] | None = None) -> None:
 
 
 def in_force() -> str:
-    """For the record: what this process's threads wait by."""
+    """How this process's threads wait, for the record."""
     if _late:
         return "torch's own: it was imported before bench"
     return " ".join(f"{name}={os.environ[name]}" for name in _VARIABLES if name in os.environ)
 
 
 def warn_if_late() -> None:
-    """Says once, where it matters, that torch was imported too early."""
+    """Warns once that torch was imported too early, where it matters."""
     global _said
     if _late and not _said:
         wanted = " ".join(f"{name}={value}" for name, value in SHORT_WAIT.items())

@@ -1,4 +1,7 @@
-"""Settings to a plan: the artefacts to make and the cells to judge, each with the key of what makes it."""
+"""Turns settings into a plan: the artefacts to make and the cells to judge, each with a key of all its inputs.
+
+The module exceeds 300 lines so that everything that determines a key is in one place.
+"""
 
 from __future__ import annotations
 
@@ -14,57 +17,59 @@ from bench.contracts import (
     Defense,
     Knowledge,
     LinkageAttack,
+    Recognizer,
     ReconstructionAttack,
     ReplayAttack,
 )
-from bench.datasets.public_faces import REST, SIDES, Lending
+from bench.datasets.public_faces import REST, SIDES, PublicSources
 from bench.errors import DataError, UserError
 from bench.labels import harness_part
 from bench.metrics.catalogue import RATE_INTERVAL, SHARE_INTERVAL, of_kind
-from bench.settings.controls import Control, HarnessDefense
+from bench.settings.controls import Canary, Control, HarnessDefense
 from bench.settings.model import Settings
 from bench.storage.files import file_hash
 from bench.storage.keys import content_key, source_hash
 from bench.storage.records import Cell, Kind
 from bench.toolkit.precision import pick_device, precision_name
 
-PROTOCOL = 2  #: raised whenever the harness would give another figure for the same plugins and data
+PROTOCOL = 2  #: increment when the harness gives different figures for the same plugins and data
 
 TaskKind = Literal[
-    "identity", "defense_state", "surrogate_state", "templates", "server_state", "embeddings", "attack_state",
-    "reconstruction", "linkage", "presentation", "login",
+    "identity", "judge_identity", "defense_state", "surrogate_state", "templates", "server_state", "embeddings",
+    "attack_state", "reconstruction", "linkage", "presentation", "login",
 ]  # fmt: skip
 
 
 _LEARNING = frozenset({"defense_state", "surrogate_state", "server_state", "attack_state"})
-_EFFORT = 20  #: roughly how many times as long learning takes as anything else
+_EFFORT = 20  #: rough ratio of the duration of a training to that of another artefact
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One dataset seen by one recogniser."""
+    """One dataset with one recogniser."""
 
     dataset: str
     recognizer: str
-    faces_key: str = field(repr=False)  #: the test images as this recogniser wants them, and their pairs
+    faces_key: str = field(repr=False)  #: the test images, aligned for this recogniser, and their pairs
     recognizer_key: str = field(repr=False)
     defender_key: str = field(repr=False)  #: the defender's public faces
     attacker_key: str = field(repr=False)
+    judge_key: str = field(default="", repr=False)  #: of `run.judge`, and the test images as it wants them
 
 
 class _Needing:
-    """What stands on artefacts."""
+    """An item that needs artefacts."""
 
     needs: tuple[Task, ...]
 
     def need(self, kind: TaskKind) -> Task | None:
-        """The direct need of a kind, if any."""
+        """The direct dependency of a kind, if there is one."""
         return next((task for task in self.needs if task.kind == kind), None)
 
 
 @dataclass(frozen=True)
 class Task(_Needing):
-    """An artefact to make. Two cells that want the same share it by its key."""
+    """An artefact to make. Cells that need the same artefact share it by its key."""
 
     kind: TaskKind
     key: str
@@ -73,26 +78,26 @@ class Task(_Needing):
     needs: tuple[Task, ...] = field(default=(), repr=False)
     defense: str = ""
     attack: str = ""
-    bases: int = 0  #: how many steps of `base` below the named attack this is
+    bases: int = 0  #: number of `base` steps below the named attack
 
     @property
     def effort(self) -> int:
-        """A rough share of a run's time, beside a cell's 1: for saying how much is left."""
+        """A rough share of a run's time, relative to a cell's 1, to estimate how much remains."""
         return _EFFORT if self.kind in _LEARNING else 1
 
     @property
     def label(self) -> str:
-        """For people."""
+        """A description for messages."""
         shared = self.kind == "attack_state" and not self.need(
             "defense_state"
-        )  # the defence is then only one of those it serves
+        )  # the named defence is then only one of several that share the artefact
         who = " x ".join(part for part in ("" if shared else self.defense, self.attack) if part)
         return f"{self.kind.replace('_', ' ')}{': ' + who if who else ''}"
 
 
 @dataclass(frozen=True)
 class Job(_Needing):
-    """A cell to judge, from these artefacts."""
+    """A cell to judge, and the artefacts that it needs."""
 
     cell: Cell
     key: str
@@ -102,23 +107,23 @@ class Job(_Needing):
 
     @property
     def label(self) -> str:
-        """For people."""
+        """A description for messages."""
         return f"{self.cell.kind}: {self.cell.defense} {self.cell.attack}".rstrip()
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run comes to."""
+    """All cells of a run."""
 
     jobs: tuple[Job, ...]
 
     def tasks(self) -> list[Task]:
-        """Every artefact once, needs before what needs them."""
+        """Every artefact once, in order of dependency."""
         return every_task(need for job in self.jobs for need in job.needs)
 
 
 def every_task(roots: Iterable[Task], leave_out: Callable[[Task], bool] = lambda _: False) -> list[Task]:
-    """The roots and all that they need, once each, needs first; nothing under a task that is left out."""
+    """The roots and all their dependencies, once each and in order; skips what lies below a task that is left out."""
     ordered: dict[str, Task] = {}
 
     def visit(task: Task) -> None:
@@ -133,11 +138,11 @@ def every_task(roots: Iterable[Task], leave_out: Callable[[Task], bool] = lambda
 
 
 def plan(settings: Settings) -> Plan:
-    """The whole matrix.
+    """Plans the whole matrix.
 
     Raises:
-        DataError: a dataset or the weights are not there.
-        UserError: the device is not on this machine.
+        DataError: a dataset or weights are missing.
+        UserError: the device is not available on this machine.
     """
     return Plan(
         tuple(
@@ -149,38 +154,57 @@ def plan(settings: Settings) -> Plan:
     )
 
 
-def lending(settings: Settings) -> Lending:
-    """Whose faces may be learned from."""
-    return Lending(settings.run.public_defender, settings.run.public_attacker, settings.run.public_limit)
+def public_sources(settings: Settings) -> PublicSources:
+    """The settings that choose the public faces."""
+    return PublicSources(settings.run.public_defender, settings.run.public_attacker, settings.run.public_limit)
 
 
 def _scenes(settings: Settings) -> Iterator[Scene]:
-    lends = lending(settings)
+    sources = public_sources(settings)
     revisions = {label: dataset.revision() for label, dataset in {**settings.datasets, **settings.public}.items()}
+    judge = settings.judge
+    judge_key, judge_weights = _judge(settings)
     for recognizer_label, recognizer in settings.recognizers.items():
-        parameters = {k: v for k, v in asdict(recognizer).items() if k != "weights"}
-        recognizer_key = content_key(
-            source=source_hash(type(recognizer)), parameters=parameters, weights=recognizer.weights_hash()
-        )
+        recognizer_key = _recognizer_key(recognizer)
+        if judge_weights == recognizer.weights_hash():
+            raise UserError(
+                f"{settings.path}: run.judge = {settings.run.judge!r} has the weights of {recognizer_label!r}, which "
+                "is attacked; name another network"
+            )
         for label in settings.datasets:
             known = {**revisions, REST: revisions[label]}
             public = {
-                side: content_key(**lends.identity(side, known.__getitem__), alignment=recognizer.alignment)
+                side: content_key(**sources.identity(side, known.__getitem__), alignment=recognizer.alignment)
                 for side in SIDES
             }
+            # All images of the selected pairs; only attacks use fewer.
+            faces: dict[str, Any] = {"revision": revisions[label], "images": None}
+            faces |= {"pairs": settings.run.pairs} if settings.run.pairs else {}
+            seen = content_key(by=judge_key, alignment=judge.alignment, **faces) if judge else ""
             yield Scene(
                 dataset=label,
                 recognizer=recognizer_label,
-                faces_key=content_key(
-                    revision=revisions[label],
-                    alignment=recognizer.alignment,
-                    images=None,  # all of them, of the pairs that are left: attacks alone take fewer
-                    **({"pairs": settings.run.pairs} if settings.run.pairs else {}),
-                ),
+                faces_key=content_key(alignment=recognizer.alignment, **faces),
+                judge_key=seen,
                 recognizer_key=recognizer_key,
                 defender_key=public["defender"],
                 attacker_key=public["attacker"],
             )
+
+
+def _judge(settings: Settings) -> tuple[str, str]:
+    """The key of `run.judge`'s recogniser, and the hash of its weights; empty where there is no judge."""
+    if settings.judge is None:
+        return "", ""
+    try:
+        return _recognizer_key(settings.judge), settings.judge.weights_hash()
+    except DataError as error:
+        raise DataError(f'run.judge = {settings.run.judge!r}: {error}; run.judge = "" runs without a judge') from error
+
+
+def _recognizer_key(recognizer: Recognizer) -> str:
+    parameters = recognizer.identity()
+    return content_key(source=source_hash(type(recognizer)), parameters=parameters, weights=recognizer.weights_hash())
 
 
 def _identity(plugin: Defense | Attack) -> dict[str, Any]:
@@ -191,14 +215,14 @@ def _identity(plugin: Defense | Attack) -> dict[str, Any]:
 
 
 def _server(defense: Defense) -> dict[str, Any]:
-    """What the server's part depends on: a file's bytes, not its place."""
+    """What the server's part depends on: the content of its files, not their paths."""
     identity = _identity(defense)
     files = {name: file_hash(path) for name, path in defense.files().items()}
     return {**identity, "parameters": {**identity["parameters"], **files}}
 
 
 def _metrics(settings: Settings) -> dict[str, Any]:
-    """What a reconstruction's scores depend on: which figures there are, and the backbone's bytes, not its place."""
+    """What a reconstruction's scores depend on: the set of metrics, and the content of the backbone, not its path."""
     chosen = {**settings.metrics.model_dump(), "figures": [m.name for m in of_kind("reconstruction")]}
     backbone = chosen.pop("lpips_backbone")
     if not chosen["lpips"]:
@@ -213,7 +237,7 @@ def _metrics(settings: Settings) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Defended:
-    """One defence's artefacts in a scene."""
+    """The artefacts of one defence in a scene."""
 
     name: str
     plugin: Defense
@@ -226,7 +250,7 @@ class _Defended:
 
 
 class _Planner:
-    """Plans one scene under one seed."""
+    """Plans one scene with one seed."""
 
     def __init__(self, settings: Settings, scene: Scene, seed: int) -> None:
         device = pick_device(settings.run.device)
@@ -275,6 +299,7 @@ class _Planner:
     def jobs(self) -> Iterator[Job]:
         """Every cell of the scene."""
         identity = self._task("identity", faces=self.scene.faces_key)
+        self.judge = (self._task("judge_identity", judge=self.scene.judge_key),) if self.scene.judge_key else ()
         for name, defense in self.settings.defenses.items():
             yield from self._under(self._defended(name, defense), identity)
 
@@ -283,14 +308,14 @@ class _Planner:
         faces, public = self.scene.faces_key, self.scene.defender_key
         source: tuple[Task, ...]
         if isinstance(defense, Control):
-            # It replaces the noise in what its defence stored: same shadow, same images, same batches.
+            # A control replaces the noise in its defence's templates: same shadow, same images, same batches.
             parent = self._defended(harness_part(name)[0], defense.defense)
             state, source = parent.state, (parent.templates, parent.state)
         else:
             state = self._task("defense_state", defense=name, public=public, plugin=_identity(defense.at("fit")))
             source = (state,)
         templates = self._task("templates", *source, defense=name, faces=faces, plugin=protects)
-        # What the server trains for itself is seen in its embeddings and decisions, never in what is rebuilt.
+        # What the server trains for itself affects its embeddings and decisions, but no reconstruction.
         server: tuple[Task, ...] = ()
         if type(defense).fit_server is not Defense.fit_server:
             server = (self._task("server_state", state, defense=name, public=public, plugin=serves),)
@@ -307,10 +332,10 @@ class _Planner:
             if isinstance(attack, ReconstructionAttack) and (probe is None or probe.faces(attack)):
                 fitted, made = self._attacked(own, label, attack)
                 reconstructions[label] = made
-                yield self._job("reconstruction", own.name, label, made, fitted, identity, own.state)
+                yield self._job("reconstruction", own.name, label, made, fitted, identity, own.state, *self.judge)
         for label, attack in self.settings.attacks.items():
             if isinstance(attack, LinkageAttack):
-                if probe is None:
+                if probe is None or (isinstance(probe, Canary) and probe.faces(attack)):
                     yield self._linked(own, label, attack)
             elif isinstance(attack, ReplayAttack):
                 if probe is None:
@@ -319,7 +344,7 @@ class _Planner:
                 raise UserError(f"{self.settings.path}: attack {label!r} is of a kind that this version does not judge")
 
     def _attacked(self, own: _Defended, label: str, attack: ReconstructionAttack) -> tuple[Task, Task]:
-        """What the attack learns, and what it rebuilds."""
+        """The trained attack and its reconstructions."""
         asked: tuple[Task, ...] = ()
         recogniser: dict[str, Any] = {}
         if attack.depends_on_server:
@@ -338,19 +363,19 @@ class _Planner:
     def _learned(
         self, own: _Defended, label: str, attack: ReconstructionAttack | LinkageAttack, bases: int = 0
     ) -> Task:
-        """An attack's state; one that has a base goes on from that one's."""
+        """An attack's trained state; if it has a base, training continues from the base's state."""
         identity = _identity(attack) if bases else self.known[label]
         fits: dict[str, Any] = {"plugin": identity, "public": self.scene.attacker_key}
         needs: tuple[Task, ...] = ()
         if isinstance(attack, ReconstructionAttack) and attack.base is not None:
             needs += (self._learned(own, label, attack.base, bases + 1),)
-        # A decoder trained at level `encoder` knows nothing of `protect`: one serves all defences that share E.
+        # A decoder trained at level `encoder` does not depend on `protect`: it serves all defences that share E.
         client = attack.level >= Knowledge.ENCODER and own.plugin.has_own_client
         if attack.level >= Knowledge.ALGORITHM or client:
             fits["protects"] = own.protects
         if attack.level >= Knowledge.ENROLMENT or client:
             needs += (own.state,)
-        if isinstance(attack, ReconstructionAttack) and attack.asks_surrogate:
+        if attack.asks_surrogate:
             needs += self._surrogate(own)
         if attack.depends_on_server:
             needs += own.server

@@ -1,4 +1,4 @@
-"""Trains a recogniser, or a defence's own server, on faces with identities, and says in a card how good it is."""
+"""Trains a recogniser, or a defence's own server, on faces with identities, and writes a model card."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ from bench.toolkit.progress import track
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """What is to be trained, as the command line says it."""
+    """What to train, from the command line's options."""
 
     recognizer: str
     output: Path
-    dataset: str = ""  #: a label of the config whose public faces teach
+    dataset: str = ""  #: a label of the config, whose public faces are the training set
     folder: Path | None = None  #: or a folder of PERSON/IMAGE.jpg
-    aligned: bool = False  #: the folder's images are cut out already
-    init: str = ""  #: weights to start from; "own": the recogniser's
+    aligned: bool = False  #: the folder's images are already cropped
+    init: str = ""  #: initial weights; "own": the recogniser's
     teacher: str = ""  #: a recogniser whose embeddings are the targets
-    defense: str = ""  #: train the server of this defence, not the recogniser
+    defense: str = ""  #: train this defence's server instead of the recogniser
     evaluate: Sequence[str] = ()
     recipe: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
@@ -53,7 +53,7 @@ class TrainingOptions:
 
 
 class _Whole(nn.Module):
-    """Images to embeddings, pixel normalisation included."""
+    """Maps images to embeddings, pixel normalisation included."""
 
     def __init__(self, network: SplitNetwork) -> None:
         super().__init__()
@@ -65,15 +65,15 @@ class _Whole(nn.Module):
 
 
 def train(order: TrainingOptions, config: Path | None, profile: str | None, overrides: Sequence[str]) -> dict[str, Any]:
-    """Trains, writes `weights.safetensors` and `model_card.json` and `.md` into the order's folder; the card.
+    """Trains, writes `weights.safetensors`, `model_card.json` and `.md` into the order's folder, and returns the card.
 
     Raises:
-        UserError: settings, data or weights that are not as they should be.
+        UserError: settings, data or weights are invalid or missing.
     """
     if bool(order.dataset) == bool(order.folder):
-        raise UserError("give --dataset LABEL or --folder PATH, one of them")
+        raise UserError("give exactly one of --dataset LABEL and --folder PATH")
     if order.defense and order.teacher:
-        raise UserError("--defense is taught as its own recipe says (mode); leave out --teacher")
+        raise UserError("--defense trains by its own recipe (mode); leave out --teacher")
     settings = _settings(order, config, profile, overrides)
     recognizer = settings.recognizers[order.recognizer]
     source: Dataset = (
@@ -95,7 +95,7 @@ def train(order: TrainingOptions, config: Path | None, profile: str | None, over
     with replacing(path) as temporary:
         save_file({name: _stored(value, order.full_precision) for name, value in tensors.items()}, temporary)
     if network is not None:
-        fill(network, read_weights(path), path)  # what is judged is what was written
+        fill(network, read_weights(path), path)  # evaluate exactly what was written
         network.eval().to(device)
     results = {}
     for label in order.evaluate:
@@ -132,13 +132,14 @@ def train(order: TrainingOptions, config: Path | None, profile: str | None, over
 
 
 def _settings(order: TrainingOptions, config: Path | None, profile: str | None, overrides: Sequence[str]) -> Settings:
-    """The config, crossed only with what the order names."""
+    """The config, reduced to what the order names."""
     datasets = [label for label in (order.dataset, *order.evaluate) if label]
     run = {
         "datasets": list(dict.fromkeys(datasets)) or None,
         "recognizers": list(dict.fromkeys(label for label in (order.recognizer, order.teacher) if label)),
         "defenses": [order.defense] if order.defense else None,
         "attacks": [],
+        "judge": "",
     }
     chosen = [f"run.{key}={json.dumps(value)}" for key, value in run.items() if value is not None]
     return load(config, profile, [*overrides, *chosen, "metrics.lpips=false"])
@@ -159,7 +160,7 @@ def _train_network(
     if order.teacher:
         master = settings.recognizers[order.teacher]
         if master.image_size != recognizer.image_size or master.alignment != recognizer.alignment:
-            raise UserError(f"--teacher {order.teacher}: it wants other images than {order.recognizer}")
+            raise UserError(f"--teacher {order.teacher}: takes other images than {order.recognizer}")
         known = master.load().to(device).eval().requires_grad_(False)
 
         def teacher(images: Tensor) -> Tensor:
@@ -192,13 +193,13 @@ def _train_server(
 ) -> State:
     defense = settings.defenses[order.defense]
     if not hasattr(defense, "recipe"):
-        raise UserError(f"--defense {order.defense}: it trains no recogniser of its own")
+        raise UserError(f"--defense {order.defense}: does not train its own recogniser")
     defense = replace(defense, recipe=_recipe(order, defense.recipe))  # type: ignore[call-arg]
     network = recognizer.load().to(device).eval().requires_grad_(False)
     fitted = defense.prepare(network, defense.fit(network, faces, rng.child("fit")))
     state = defense.fit_server(System(network, defense, fitted, device), faces, rng.child("server"))
     if state is None:
-        raise UserError(f"--defense {order.defense}: it trains no recogniser of its own")
+        raise UserError(f"--defense {order.defense}: does not train its own recogniser")
     return state
 
 
@@ -208,7 +209,7 @@ def _stored(value: Tensor, full_precision: bool) -> Tensor:
 
 
 def verification(network: SplitNetwork, evaluation: Evaluation, label: str) -> dict[str, Any]:
-    """Cross-fold accuracy with its interval, EER, TAR at FAR 1e-2 and 1e-3, mean cosines; unprotected."""
+    """Cross-fold accuracy with its interval, EER, TAR at FAR 1e-2 and 1e-3, and mean cosines, without a defence."""
     test, pairs = evaluation.test, evaluation.pairs
     device = next(network.parameters()).device
     found = []
@@ -240,7 +241,7 @@ def verification(network: SplitNetwork, evaluation: Evaluation, label: str) -> d
 
 
 def _markdown(card: Mapping[str, Any]) -> str:
-    """The card, for people."""
+    """Formats the card as Markdown."""
     data, training = card["data"], card["training"]
     lines = [
         f"# {card['model']}",

@@ -1,1 +1,1 @@
-"""Ways to store features, one class a file."""
+"""The built-in defences, one class per file: each determines what the server stores."""

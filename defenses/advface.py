@@ -26,14 +26,14 @@ from bench.toolkit.precision import autocast
 from bench.toolkit.server_training import Labels, restore_server, teaching_faces, train_server
 from bench.toolkit.template_cache import TemplateCache
 
-# What offline mode adds: it changes neither the shadow nor a template.
+# Settings that only offline mode uses: they change neither the shadow decoder nor a template.
 _SERVER = frozenset({"mode", "labels", "server_images", "recipe"})
-_AMPLITUDES = (0.4, 1.6)  #: of drawn noise, in units of their mean
+_AMPLITUDES = (0.4, 1.6)  #: range of the drawn amplitudes, relative to their mean
 
 
 @dataclass(frozen=True)
 class _Shadow:
-    """The fitted state, ready for use: the decoder S, and what a unit of noise is worth."""
+    """The fitted state, ready for use: the decoder S and the unit of the noise."""
 
     decoder: nn.Module
     unit: float
@@ -41,18 +41,20 @@ class _Shadow:
 
 @dataclass(frozen=True, kw_only=True)
 class AdvFace(Defense):
-    """Stores E(S(z)) + noise, the noise climbing the shadow decoder's reconstruction loss by PGD with sign.
+    """Stores E(S(z)) + noise, where signed PGD raises the shadow decoder's reconstruction loss.
 
-    The paper bounds each step (Eq. 6) where its problem statement bounds the total (Eq. 2). They are different
-    defences; `bound` says which. `bn` says whether the shadow normalises with the statistics of the batch being
-    protected (section 4.2, last paragraph), which makes a template depend on its batch mates, or with its own.
-    With alpha = epsilon and a total bound, every element of the noise is -epsilon, 0 or +epsilon: an alphabet, which
-    whoever has the client can correct like a code. `amplitudes = "drawn"` is our repair, not the paper's: the noise
-    keeps its signs and each image's rms, and the size of every element is drawn, from .4 to 1.6 of the mean. The
-    largest element then goes beyond epsilon.
+    The paper bounds each step (Eq. 6), but its problem statement bounds the total (Eq. 2). These are different
+    defences; `bound` selects one. `bn` selects the statistics with which the shadow decoder normalises: those of the
+    batch being protected (section 4.2, last paragraph), which makes a template depend on the other images in its batch,
+    or its own.
 
-    `mode = "offline"` (section 4.4) stores the same templates and retrains the server's part on such templates of
-    public faces, starting from the weights that it has.
+    With alpha = epsilon and a total bound, every element of the noise is -epsilon, 0 or +epsilon. An attacker who has
+    the client can correct such noise like a code. `amplitudes = "drawn"` is this project's repair and not part of the
+    paper: the noise keeps its signs and each image's rms, but the size of every element is drawn between .4 and 1.6 of
+    the mean. The largest elements then exceed epsilon.
+
+    `mode = "offline"` (section 4.4) stores the same templates and retrains the server's part on templates of public
+    faces, starting from its current weights.
     """
 
     ignored: ClassVar[Mapping[Literal["fit", "protect"], frozenset[str]]] = {
@@ -60,22 +62,23 @@ class AdvFace(Defense):
         "protect": _SERVER,
     }
 
-    #: Architecture of the shadow decoder, the defender's model of an attacker.
+    #: architecture of the shadow decoder, the defender's model of an attacker
     shadow: Literal["trans", "res", "unet"] = "res"
-    epsilon: float = 0.2  #: largest change of an element, in all (total) or per step (step)
-    alpha: float = 0.2  #: step length
-    iterations: int = 40  #: steps of the climb
-    bound: Literal["total", "step"] = "total"  #: what epsilon bounds: all noise (Eq. 2), or each step (Eq. 6)
-    bn: Literal["batch", "frozen"] = "batch"  #: the shadow normalises with the batch's statistics, or with its own
-    batch: int = 50  #: images protected together where bn = "batch"
-    units: Literal["absolute", "std"] = "absolute"  #: std: epsilon and alpha count the features' standard deviations
-    amplitudes: Literal["steps", "drawn"] = "steps"  #: steps: as the steps sum up; drawn: of any size, anew each time
-    width: int = 64  #: of its channels at the features' resolution; `trans` has the extractor's own
+    epsilon: float = 0.2  #: largest change of an element, in total or per step (see `bound`)
+    alpha: float = 0.2  #: step size
+    iterations: int = 40  #: number of PGD steps
+    bound: Literal["total", "step"] = "total"  #: whether epsilon bounds the whole noise (Eq. 2) or each step (Eq. 6)
+    bn: Literal["batch", "frozen"] = "batch"  #: the shadow decoder's batch norm: batch or running statistics
+    batch: int = 50  #: number of images protected together if bn = "batch"
+    units: Literal["absolute", "std"] = "absolute"  #: std: epsilon and alpha in standard deviations of the features
+    amplitudes: Literal["steps", "drawn"] = "steps"  #: steps: the sum of the steps; drawn: random sizes
+    width: int = 64  #: channels of the shadow decoder at the features' resolution; `trans` uses the extractor's
     training: Training = Training()
     mode: Literal["online", "offline"] = "online"  #: offline: the server's part is trained again (section 4.4)
-    labels: Labels = "auto"  #: offline: what the server's part learns from
-    server_images: int | None = 500  #: offline: public faces that it learns from; each has to be protected first
-    recipe: Recipe = Recipe(epochs=10, batch=32, schedule="cosine", warm_up=0, flip=False)  #: offline
+    labels: Labels = "auto"  #: offline: the training target of the server's part
+    server_images: int | None = 500  #: offline: number of public faces to train on; each must be protected first
+    #: offline: the training settings
+    recipe: Recipe = Recipe(epochs=10, batch=32, schedule="cosine", warm_up=0, flip=False)
 
     def __post_init__(self) -> None:
         if self.epsilon < 0 or self.alpha < 0 or self.iterations < 0 or self.batch < 1:
@@ -85,12 +88,12 @@ class AdvFace(Defense):
 
     @property
     def randomized(self) -> bool:  # type: ignore[override]
-        """Where amplitudes are drawn."""
+        """Whether amplitudes are drawn."""
         return self.amplitudes == "drawn"
 
     @property
     def protect_batch(self) -> int | None:
-        """Batch statistics couple a template to its batch mates."""
+        """Batch statistics make a template depend on the other images in its batch."""
         return self.batch if self.bn == "batch" else None
 
     def _decoder_parts(self, recognizer: SplitNetwork) -> tuple[DecoderSpec, Sequence[int]]:
@@ -116,7 +119,7 @@ class AdvFace(Defense):
         return State({**state.tensors, "feature_std": std}, {**state.info, "feature_std": float(std)})
 
     def prepare(self, recognizer: SplitNetwork, state: State | None) -> _Shadow:
-        """The shadow decoder with the normalisation that `bn` asks for."""
+        """The shadow decoder, with the normalisation that `bn` selects."""
         if state is None:
             raise ValueError("advface has no trained shadow")
         tensors = dict(state.tensors)
@@ -134,7 +137,7 @@ class AdvFace(Defense):
         return _Shadow(decoder, std if self.units == "std" else 1.0)
 
     def fit_server(self, system: System, public: FaceSet, rng: Rng) -> State | None:
-        """Offline: retrains Psi on adversarial features, with identities or clean embeddings for labels."""
+        """Offline: retrains Psi on adversarial features, with identities or clean embeddings as targets."""
         if self.mode == "online":
             return None
         faces, identities = teaching_faces(public, self.labels, self.server_images, rng.child("faces"))
@@ -159,7 +162,7 @@ class AdvFace(Defense):
         return restore_server(copy.deepcopy(recognizer.server), state, next(recognizer.parameters()).device)
 
     def embed(self, system: System, templates: Tensor) -> Tensor:
-        """Psi, or offline the retrained one."""
+        """Psi, or the retrained one in offline mode."""
         return super().embed(system, templates) if system.server is None else normalize(system.server(templates))
 
     def reference(self, system: System, features: Tensor) -> Tensor:
@@ -197,7 +200,7 @@ class AdvFace(Defense):
 
 
 def _redrawn(noise: Tensor, last: Tensor, rng: ImageRng) -> Tensor:
-    """Noise of the same signs and, image by image, the same rms, its amplitudes drawn evenly.
+    """Keeps the signs of the noise and each image's rms, and draws the amplitudes uniformly.
 
     Args:
         last: signs (B, C, h, w) for the elements whose steps cancelled.

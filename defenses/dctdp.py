@@ -1,4 +1,4 @@
-"""DCTDP (Ji et al., ECCV 2022): Laplace noise on the frequencies of a face, more of it where recognition minds less."""
+"""DCTDP (Ji et al., ECCV 2022): Laplace noise on block-DCT channels, most where recognition depends on them least."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ from bench.contracts import FaceSet, ImageRng, Rng, SplitNetwork, State, System
 from bench.toolkit.block_dct import BLOCK, CHANNELS, block_dct
 from bench.toolkit.frequency_defense import FrequencyDefense, FrequencyNetwork, learn_client
 
-_SENT = [c for c in range(CHANNELS) if c % BLOCK**2]  #: all but the three means
-_BATCH = 64  #: images that share their noise, as the released code has it
+_SENT = [c for c in range(CHANNELS) if c % BLOCK**2]  #: all channels except the three means
+_BATCH = 64  #: images that share their noise, as in the released code
 _CHUNK = 10
-_MOST = 6e4  #: what half precision holds; learned noise may be as strong as it likes
+_MOST = 6e4  #: the range of half precision; learned noise has no other bound
 
 
 @dataclass(frozen=True, kw_only=True)
 class DCTDP(FrequencyDefense):
-    """Stores 189 channels + loc + b * Laplace(0, 1), b = sensitivity / budget for every channel and place.
+    """Stores 189 channels + loc + b * Laplace(0, 1), with b = sensitivity / budget for every channel and position.
 
     The budgets are softmax(rho), scaled to `epsilon` on average. The paper learns rho and loc together with its
-    recogniser, from identities; here they are learned before it, so that the client's features of the noisy image stay
-    near those of the clean one. Nothing in the paper's loss asks for more noise either: the softmax only moves it.
+    recogniser, from identities. Here they are learned first, so that the client's features of the noisy image stay
+    close to those of the clean one. Nothing in the paper's loss raises the total noise either: the softmax only
+    redistributes it.
 
-    Two readings of the released code: it draws one noise for a whole batch (`noise = "batch"`), so that the difference
-    of two templates has none; and its sensitivity is 1 unless a file says otherwise (`sensitivity = "ones"`), which is
-    next to no noise at all.
+    Two settings follow the released code. It draws one noise for a whole batch (`noise = "batch"`), so that the
+    difference of two templates has no noise. Its sensitivity is 1 unless a file says otherwise (`sensitivity =
+    "ones"`), which gives almost no noise.
     """
 
     randomized: ClassVar[bool] = True
@@ -39,11 +40,11 @@ class DCTDP(FrequencyDefense):
         "protect": frozenset({"mode", "weights", "recipe"}),
     }
 
-    epsilon: float = 1.0  #: the budget of a value, on average; the papers that compare with it take 1, its code 4
-    sensitivity: Literal["measured", "ones"] = "measured"  #: each value's range over the defender's public faces
-    noise: Literal["image", "batch"] = "image"  #: drawn for each image, or once for all in a batch
-    fit_steps: int = 120  #: of learning where the noise goes; 0: everywhere alike
-    learning_rate: float = 0.1  #: of the budgets' training
+    epsilon: float = 1.0  #: mean budget of a value; papers that compare with DCTDP use 1, its own code uses 4
+    sensitivity: Literal["measured", "ones"] = "measured"  #: each value's range over the public faces, or 1
+    noise: Literal["image", "batch"] = "image"  #: whether noise is drawn for each image, or once for the whole batch
+    fit_steps: int = 120  #: training steps for the distribution of noise; 0: uniform
+    learning_rate: float = 0.1  #: learning rate of the budgets
 
     def __post_init__(self) -> None:
         if self.epsilon <= 0 or self.fit_steps < 0 or self.learning_rate <= 0:
@@ -51,15 +52,15 @@ class DCTDP(FrequencyDefense):
 
     @property
     def protect_batch(self) -> int | None:
-        """Those who share their noise."""
+        """The number of images that share their noise."""
         return _BATCH if self.noise == "batch" else None
 
     def network(self, recognizer: SplitNetwork) -> FrequencyNetwork:
-        """Its first convolution takes 189 channels."""
+        """A recogniser whose first convolution has 189 input channels."""
         return FrequencyNetwork(recognizer, len(_SENT))
 
     def fit(self, recognizer: SplitNetwork, public: FaceSet, rng: Rng) -> State:
-        """Measures the sensitivities, and learns where the noise goes."""
+        """Measures the sensitivities and learns the distribution of the noise."""
         device = next(recognizer.parameters()).device
         low, high = torch.tensor(torch.inf, device=device), torch.tensor(-torch.inf, device=device)
         for first in range(0, len(public), _CHUNK):
@@ -91,18 +92,18 @@ class DCTDP(FrequencyDefense):
         return self.epsilon * rho.numel() * torch.softmax(rho.flatten(), 0).view_as(rho)
 
     def prepare(self, recognizer: SplitNetwork, state: State | None) -> tuple[Tensor, Tensor]:
-        """(scale, loc), each (189, h, w), where they are computed with."""
+        """(scale, loc), each (189, h, w), on the system's device."""
         if state is None:
             raise ValueError("dctdp has no budgets")
         device = next(recognizer.parameters()).device
         return state.tensors["scale"].to(device), state.tensors["loc"].to(device)
 
     def encode(self, system: System, images: Tensor) -> Tensor:
-        """All channels but the three means, (B, 189, h, w)."""
+        """All channels except the three means, (B, 189, h, w)."""
         return block_dct(images, 8, _SENT)
 
     def reference(self, system: System, features: Tensor) -> Tensor:
-        """What is learned and the same for everybody is no noise."""
+        """What is learned and identical for everybody does not count as noise."""
         loc: Tensor = system.state[1]
         return features + loc
 
@@ -115,7 +116,7 @@ class DCTDP(FrequencyDefense):
         return noisy.clamp(-_MOST, _MOST)
 
     def claims(self, image_size: tuple[int, int]) -> Mapping[str, str | float]:
-        """What the budgets add up to (basic composition): a face is not one value."""
+        """The total budget by basic composition, because a face consists of many values."""
         if self.sensitivity == "ones":
             return {"epsilon": "none: the sensitivity is taken for 1, and values range over tens to hundreds"}
         if self.noise == "batch":

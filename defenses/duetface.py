@@ -1,7 +1,7 @@
-"""DuetFace-style channel splitting (Mi et al., ACM MM 2022, section 3): what matters little to the eye is stored.
+"""DuetFace-style channel splitting (Mi et al., ACM MM 2022, section 3): stores the channels that show least to the eye.
 
-Their interactive attention and region of interest are left out: the client's crucial channels guide the server there.
-That can only lower the accuracy here; the templates are the same.
+It omits their interactive attention and region of interest, with which the client's crucial channels guide the server.
+That can only lower the accuracy; the templates are the same.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _STORED = [c for c in range(CHANNELS) if c % BLOCK**2 not in STRONG]
 
 @dataclass(frozen=True, kw_only=True)
 class DuetFace(FrequencyDefense):
-    """Stores the 162 of 192 block-DCT channels that show least; the client keeps the 30 crucial ones.
+    """Stores the 162 of 192 block-DCT channels with the least visual content; the client keeps the 30 crucial ones.
 
-    The server recognises with the body of the recogniser under test behind a new first convolution. Templates take
-    3.5 MB an image of 112 x 96 in half precision.
+    The server uses the body of the recogniser under test behind a new first convolution. A template takes 3.5 MB for a
+    112 x 96 image in half precision.
     """
 
     ignored: ClassVar[Mapping[Literal["fit", "protect"], frozenset[str]]] = {
@@ -36,10 +36,10 @@ class DuetFace(FrequencyDefense):
 
     mode: Labels = "auto"
     recipe: Recipe = Recipe(epochs=6, batch=32, schedule="cosine", warm_up=0)
-    upsample: Literal[1, 8] = 8  #: 8: the paper's, channels as large as the image; 1: plain 8 x 8 blocks
+    upsample: Literal[1, 8] = 8  #: 8 is the paper's: channels as large as the image; 1: plain 8 x 8 blocks
 
     def network(self, recognizer: SplitNetwork) -> FrequencyNetwork:
-        """Plain blocks are an eighth of the image's size, so they are laid out as pixels first: without the crucial."""
+        """With plain blocks, an eighth of the image's size, the stored channels are first converted back to pixels."""
         if self.upsample > 1:
             return FrequencyNetwork(recognizer, len(_STORED))
 

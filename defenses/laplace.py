@@ -14,21 +14,22 @@ from bench.toolkit.feature_scale import feature_scale
 class Laplace(Defense):
     """Adds Laplace noise to every element.
 
-    The paper says "budget 1.0 to ensure the same noise bound as our method" and no more, so the convention has a name:
+    The paper only says "budget 1.0 to ensure the same noise bound as our method", so `convention` makes the meaning
+    explicit:
 
     - `fixed`: scale = `scale` (0.2, the method's noise bound), whatever the budget;
-    - `minmax`: each image's features scaled to [0, 1], sensitivity taken as 1: scale = (max - min) / budget;
+    - `minmax`: each image's features scaled to [0, 1], sensitivity assumed to be 1: scale = (max - min) / budget;
     - `channel`: each channel's range on the defender's public faces, divided by the budget;
     - `clipped`: features clipped to an L1 ball of radius `radius`, scale = 2 * radius / budget (Dwork et al. 2006).
 
-    Only `clipped` is epsilon-differentially private: elsewhere the sensitivity is not bounded, or the range used is
+    Only `clipped` is epsilon-differentially private. With the others the sensitivity is unbounded, or the range is
     itself private.
     """
 
     randomized: ClassVar[bool] = True
 
-    budget: float = 1.0  #: epsilon; larger is less noise, except where the convention is `fixed`
-    #: Where the noise's scale comes from, as above.
+    budget: float = 1.0  #: epsilon; a larger value means less noise, except with `fixed`
+    #: how the scale of the noise is chosen, see above
     convention: Literal["fixed", "minmax", "channel", "clipped"] = "fixed"
     scale: float = 0.2
     radius: float = 1000.0
@@ -38,18 +39,18 @@ class Laplace(Defense):
             raise ValueError("budget and radius must be above 0, and scale at least 0")
 
     def fit(self, recognizer: SplitNetwork, public: FaceSet, rng: Rng) -> State | None:
-        """Measures each channel's range where the convention asks for it."""
+        """Measures each channel's range if the convention needs it."""
         return State(feature_scale(recognizer, public)) if self.convention == "channel" else None
 
     def reference(self, system: System, features: Tensor) -> Tensor:
-        """Clipping comes before the noise, and is not noise."""
+        """Clipping happens before the noise and does not count as noise."""
         if self.convention != "clipped":
             return features
         norms = features.abs().sum((1, 2, 3), keepdim=True)
         return features * (self.radius / norms.clamp_min(1e-12)).clamp_max(1.0)
 
     def protect(self, system: System, features: Tensor, rng: ImageRng) -> Tensor:
-        """features (clipped where the convention says so) + noise."""
+        """features (clipped if the convention requires it) + noise."""
         noise = rng.laplace(features)
         if self.convention == "fixed":
             return features + self.scale * noise
@@ -61,7 +62,7 @@ class Laplace(Defense):
         return self.reference(system, features) + 2 * self.radius / self.budget * noise
 
     def claims(self, image_size: tuple[int, int]) -> Mapping[str, str | float]:
-        """Differential privacy, where the convention earns it."""
+        """The differential privacy guarantee, for the convention that provides one."""
         if self.convention != "clipped":
             return {}
         return {"epsilon": self.budget, "of": f"a template, its features within an L1 ball of radius {self.radius:g}"}

@@ -1,7 +1,7 @@
-"""MinusFace (Mi et al., CVPR 2024): what a generator can draw of a face is taken off, and the rest is shuffled.
+"""MinusFace (Mi et al., CVPR 2024): subtracts the part of a face that a generator can draw, and shuffles the rest.
 
-x are the frequencies of the image, g(x) as many of which a picture like the original can be read, r = x - g(x) what is
-left. A query shuffles the 192 channels of r anew and sends the picture that is read off them.
+x are the image's frequencies, g(x) a reconstruction that looks like the original, and r = x - g(x) the residue. Each
+query shuffles the 192 channels of r again and sends the picture that the inverse transform makes of them.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from bench.contracts import FaceSet, ImageRng, Rng, SplitNetwork, State, System
 from bench.toolkit.block_dct import CHANNELS, block_dct, read_block_dct
 from bench.toolkit.frequency_defense import FrequencyDefense, FrequencyNetwork, learn_client
 
-_DEPTH = 4  #: halvings of the generator's U-Net
-_FACES, _CHUNK = 100, 10  #: public faces by which its inputs are standardised
+_DEPTH = 4  #: levels of the generator's U-Net
+_FACES, _CHUNK = 100, 10  #: public faces used to standardise its inputs
 
 
 class _Generator(nn.Module):
-    """192 channels to 192: a U-Net without normalisation, on standardised channels; it starts from the mean ones."""
+    """Maps 192 channels to 192: a U-Net without normalisation, on standardised channels; starts at their mean."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -57,12 +57,13 @@ def _pair(inputs: int, outputs: int) -> nn.Module:
 
 @dataclass(frozen=True, kw_only=True)
 class MinusFace(FrequencyDefense):
-    """Stores a picture (3, H, W) that is read off the shuffled residue, clamped to [0, 1] as the paper has it.
+    """Stores a picture (3, H, W) made of the shuffled residue, clamped to [0, 1] as in the paper.
 
-    The paper trains g by 5 * L1 of pictures in [-1, 1] and an ArcFace recogniser of the residue that is thrown away.
-    Ours is the client's part behind a new first layer, and what it must get from the residue are the client's own
-    features: identities, and the server's weights, are not what a copy of the client has. The released code trains
-    everything at a tenth of the rate it sets, by a misspelt name; that is not repeated here.
+    The paper trains g with 5 * L1 of pictures in [-1, 1] and an ArcFace recogniser of the residue that is discarded
+    afterwards. Here the recogniser is the client's part behind a new first layer, trained to reproduce the client's own
+    features from the residue: a copy of the client has neither identities nor the server's weights. The released code
+    trains everything at a tenth of its configured learning rate because of a misspelt name; this implementation does
+    not.
     """
 
     randomized: ClassVar[bool] = True
@@ -72,23 +73,23 @@ class MinusFace(FrequencyDefense):
         "protect": frozenset({"mode", "weights", "recipe"}),
     }
 
-    width: int = 16  #: channels of the generator's first level; the paper's 64
-    fit_steps: int = 300  #: of training the generator
-    batch: int = 8  #: images a step of the generator's training
-    learning_rate: float = 2e-3  #: of the generator's training
-    picture: float = 5.0  #: weight of the picture's L1 beside recognition
-    clamp: bool = True  #: the picture, to [0, 1]; what lies beyond is lost
+    width: int = 16  #: channels of the generator's first level; the paper uses 64
+    fit_steps: int = 300  #: training steps of the generator
+    batch: int = 8  #: batch size of the generator's training
+    learning_rate: float = 2e-3  #: learning rate of the generator
+    picture: float = 5.0  #: weight of the picture's L1 relative to recognition
+    clamp: bool = True  #: scale of the picture in [0, 1]; values outside are clipped
 
     def __post_init__(self) -> None:
         if min(self.width, self.fit_steps, self.batch) < 1 or self.learning_rate <= 0 or self.picture < 0:
             raise ValueError("width, fit_steps and batch must be at least 1, learning_rate above 0, picture at least 0")
 
     def network(self, recognizer: SplitNetwork) -> FrequencyNetwork:
-        """The recogniser itself: templates are as large as images."""
+        """The recogniser's own layers, because templates are as large as images."""
         return FrequencyNetwork(recognizer, 3)
 
     def fit(self, recognizer: SplitNetwork, public: FaceSet, rng: Rng) -> State:
-        """Trains the generator together with a student that recognises what it leaves."""
+        """Trains the generator together with a student that recognises the residue."""
         device = next(recognizer.parameters()).device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(rng.child("weights").seed)

@@ -1,4 +1,4 @@
-"""No defence: the server stores the client's features as they are. What every attack must open first."""
+"""No defence: the server stores clean features. Every attack must succeed here first."""
 
 from dataclasses import dataclass
 

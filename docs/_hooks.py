@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from bench.labels import KINDS, word
+from bench.labels import KINDS, kind_name
 from bench.settings import registry
 from bench.settings.describe import describe
 
@@ -16,7 +16,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 def _plugins() -> str:
     parts = []
     for kind in KINDS:
-        parts.append(f"## {word(kind)}s".title())
+        parts.append(f"## {kind_name(kind)}s".title())
         for name in registry.names(kind):
             plugin = describe(kind, name)
             rows = [

@@ -1,4 +1,4 @@
-"""What holds the project together: imports run one way, and nothing heavy is loaded before it is needed."""
+"""Project-wide rules: layers of imports, lazy heavy imports, and module docstrings."""
 
 import ast
 import re
@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 from support import ENVIRONMENT, ROOT
 
-#: Which rooms of `bench` each room may import, beside itself. What is missing here is a wall.
-ROOMS = {
+#: The packages and modules of `bench` that each one may import, besides itself.
+LAYERS = {
     "errors": set(),
     "labels": set(),
     "seeds": set(),
     "durations": set(),
     "openmp": set(),
     "metrics.catalogue": set(),
-    "storage": {"errors", "labels", "contracts"},  # contracts: states and weights, in arrays.py and weights.py alone
+    "storage": {"errors", "labels", "contracts"},  # contracts: only arrays.py and weights.py, for states and weights
     "metrics": {"errors", "storage"},
     "contracts": {"errors", "labels", "seeds"},
     "synthesis": {"seeds", "storage", "toolkit.progress"},
@@ -43,9 +43,9 @@ ROOMS = {
         "contracts", "datasets", "errors", "metrics", "seeds", "settings", "storage", "toolkit",
     },
 }  # fmt: skip
-ABOVE = {"api", "cli", "paper", "__init__", "__main__"}  #: may import everything below
+ABOVE = {"api", "cli", "paper", "__init__", "__main__"}  #: may import all lower layers
 PLUGINS_MAY = {"contracts", "errors", "metrics", "storage.files", "storage.weights", "toolkit"}
-#: Results are read, compared and drawn where torch need not be installed.
+#: Modules that read, compare and plot results; they must work without torch.
 NO_TORCH = (
     "analysis", "api", "cli", "durations", "errors", "labels", "metrics.bootstrap", "metrics.catalogue",
     "metrics.proportions", "openmp", "report", "seeds", "settings.model", "settings.toml", "storage.files",
@@ -81,20 +81,20 @@ def _within(module: str, places: Iterable[str]) -> bool:
     return any(module == f"bench.{place}" or module.startswith(f"bench.{place}.") for place in places)
 
 
-def test_no_module_imports_itself_in_a_circle() -> None:
+def test_there_is_no_import_cycle() -> None:
     graph = {name: {n for n in _imports(path) if n in MODULES and n != name} for name, path in MODULES.items()}
     assert tuple(TopologicalSorter(graph).static_order())
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))
-def test_rooms_import_what_lies_below(name: str) -> None:
-    room = name.removeprefix("bench").lstrip(".")
-    if room == "" or room.split(".")[0] in ABOVE:
+def test_modules_only_import_lower_layers(name: str) -> None:
+    layer = name.removeprefix("bench").lstrip(".")
+    if layer == "" or layer.split(".")[0] in ABOVE:
         return
-    own = next(place for place in sorted(ROOMS, key=len, reverse=True) if _within(name, [place]))
+    own = next(place for place in sorted(LAYERS, key=len, reverse=True) if _within(name, [place]))
     for imported in _imports(MODULES[name]):
         if imported.startswith("bench."):
-            assert _within(imported, {own.split(".")[0], *ROOMS[own]}), f"{name} imports {imported}"
+            assert _within(imported, {own.split(".")[0], *LAYERS[own]}), f"{name} imports {imported}"
 
 
 @pytest.mark.parametrize("path", PLUGINS, ids=lambda p: f"{p.parent.name}/{p.stem}")
@@ -106,7 +106,7 @@ def test_plugins_import_contracts_and_never_the_runner(path: Path) -> None:
 
 
 def test_results_are_read_without_torch() -> None:
-    """Not even by way of another module: in a process of its own, where torch cannot be imported."""
+    """Not even indirectly: runs in a separate process in which torch cannot be imported."""
     names = [name for name in MODULES if _within(name, NO_TORCH)]
     code = f"""import importlib, sys
 sys.modules["torch"] = None
@@ -115,10 +115,11 @@ for name in {names!r}: importlib.import_module(name)"""
     assert done.returncode == 0, done.stderr
 
 
-def test_the_core_knows_no_plugin() -> None:
-    # Replay and linkage are also kinds of cells, for which the contracts have classes.
+def test_the_core_names_no_plugin() -> None:
+    # Replay and linkage are also kinds of cell with contract classes; FaceNet has a layer called "dropout".
     plugins = {path.stem for path in PLUGINS} - {"__init__", "replay", "linkage"}
     for path in CORE:
+        homonyms = {"dropout"} if path.stem == "facenet" else set()
         for name in _imports(path):
             assert name.split(".")[0] not in {"defenses", "attacks"}, f"{path} imports {name}"
         strings = {
@@ -126,10 +127,10 @@ def test_the_core_knows_no_plugin() -> None:
             for node in ast.walk(ast.parse(path.read_text()))
             if isinstance(node, ast.Constant) and isinstance(node.value, str)
         }
-        assert not strings & plugins, path
+        assert not strings & (plugins - homonyms), path
 
 
-def test_the_command_line_starts_light() -> None:
+def test_the_command_line_starts_without_heavy_imports() -> None:
     heavy = ["torch", "facenet_pytorch", "lpips", "seaborn", "pandas", "skimage", "matplotlib"]
     code = f"import sys, bench.cli; print([m for m in {heavy!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, check=True)
@@ -140,6 +141,18 @@ def test_every_folder_with_code_is_a_package() -> None:
     for folder in ("bench", "defenses", "attacks"):
         for path in (ROOT / folder).rglob("*.py"):
             assert (path.parent / "__init__.py").is_file(), f"{path.parent} would not be shipped"
+
+
+@pytest.mark.parametrize("path", [*CORE, *PLUGINS], ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_modules_say_in_one_sentence_what_they_are_for(path: Path) -> None:
+    """The first line is a sentence of its own, and a module above 300 lines gives the reason for its length."""
+    text = path.read_text()
+    said = ast.get_docstring(ast.parse(text)) or ""
+    first, _, rest = said.partition("\n")
+    assert first[:1].isupper() and first.endswith((".", ":")) and len(first.split()) >= 4, f"{path}: {first!r}"
+    assert not rest or rest.startswith("\n"), f"{path}: the first line must be a sentence of its own"
+    if text.count("\n") > 300:
+        assert "exceeds 300 lines" in said, f"{path}: {text.count(chr(10))} lines without a reason in the docstring"
 
 
 def test_the_versions_of_python_that_are_promised_are_those_that_ci_runs() -> None:

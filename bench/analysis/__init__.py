@@ -1,1 +1,1 @@
-"""What results say: leaderboard, flags, comparison. No torch, no drawing."""
+"""Computes what results say: leaderboard, flags, comparison. Without torch and without drawing."""

@@ -1,4 +1,4 @@
-"""What others published on the same defence: other data, another recogniser; shown beside ours, never ranked."""
+"""Published figures of the same defence, on other data and recognisers; shown beside ours, never ranked."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def _published() -> dict[str, Known]:
 
 
 def best_known(defense: str) -> Known | None:
-    """The highest published SSIM of the defence of that label: `advface`, `advface_trans` and `advface[epsilon=0.1]`
-    are all AdvFace's. A variant that was published on its own, as `fracface_fixed`, has its own.
+    """The highest published SSIM of a label's defence: `advface`, `advface_trans` and `advface[epsilon=0.1]` are all
+    AdvFace's. A variant that was published separately, such as `fracface_fixed`, has its own.
     """
     base = family(defense).lower()
     named = [name for name in _published() if base == name or base.startswith(f"{name}_")]

@@ -1,4 +1,4 @@
-"""A run's records, averaged over seeds: what every table and picture starts from."""
+"""A run's records averaged over seeds, the input of every table and figure."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ UNKNOWN = Measure(None)
 class Entry:
     """One defence under one attack (or alone), over all seeds.
 
-    `failed` says why there is no figure; a cell that failed under any seed has failed.
+    `failed` is the reason why there is no figure; a cell that failed with any seed counts as failed.
     """
 
-    cell: Cell  #: of the first seed
+    cell: Cell  #: the first seed's
     records: tuple[Record, ...]
     metrics: dict[str, Measure]
     failed: str = ""
-    scores: pd.DataFrame | None = field(default=None, repr=False)  #: per image, averaged over seeds
-    spread: Mapping[str, float] = field(default_factory=dict)  #: standard deviation between seeds, where there are some
+    scores: pd.DataFrame | None = field(default=None, repr=False)  #: per-image scores, averaged over seeds
+    spread: Mapping[str, float] = field(default_factory=dict)  #: standard deviation between seeds, if there are several
 
     @property
     def skipped(self) -> bool:
-        """Whether the attack had nothing to try here, which is no failure."""
+        """Whether the attack does not apply here, which is not a failure."""
         return all(record.status == "skipped" for record in self.records)
 
     @property
     def why(self) -> str:
-        """In words, why there is no figure."""
+        """The reason why there is no figure."""
         return self.failed if self.skipped else f"failed: {self.failed}"
 
     def metric(self, name: str) -> Measure:
-        """A figure; without a value where there is none."""
+        """A figure, without a value if there is none."""
         return self.metrics.get(name, UNKNOWN)
 
 
@@ -56,7 +56,7 @@ class Board:
 
     @property
     def defenses(self) -> list[str]:
-        """Labels, from the one that gives away most under any attack to the one that gives away least; no probes."""
+        """Labels of defences, from the least to the most private under any attack; without controls and canaries."""
 
         def leaked(defense: str) -> float:
             return max((e.metric("ssim").value or 0.0 for e in self.under(defense, "reconstruction")), default=0.0)
@@ -66,14 +66,14 @@ class Board:
 
     @property
     def attacks(self) -> list[str]:
-        """Reconstruction attacks on templates, from the least knowing to the most."""
+        """Reconstruction attacks on templates, by ascending level of knowledge."""
         cells = [e.cell for e in self.entries if e.cell.kind == "reconstruction" and e.cell.leaks == "template"]
         return sorted(
             {c.attack for c in cells}, key=lambda a: min((LEVELS[c.level], a) for c in cells if c.attack == a)
         )
 
     def find(self, kind: str, defense: str, attack: str = "") -> Entry | None:
-        """The entry of that kind, if there is one."""
+        """The entry of this kind, if there is one."""
         for entry in self.entries:
             if (entry.cell.kind, entry.cell.defense, entry.cell.attack) == (kind, defense, attack):
                 return entry
@@ -85,7 +85,7 @@ class Board:
 
 
 def boards(run: Run) -> list[Board]:
-    """A board a dataset and recogniser.
+    """One board per dataset and recogniser.
 
     Raises:
         DataError: there are no records, or damaged ones.
@@ -113,8 +113,9 @@ def _entry(run: Run, records: list[Record]) -> Entry:
     if scores is None:
         means = [r.metrics for r in records]
         return Entry(first.cell, tuple(records), _means(means), spread=_spread(means))
-    # Seeds first, then images: seeds are not people, and must not make an interval narrower than people allow.
-    names = [column for column in scores.columns if column not in ("name", "subject")]
+    # Average over seeds before images: seeds are not people, and must not make an interval narrower.
+    # Accepted or not is a share, whose interval is of another kind: its mean is averaged as it is.
+    names = [c for c in scores.columns if c not in ("name", "subject") and scores[c].dtype != bool]
     every = [scores, *(run.scores(record.cell) for record in records[1:])]
     scores = scores.copy()
     scores[names] = sum(frame[names].to_numpy() for frame in every) / len(every)
@@ -122,11 +123,12 @@ def _entry(run: Run, records: list[Record]) -> Entry:
     seed = derive_seed("bootstrap", first.cell.dataset)
     metrics = {name: measure(scores[name].to_numpy(), owners, seed=seed) for name in names}
     spread = _spread([r.metrics for r in records])
-    return Entry(first.cell, tuple(records), {**first.metrics, **metrics}, scores=scores, spread=spread)
+    averaged = _means([r.metrics for r in records])
+    return Entry(first.cell, tuple(records), {**averaged, **metrics}, scores=scores, spread=spread)
 
 
 def _spread(metrics: Sequence[Mapping[str, Measure]]) -> dict[str, float]:
-    """Standard deviation (n - 1) between seeds of each figure that all of them have."""
+    """Standard deviation (n - 1) between seeds, of each figure that all of them have."""
     found = {}
     for name in metrics[0]:
         values = [m[name].value for m in metrics if name in m and m[name].value is not None]
@@ -136,7 +138,7 @@ def _spread(metrics: Sequence[Mapping[str, Measure]]) -> dict[str, float]:
 
 
 def _means(metrics: Iterable[Mapping[str, Measure]]) -> dict[str, Measure]:
-    """Means over seeds of figures and of their interval's ends."""
+    """Means over seeds of figures and of their interval limits."""
     every = list(metrics)
     found: dict[str, Measure] = {}
     for name, first in every[0].items():

@@ -1,4 +1,4 @@
-"""Columns of the leaderboard: what each is called, what it says, and how it is printed."""
+"""The columns of the leaderboard: heading, description and format."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from bench.metrics.catalogue import metric
 
 @dataclass(frozen=True)
 class Column:
-    """One column. The frame has NAME, and NAME_low and NAME_high where there is an interval."""
+    """One column. The frame has NAME, and NAME_low and NAME_high if there is an interval."""
 
     name: str
     heading: str
     decimals: int
-    says: str  #: what a reader who knows nothing else must be told
+    says: str  #: a description that stands alone
     interval: bool = True
-    narrow: str = ""  #: a heading for a printed page; empty: left out there
+    narrow: str = ""  #: a heading for a printed page; empty: omitted there
 
 
 def _of(name: str, of: str, heading: str, says: str, narrow: str = "") -> Column:
-    """A column that shows a metric of the catalogue; `{}` in its heading stands for the metric's."""
+    """A column with a metric of the catalogue; `{}` in its heading is replaced by the metric's."""
     shown = metric(of)
     return Column(name, f"{heading.format(shown.heading)} {shown.arrow}", shown.decimals, says, True, narrow)
 
@@ -28,9 +28,10 @@ def _of(name: str, of: str, heading: str, says: str, narrow: str = "") -> Column
 COLUMNS = (
     _of("acc", "acc", "{}", "verification accuracy, both sides protected", "ACC ↑"),
     _of("acc_raw_probe", "acc_raw_probe", "{}", "accuracy with an unprotected probe"),
-    _of("worst_ssim", "ssim", "worst {}", "SSIM of the attack that rebuilds most; ≥: an attack is missing", "SSIM ↓"),
+    _of("worst_ssim", "ssim", "worst {}", "SSIM of the best attack; ≥: an attack is missing", "SSIM ↓"),
     _of("worst_psnr_db", "psnr_db", "{}", "of that attack", "PSNR dB ↓"),
-    _of("worst_cosine", "cosine", "{}", "of the rebuilt face's embedding with the original's, that attack", "cosine ↓"),
+    _of("worst_cosine", "cosine", "{}", "of the reconstruction's embedding with the original's", "cosine ↓"),
+    _of("worst_judge_cosine", "judge_cosine", "{}", "the same, by a recogniser that nobody attacked (`run.judge`)"),
     _of("worst_lpips", "lpips", "{}", "of that attack, AlexNet", "LPIPS ↑"),
     _of("encoder_ssim", "ssim", "up to encoder: SSIM", "of the best attack at the AdvFace paper's level", "encoder"),
     _of(
@@ -42,25 +43,29 @@ COLUMNS = (
         "SSIM of the best attack that at most enrols faces of its own", "enrolment",
     ),
     _of(
-        "whitebox_ssim", "ssim", "up to whitebox", "SSIM of the best attack of all, gradients included", "white box"
+        "whitebox_ssim", "ssim", "up to whitebox", "SSIM of the best attack, gradients included", "white box"
     ),
     _of(
         "bound_ssim", "ssim", "oracle bound SSIM",
-        "per image the best of all attacks: what no single attacker reaches", "bound",
+        "best of all attacks per image; no single attack reaches it", "bound",
     ),
     Column(
         "best_known_ssim", "best known elsewhere: SSIM", 3,
         "published SSIM on the same defence, other data; never ranked", interval=False,
     ),
-    Column("blind_ssim", "blind floor SSIM", 3, "SSIM of the best guess that never looked", narrow="blind floor"),
+    Column("blind_ssim", "blind floor SSIM", 3, "SSIM of the best guess without the template", narrow="blind floor"),
     _of("srra1", "srra1", "{}", "how often the rebuilt face is accepted against the same image's template", "SRRA I ↓"),
     _of("srra2", "srra2", "{}", "how often it is accepted against another image of the person", "II ↓"),
+    _of(
+        "judge_sar", "judge_sar_0.01", "{}",
+        "how often the judge accepts a rebuilt face as the person, at a false match rate of 1 %",
+    ),
     Column("noise_rms", "noise rms", 3, "measured, in units of the feature", interval=False),
     Column("snr_db", "SNR dB", 1, "measured signal-to-noise ratio of the template", interval=False),
-    Column("template_bytes", "bytes a template", 0, "of a stored template", interval=False),
+    Column("template_bytes", "bytes per template", 0, "size of a stored template", interval=False),
 )  # fmt: skip
 
-#: Beside these: what the verdict is made of. The Markdown is wide enough without.
+#: Additional columns that the verdict uses; the Markdown is wide enough without them.
 MORE = (
     Column("acc_cost", "cost in ACC ↓", 3, "accuracy of the undefended system minus this one's"),
     *(
@@ -68,7 +73,7 @@ MORE = (
             f"{level}_srra1",
             "srra1",
             f"up to {level}: {{}}",
-            f"SRRA I of the best replay by who knows `{level}` at most",
+            f"SRRA I of the best replay with knowledge up to `{level}`",
         )
         for level in ("encoder", "algorithm", "enrolment", "whitebox")
     ),

@@ -1,4 +1,4 @@
-"""Two runs, cell by cell: what got better, what got worse, what nobody can say."""
+"""Compares two runs cell by cell: better, worse, unchanged, or not comparable."""
 
 from __future__ import annotations
 
@@ -25,60 +25,60 @@ BAD: tuple[Verdict, ...] = ("worse", "new failure", "missing", "not comparable")
 
 @dataclass(frozen=True)
 class Finding:
-    """One metric of one cell in both runs; or a whole cell, where `metric` is empty."""
+    """One metric of one cell in both runs; or a whole cell, if `metric` is empty."""
 
     cell: str
     metric: str
     verdict: Verdict
     base: float | None = None
     new: float | None = None
-    low: float | None = None  #: 95 % interval of new - base, where both have scores of the same images or pairs
+    low: float | None = None  #: 95 % interval of new - base, if both have scores of the same images or pairs
     high: float | None = None
     note: str = ""
 
 
 def compare(base: Run, new: Run, tolerances: CompareSettings) -> list[Finding]:
-    """Findings of every cell that either run has, the bad ones first.
+    """Findings for every cell of either run, the bad ones first.
 
-    Cells match by what they are called (dataset, recogniser, defence, attack, level, seed). Where the protocol, the
-    data, the recogniser or a plugin's parameters differ they are not comparable; a plugin's code may differ, since
-    changed code is what a gate looks at. Better and worse are the user's view of a defence: a reconstruction that gains
-    is worse. Where nothing is protected, and on canaries, it is the view of the benchmark: an attack that lost its
-    strength makes every defence look good, so there a reconstruction that loses is worse.
+    Cells match by name (dataset, recogniser, defence, attack, level, seed). If the protocol, the data, the recogniser
+    or a plugin's parameters differ, they are not comparable; a plugin's code may differ, because detecting its effects
+    is the purpose of a gate. Better and worse usually refer to the defence: a stronger reconstruction is worse. On
+    unprotected systems and canaries they refer to the benchmark: an attack that became weaker makes every defence look
+    good, so a weaker reconstruction is worse.
 
-    A difference counts when it exceeds the tolerance, and 0 lies outside of its paired interval where there is one.
+    A difference counts if it exceeds the tolerance and its paired interval, if there is one, excludes 0.
 
     Raises:
         DataError: a run has no records, or damaged ones.
     """
-    old, young = ({r.cell.name: r for r in run.records()} for run in (base, new))
+    old, current = ({r.cell.name: r for r in run.records()} for run in (base, new))
     found: list[Finding] = []
-    for name in sorted({*old, *young}):
-        if name not in young:
+    for name in sorted({*old, *current}):
+        if name not in current:
             found.append(Finding(name, "", "missing", note="the new run has no such cell"))
         elif name not in old:
             found.append(Finding(name, "", "new"))
         else:
-            found += _cell(base, new, old[name], young[name], tolerances)
+            found += _cell(base, new, old[name], current[name], tolerances)
     return sorted(found, key=lambda f: (f.verdict not in BAD, f.cell, f.metric))
 
 
-def _cell(base: Run, new: Run, old: Record, young: Record, tolerances: CompareSettings) -> list[Finding]:
+def _cell(base: Run, new: Run, old: Record, current: Record, tolerances: CompareSettings) -> list[Finding]:
     name = old.cell.name
-    if "error" in (old.status, young.status) and old.status != young.status:
-        if young.status == "error":
-            return [Finding(name, "", "new failure", note=young.reason)]
+    if "error" in (old.status, current.status) and old.status != current.status:
+        if current.status == "error":
+            return [Finding(name, "", "new failure", note=current.reason)]
         return [Finding(name, "", "mended", note=f"failed before: {old.reason}")]
-    changed = _changed(old, young)
+    changed = _changed(old, current)
     if changed:
         return [Finding(name, "", "not comparable", note=changed)]
-    if young.status != "ok" or old.status != "ok":
-        same = young.status == old.status
-        return [] if same else [Finding(name, "", "not comparable", note=f"{old.status} before, {young.status} now")]
-    tables = (_scores(base, old.cell), _scores(new, young.cell))
+    if current.status != "ok" or old.status != "ok":
+        same = current.status == old.status
+        return [] if same else [Finding(name, "", "not comparable", note=f"{old.status} before, {current.status} now")]
+    tables = (_scores(base, old.cell), _scores(new, current.cell))
     found = []
     for metric, before in old.metrics.items():
-        after = young.metrics.get(metric)
+        after = current.metrics.get(metric)
         known = find(metric)
         if known is None or not known.compared or after is None:
             continue
@@ -87,18 +87,18 @@ def _cell(base: Run, new: Run, old: Record, young: Record, tolerances: CompareSe
                 why = after.note or before.note or "one run lacks it"
                 found.append(Finding(name, metric, "not comparable", before.value, after.value, note=why))
             continue
-        found.append(_metric(old, known, metric, before, after, tables, tolerances, _remark(old, young)))
+        found.append(_metric(old, known, metric, before, after, tables, tolerances, _remark(old, current)))
     return found
 
 
-def _changed(old: Record, young: Record) -> str:
-    """Why two cells of one name are not the same thing, if they are not."""
-    if old.provenance.get("protocol") != young.provenance.get("protocol"):
-        return f"protocol {old.provenance.get('protocol')} before, {young.provenance.get('protocol')} now"
+def _changed(old: Record, current: Record) -> str:
+    """The reason why two cells of one name are not comparable, if there is one."""
+    if old.provenance.get("protocol") != current.provenance.get("protocol"):
+        return f"protocol {old.provenance.get('protocol')} before, {current.provenance.get('protocol')} now"
     for part in ("data", "recognizer"):
-        if old.origin.get(part) != young.origin.get(part):
-            return f"other {part}: {old.origin.get(part, '?')[:12]} before, {young.origin.get(part, '?')[:12]} now"
-    before, after = (json.loads(json.dumps(r.parameters, sort_keys=True)) for r in (old, young))
+        if old.origin.get(part) != current.origin.get(part):
+            return f"another {part}: {old.origin.get(part, '?')[:12]} before, {current.origin.get(part, '?')[:12]} now"
+    before, after = (json.loads(json.dumps(r.parameters, sort_keys=True)) for r in (old, current))
     for who in ("defense", "attack"):
         one, other = before.get(who) or {}, after.get(who) or {}
         for key in sorted({*one, *other}):
@@ -107,8 +107,8 @@ def _changed(old: Record, young: Record) -> str:
     return ""
 
 
-def _remark(old: Record, young: Record) -> str:
-    return "" if old.origin.get("code") == young.origin.get("code") else "code changed"
+def _remark(old: Record, current: Record) -> str:
+    return "" if old.origin.get("code") == current.origin.get("code") else "code changed"
 
 
 def _scores(run: Run, cell: Cell) -> pd.DataFrame | None:
@@ -133,7 +133,7 @@ def _metric(
     difference = after.value - before.value
     sign = known.better * (-1 if _tests_attacks(record) and record.cell.kind != "utility" else 1)
     if harness_part(record.cell.defense)[1] == "closed":
-        sign = 0  # whatever is rebuilt of nothing is judged by the run's own test
+        sign = 0  # reconstructions from the closed canary are judged by the run's self-test
     verdict: Verdict = "within noise"
     certain = low is None or high is None or not low <= 0 <= high
     if sign and certain and abs(difference) > tolerances.of(known):
@@ -148,7 +148,7 @@ def _tests_attacks(record: Record) -> bool:
 def paired_interval(
     record: Record, column: str, tables: tuple[pd.DataFrame | None, pd.DataFrame | None]
 ) -> tuple[float | None, float | None]:
-    """95 % of the second table's mean minus the first's, where both scored the same things; none otherwise."""
+    """95 % interval of the second table's mean minus the first's, if both scored the same items; else None."""
     one, other = tables
     if one is None or other is None or column not in one or column not in other or len(one) != len(other):
         return None, None
@@ -168,7 +168,7 @@ def paired_interval(
 
 
 def _person(name: str) -> str:
-    """Whom an image shows, by its name `PERSON/IMAGE`; images without a slash stand for themselves."""
+    """The person an image shows, from its name `PERSON/IMAGE`; an image without a slash is its own person."""
     return str(name).rpartition("/")[0] or str(name)
 
 
@@ -176,5 +176,5 @@ def _person(name: str) -> str:
 
 
 def passed(findings: list[Finding]) -> bool:
-    """Whether a gate should let it through."""
+    """Whether a gate should pass."""
     return not any(f.verdict in BAD for f in findings)

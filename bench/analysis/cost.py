@@ -1,4 +1,4 @@
-"""What a defence costs in accuracy: the difference from a system that stores its features as they are."""
+"""The cost of a defence in accuracy, relative to a system that stores plain features."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bench.storage.records import Measure, Run
 
 
 def undefended(board: Board) -> Entry | None:
-    """The accuracy cell of the defence that stores features as they are; None where the run has none."""
+    """The accuracy cell of the defence that stores plain features; None if the run has none."""
     found = (
         e for e in board.entries
         if e.cell.kind == "utility" and not e.cell.probe and not e.failed and e.records[0].info.get("stores_features")
@@ -18,9 +18,9 @@ def undefended(board: Board) -> Entry | None:
 
 
 def accuracy_costs(run: Run, board: Board) -> dict[str, Measure]:
-    """By defence: accuracy without a defence minus accuracy with it, both over the same pairs; a share, not points.
+    """By defence: accuracy without a defence minus accuracy with it, on the same pairs; a fraction, not points.
 
-    Without an interval where the scores of one side are missing, and without a value where a figure is.
+    Without an interval if one side's scores are missing, and without a value if a figure is missing.
     """
     bare = undefended(board)
     return {defense: _cost(run, bare, board.find("utility", defense)) for defense in board.defenses}

@@ -1,4 +1,4 @@
-"""What an attack reaches against how much it was given."""
+"""The result of an attack along a sweep of one of its parameters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _POINT = re.compile(r"(?P<family>[^\[]+)\[(?P<name>\w+)=(?P<value>[\d.eE+-]+)\]"
 
 
 def curve_points(run: Run, metric: str = "ssim") -> pd.DataFrame:
-    """One row a point: dataset, recognizer, defense, attack, parameter, x, and y with its interval (low, high).
+    """One row per point: dataset, recognizer, defense, attack, parameter, x, and y with its interval (low, high).
 
     Raises:
         DataError: there are no records, or damaged ones.

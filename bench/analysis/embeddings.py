@@ -1,4 +1,4 @@
-"""Attacks on stored embeddings, which stand in a table of their own."""
+"""The table of attacks on stored embeddings, which are not part of the leaderboard."""
 
 from __future__ import annotations
 
@@ -7,17 +7,22 @@ from typing import Any
 import pandas as pd
 
 from bench.analysis.board import UNKNOWN, Board, Entry, boards
-from bench.metrics.catalogue import metric
+from bench.metrics.catalogue import Metric, metric
 from bench.storage.records import Measure, Run
 
-METRICS = tuple(map(metric, ("cosine", "srra1", "srra2", "ssim", "psnr_db")))
+METRICS = tuple(map(metric, ("cosine", "judge_cosine", "judge_sar_0.01", "srra1", "srra2", "ssim", "psnr_db")))
+
+
+def measured(frame: pd.DataFrame) -> tuple[Metric, ...]:
+    """Those of the metrics that some row has a figure of."""
+    return tuple(m for m in METRICS if frame[m.name].notna().any())
 
 
 def embedding_attacks(run: Run) -> pd.DataFrame:
-    """One row a defence and attack on embeddings; figures as NAME, NAME_low, NAME_high. Empty where there are none.
+    """One row per defence and attack on embeddings; figures as NAME, NAME_low, NAME_high. Empty if there are none.
 
-    `cosine`: of the reconstruction's embedding to the original's, unprotected. `srra1`, `srra2`: share of the targets
-    whose reconstruction passes for them at the defence's threshold. `queries`: images embedded a target.
+    `cosine`: of the reconstruction's embedding to the original's, unprotected. `srra1`, `srra2`: fraction of the
+    targets whose reconstruction is accepted at the defence's threshold. `queries`: images embedded per target.
     """
     return pd.DataFrame([row for board in boards(run) for row in _rows(board)])
 

@@ -1,4 +1,4 @@
-"""What was odd about the files of a run: left out, turned, converted, doubtful; each said once a dataset."""
+"""Irregularities of a run's files: left out, rotated, converted, doubtful; each reported once per dataset."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from bench.storage.records import Record
 
 @dataclass(frozen=True)
 class FileNote:
-    """One kind of oddity."""
+    """One kind of irregularity."""
 
     what: str  #: "images turned upright, as their EXIF orientation says"
     count: int
-    files: tuple[str, ...]  #: some of them
+    files: tuple[str, ...]  #: some of their names
 
     def some(self) -> str:
         """Some of the files, for a line of text."""
@@ -23,7 +23,7 @@ class FileNote:
 
 
 def file_notes(records: Sequence[Record]) -> dict[str, list[FileNote]]:
-    """By dataset, those that have any; records of earlier versions tell nothing."""
+    """Irregularities by dataset; empty for records of earlier versions."""
     found: dict[str, dict[str, FileNote]] = {}
     for record in records:
         for what, told in record.info.get("files", {}).items():

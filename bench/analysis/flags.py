@@ -1,4 +1,4 @@
-"""What is suspicious about an evaluation, seen from all of a defence's cells together."""
+"""Flags of an evaluation that follow from all of a defence's cells together."""
 
 from __future__ import annotations
 
@@ -10,66 +10,66 @@ from bench.labels import Knowledge, at_level
 from bench.metrics.bootstrap import paired_difference
 from bench.seeds import derive_seed
 
-_FEW = 20  #: people behind an interval, below which it says little
+_FEW = 20  #: with fewer people, an interval means little
 
 UNFINISHED_SERVER = "server not converged"
 
-#: What a flag means, by its beginning: one may end in a figure or a name.
+#: The meaning of a flag, by the beginning of its text, which may end in a figure or a name.
 EXPLAINED = {
     "randomised defence": (
-        "The same image protected twice gives two templates. An attacker who averages over several copies, or over the "
-        "defence's randomness, may do better than one who has a single template."
+        "Protecting the same image twice gives two templates. An attacker who averages over several copies, or over "
+        "the defence's randomness, may do better than one with a single template."
     ),
     "batch-coupled defence": (
         "A template depends on the images that were protected in the same batch. Batches are seeded, and a pair's two "
-        "images never share one; in service the batch mates would be others, and figures may differ."
+        "images never share one. In production the batches would differ, and so may the figures."
     ),
     "a pair's two images were protected in one batch": (
-        "Two images that are compared were protected together, which can tie their templates. Accuracy may be too high."
+        "Two images that are compared were protected together, which can correlate their templates. Accuracy may be "
+        "too high."
     ),
     "gradients masked": (
-        "No gradient passes the defence: the white-box attack took its noise for a constant, renewed now and then."
+        "No gradient passes the defence: the white-box attack treats its noise as a constant and refreshes it."
     ),
-    "zero gradients": "The attack's objective did not move: it may be blind rather than beaten.",
-    "exploding gradients": "The attack's first step was not finite, or enormous: it may be lost rather than beaten.",
+    "zero gradients": "The objective did not change: the attack may be ineffective, rather than the defence effective.",
+    "exploding gradients": "The attack's first step was enormous or not finite: it may have failed.",
     "attack not converged": (
         "The attack was still improving when its training or search ended, so its figure is a lower bound on what it "
-        "could rebuild: give it more epochs or iterations before calling a defence safe."
+        "could reconstruct: give it more epochs or iterations before calling a defence safe."
     ),
     "defense not converged": (
-        "What the defence learns was still improving when its training ended: it may protect better, or worse, than "
-        "it does here."
+        "The defence was still improving when its training ended: fully trained, it may protect better or worse."
     ),
     UNFINISHED_SERVER: (
         "The server's own recogniser was still improving when its training ended: accuracy may be higher than shown, "
-        "and stands behind a ≥."
+        "and is marked with ≥."
     ),
     "black box beats white box": (
-        "Somebody who knows less did better than every attack with gradients: the white-box attacks are weak here."
+        "An attack with less knowledge beat every attack with gradients: the white-box attacks are weak here."
     ),
     "more knowledge made it worse": (
-        "The same attack did worse at a higher level of knowledge: what it learned there is worth less than it cost."
+        "The same attack did worse at a higher level of knowledge: its additional training did more harm than good."
     ),
     "below the blind floor": (
-        "The worst attack rebuilt less than a guess that never looked at the template. That is a reason to distrust "
-        "the attack, or the metric, before praising the defence."
+        "The best attack reconstructs less than a guess that ignores the template. That is a reason to distrust "
+        "the attack or the metric before trusting the defence."
     ),
     "attack failed on the unprotected system": (
         "An attack does no better than a guess where nothing is protected: it says nothing about any defence."
     ),
-    "too few people for the interval": f"Fewer than {_FEW} people are behind the worst case.",
-    "attack void": "An attack failed the run's test of itself: its figures count neither for nor against a defence.",
-    "metric lint": "Figures contradict each other: mean decibels cannot lie below the decibels of the mean error.",
+    "too few people for the interval": f"The worst case is based on fewer than {_FEW} people.",
+    "attack void": "An attack failed the run's self-test: its figures count neither for nor against a defence.",
+    "metric lint": "Figures contradict each other: mean PSNR cannot be below the PSNR of the mean error.",
 }
 
 
 def meaning(flag: str) -> str:
-    """The explanation of a flag; empty where it has none."""
+    """The explanation of a flag; empty if it has none."""
     return next((text for start, text in EXPLAINED.items() if flag.startswith(start)), "")
 
 
 def defense_flags(board: Board, defense: str, worst: Entry | None) -> set[str]:
-    """Flags of one defence: those of its records, and those that only show between cells."""
+    """Flags of one defence: those of its records, and those that follow from several cells."""
     found = {flag for e in board.entries if e.cell.defense == defense for r in e.records for flag in r.flags}
     attacks = [
         e
@@ -99,7 +99,7 @@ def defense_flags(board: Board, defense: str, worst: Entry | None) -> set[str]:
 
 
 def _beats(board: Board, one: Entry, other: Entry) -> bool:
-    """Whether the first rebuilds more of the images that both attacked, by more than chance."""
+    """Whether the first attack is significantly better on the images that both attacked."""
     if one.scores is None or other.scores is None:
         return False
     first, second = (e.scores.set_index("name") for e in (one, other) if e.scores is not None)

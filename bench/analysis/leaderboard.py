@@ -1,3 +1,5 @@
+"""Builds the leaderboard: the best attack on each defence, up to each level of knowledge."""
+
 from __future__ import annotations
 
 import math
@@ -20,18 +22,20 @@ from bench.metrics.bootstrap import measure
 from bench.seeds import derive_seed
 from bench.storage.records import Measure, Run
 
+_SAR = "judge_sar_0.01"  #: of the two rates the one that a small protocol has enough pairs for
+
 
 def leaderboard(run: Run) -> pd.DataFrame:
-    """One row a dataset, recogniser and defence; figures with their 95 % intervals as NAME, NAME_low, NAME_high.
+    """One row per dataset, recogniser and defence; figures with their 95 % intervals as NAME, NAME_low, NAME_high.
 
-    `worst_*`: the single attack that rebuilds most, by SSIM, at any level. `encoder_*` (the paper's attacker),
-    `algorithm_*`, `enrolment_*`, `whitebox_*`: the same among those who know at most so much; empty where nobody at
-    that very level attacked; `*_srra1`: of the replay that is let in most often there. `acc_cost`: accuracy of the
-    undefended system minus this one's. Attacks that failed the run's test of itself don't count.
-    `best_known_*`: published elsewhere, on other data, and never part of a ranking. `bound_ssim`: per image the best of
-    all attacks, averaged (an upper bound that no single attacker reaches); absent, with `bound_note`, where an attack
-    that others faced is missing: `worst_*` then is what is known, and a lower bound. `blind_*`: the best guess of an
-    attacker who never looked. `failed`: cells without a figure.
+    `worst_*`: the single best attack by SSIM, at any level. `encoder_*` (the paper's attacker), `algorithm_*`,
+    `enrolment_*`, `whitebox_*`: the best attack up to that level; empty if none ran at that level. `*_srra1`: the
+    replay that is accepted most often there. `judge_sar`: the attack whose faces the judge accepts most often.
+    `acc_cost`: accuracy of the undefended system minus this one's. Attacks that failed the run's self-test do not
+    count. `best_known_*`: published elsewhere, on other data, never ranked. `bound_ssim`: the best attack per image,
+    averaged (an upper bound that no single attack reaches). If an attack that other defences faced is missing, it is
+    empty, `bound_note` says so, and `worst_*` is a lower bound. `blind_*`: the best guess that ignores the template.
+    `failed`: cells without a figure.
 
     Raises:
         DataError: there are no records, or damaged ones.
@@ -42,13 +46,13 @@ def leaderboard(run: Run) -> pd.DataFrame:
         rows += [_row(board, defense, costs[defense]) for defense in board.defenses]
     frame = pd.DataFrame(rows)
     for name in (column + part for column in BY_NAME for part in ("", "_low", "_high")):
-        if name in frame:  # a column of None alone would hold objects, which don't sort
+        if name in frame:  # a column of None only would have the type object, which cannot be sorted
             frame[name] = pd.to_numeric(frame[name])
     return _ranked(frame)
 
 
 def lower_bound(row: Mapping[Any, Any], name: str) -> str:
-    """Why a figure of a leaderboard's row is only known to be at least so high ("≥"); empty where it is not."""
+    """The reason why a figure of a row is only a lower bound ("≥"); empty if it is not."""
     if name == "worst_ssim":
         return str(row["bound_note"])
     trained_on = name in ("acc", "acc_raw_probe") and UNFINISHED_SERVER in row["flags"].split("; ")
@@ -56,7 +60,7 @@ def lower_bound(row: Mapping[Any, Any], name: str) -> str:
 
 
 def merged(places: Sequence[Path]) -> pd.DataFrame:
-    """The leaderboards of several runs or archives as one; a defence carries where it came from: `advface (mine.zip)`.
+    """The leaderboards of several runs or archives as one; a defence is followed by its source: `advface (mine.zip)`.
 
     Raises:
         DataError: one of them cannot be read.
@@ -70,10 +74,10 @@ def merged(places: Sequence[Path]) -> pd.DataFrame:
 
 
 def sorted_by(frame: pd.DataFrame, column: str) -> pd.DataFrame:
-    """The same rows, the best of a column first within each dataset and recogniser; of `defense` by the alphabet.
+    """The rows sorted by a column, best first, within each dataset and recogniser; `defense` alphabetically.
 
     Raises:
-        UserError: no such column.
+        UserError: there is no such column.
     """
     check_columns([column], "--sort", {*BY_NAME, "defense"})
     up = column != "defense" and "↑" in BY_NAME[column].heading
@@ -84,10 +88,10 @@ def sorted_by(frame: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def check_columns(names: Sequence[str], option: str, known: Collection[str] = BY_NAME) -> None:
-    """Refuses what is no column.
+    """Rejects unknown columns.
 
     Raises:
-        UserError: names the near miss.
+        UserError: a column is unknown; suggests the nearest name.
     """
     for name in names:
         if name not in known:
@@ -119,7 +123,7 @@ def _row(board: Board, defense: str, cost: Measure) -> dict[str, Any]:
     put("acc_cost", cost)
     row["worst_attack"] = worst.cell.attack if worst else ""
     row["worst_level"] = worst.cell.level if worst else ""
-    for name in ("ssim", "psnr_db", "cosine", "lpips"):
+    for name in ("ssim", "psnr_db", "cosine", "judge_cosine", "lpips"):
         put(f"worst_{name}", worst.metric(name) if worst else UNKNOWN)
     for level in Knowledge:
         if level > Knowledge.BLIND:
@@ -150,6 +154,8 @@ def _row(board: Board, defense: str, cost: Measure) -> dict[str, Any]:
             tried = any(LEVELS[e.cell.level] == level for e in known_to)
             admitted = _most_admitted(known_to) if tried else None
             put(f"{level}_srra1", admitted.metric("srra1") if admitted else UNKNOWN)
+    taken = max(real, key=lambda e: e.metric(_SAR).value or 0.0, default=None)
+    put("judge_sar", taken.metric(_SAR) if taken else UNKNOWN)
     record = utility.records[0] if utility and not utility.failed else None
     row["undefended"] = bool(record and record.info.get("stores_features"))
     row["noise_rms"] = record.noise.get("rms") if record else None
@@ -177,21 +183,21 @@ def _most_admitted(replays: Sequence[Entry]) -> Entry | None:
 
 
 def _presents_template_images(board: Board, replay: Entry) -> bool:
-    """Whether a replay presents images that were rebuilt from templates; embeddings have a table of their own."""
+    """Whether a replay presents reconstructions from templates; those from embeddings have their own table."""
     info = replay.records[0].info
     wrapped = board.find("reconstruction", replay.cell.defense, str(info.get("wraps")))
     return info.get("presents") == "image" and (wrapped is None or wrapped.cell.leaks == "template")
 
 
 def _bound(board: Board, skipped: list[Entry], good: list[Entry]) -> tuple[Measure, str]:
-    """Per image the most that any attack rebuilt (design: oracle upper bound)."""
+    """The highest SSIM of any attack per image (the oracle upper bound)."""
     missing = sorted(set(board.attacks) - void_attacks(board) - {e.cell.attack for e in [*good, *skipped]})
     if missing or not good:
         return UNKNOWN, f"incomplete: {', '.join(missing) or 'no attack'}"
     tables = [e.scores.set_index("name") for e in good if e.scores is not None]
     names = sorted(set.intersection(*(set(t.index) for t in tables))) if tables else []
     if not names:
-        return UNKNOWN, "incomplete: no image that all attacks rebuilt"
+        return UNKNOWN, "incomplete: the attacks have no image in common"
     best = pd.concat([t.loc[names, "ssim"] for t in tables], axis=1).max(axis=1)
     owners = tables[0].loc[names, "subject"].to_numpy(dtype=object)
     return measure(best.to_numpy(), owners, seed=derive_seed("bootstrap", board.dataset)), ""

@@ -1,4 +1,4 @@
-"""Two defences on the same images: differences with intervals."""
+"""Compares two defences on the same images, with intervals of the differences."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ METRICS = tuple(map(metric, ("ssim", "psnr_db", "cosine")))
 
 
 def paired(run: Run, one: str, other: str) -> pd.DataFrame:
-    """One row an attack that both faced: one's figure minus the other's, with 95 % intervals over identities.
+    """One row per attack that both faced: one's figure minus the other's, with 95 % intervals over identities.
 
     Raises:
-        UserError: no such defence in the run, or nothing that both faced.
+        UserError: a defence is not in the run, or no attack was run on both.
         DataError: there are no records, or damaged ones.
     """
     rows = [row for board in boards(run) for row in _rows(board, one, other)]
     if not rows:
-        raise UserError(f"{run.folder}: no attack was tried on both {one!r} and {other!r}")
+        raise UserError(f"{run.folder}: no attack was run on both {one!r} and {other!r}")
     return pd.DataFrame(rows)
 
 

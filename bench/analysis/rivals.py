@@ -1,4 +1,4 @@
-"""One attack beside another: what each rebuilds from every defence, and whether the run believes the first."""
+"""Compares one attack with another on every defence, and reports whether it passed the self-test."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class Rivalry:
     level: str
     metric: str  #: ssim of a reconstruction, rank1 of a linkage
     own: Measure
-    other: Measure  #: of the rival at the same level; without a value where it has none
+    other: Measure  #: of the other attack at the same level; without a value if it has none
     difference: Measure  #: own minus other, on the images that both attacked
     floor: float | None  #: SSIM of the best blind guess
-    why: str = ""  #: where there is no figure
+    why: str = ""  #: the reason why there is no figure
 
     @property
     def standing(self) -> Standing:
-        """How it does beside its rival, by the interval of the difference."""
+        """Better, worse or as good as the other attack, by the interval of the difference."""
         if self.own.value is None:
             return "no figure"
         if self.difference.low is None or self.difference.high is None:
@@ -44,7 +44,7 @@ class Rivalry:
 
 
 def rivals(run: Run, own: str, other: str) -> list[Rivalry]:
-    """Every defence under an attack, at each of its levels, beside another attack at the same level where it has that.
+    """Every defence under an attack, at each of its levels, with another attack at the same level if available.
 
     Raises:
         DataError: there are no records, or damaged ones.
@@ -94,7 +94,7 @@ def _difference(board: Board, own: Entry, other: Entry | None, metric: str) -> M
 
 
 def selftest(run: Run, own: str) -> list[str]:
-    """What the run's test of itself says against an attack; nothing where it passed all of its trials."""
+    """The self-test's failures of an attack; empty if it passed all trials."""
     return [
         f"{trial.attack} on canary~{trial.canary}: {trial.said}"
         for board in boards(run)

@@ -1,4 +1,4 @@
-"""The run's test of itself: attacks against systems known to be broken, and known to be safe."""
+"""The run's self-test: attacks on systems known to be broken and on one known to be safe."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from bench.metrics.bootstrap import interval
 from bench.seeds import derive_seed
 from bench.storage.records import Run
 
-_SHARE = 0.5  #: of the gap between the blind floor and a perfect image, that an attack closes on a broken system
-_ERROR = 0.05  #: chance that a sound attack fails on the safe system, over all attacks of a board together
+_SHARE = 0.5  #: a valid attack closes this fraction of the gap between the blind floor and 1 on a broken system
+_NAMED = 0.5  #: a valid linkage attack names this fraction of the people whom a login names on a broken system
+_ERROR = 0.05  #: probability that a valid attack fails on the safe system, over all attacks of a board together
 
 
 @dataclass(frozen=True)
@@ -25,22 +26,26 @@ class Trial:
     attack: str
     canary: str  #: open, fixed, secret, affine (known broken) or closed (known safe)
     passed: bool
-    said: str  #: the figures behind it
+    said: str  #: the figures behind the result
 
 
 def trials(run: Run) -> list[Trial]:
-    """Every attack's trials; empty where the run had no canaries."""
+    """Every attack's trials; empty if the run had no canaries."""
     return [trial for board in boards(run) for trial in board_trials(board)]
 
 
 def board_trials(board: Board) -> list[Trial]:
-    """As `trials`, of one dataset and recogniser.
+    """Like `trials`, for one dataset and recogniser.
 
-    Known broken: the attack's mean SSIM has to close half of the gap between the blind floor and 1. Known safe: the
-    template has nothing to do with the image, so reconstructions may be no more like their own image than like another
-    person's: the difference must have 0 inside its interval, at a level that holds for all attacks together.
+    Known broken: the attack's mean SSIM must close half of the gap between the blind floor and 1. Known safe: the
+    template is independent of the image, so reconstructions must not be more similar to their own image than to another
+    person's. The interval of the difference must contain 0, at a level that accounts for all attacks.
+
+    An attack that links templates to people must name half as many as a login does on a broken system, and no more than
+    chance allows on the safe one.
     """
-    tested = [e for e in board.entries if is_canary(e.cell.defense) and e.cell.kind == "reconstruction"]
+    kinds = ("reconstruction", "linkage")
+    tested = [e for e in board.entries if is_canary(e.cell.defense) and e.cell.kind in kinds]
     floor = blind_floor(board)
     attacks = {e.cell.attack for e in tested}
     found = []
@@ -50,13 +55,25 @@ def board_trials(board: Board) -> list[Trial]:
             continue
         if entry.failed:
             passed, said = False, entry.failed
+        elif entry.cell.kind == "linkage":
+            passed, said = _links(entry, kind == "closed")
         elif kind == "closed":
             passed, said = _ignorant(board, entry, len(attacks))
         else:
             reached, wanted = entry.metric("ssim").value or 0.0, floor + _SHARE * (1 - floor)
-            passed, said = reached >= wanted, f"SSIM {reached:.3f}, at least {wanted:.3f} wanted"
+            passed, said = reached >= wanted, f"SSIM {reached:.3f}, required {wanted:.3f}"
         found.append(Trial(board.dataset, board.recognizer, entry.cell.attack, kind, passed, said))
     return found
+
+
+def _links(entry: Entry, safe: bool) -> tuple[bool, str]:
+    named, login = entry.metric("rank1"), entry.metric("rank1_login")
+    chance = 1 / max(1, int(entry.records[0].info.get("gallery", 1)))
+    reached = named.value or 0.0
+    if safe:
+        return (named.low or 0.0) <= chance, f"rank 1 {reached:.3f}, chance {chance:.3f}"
+    wanted = max(_NAMED * (login.value or 0.0), 2 * chance)
+    return reached >= wanted, f"rank 1 {reached:.3f}, at least {wanted:.3f} wanted"
 
 
 def _ignorant(board: Board, entry: Entry, attacks: int) -> tuple[bool, str]:
@@ -73,11 +90,11 @@ def _ignorant(board: Board, entry: Entry, attacks: int) -> tuple[bool, str]:
 
 
 def blind_floor(board: Board) -> float:
-    """The best SSIM of any attack that never looks; 0 where none was tried."""
+    """The best SSIM of any attack that ignores the template; 0 if there is none."""
     blind = [e for e in board.entries if e.cell.kind == "reconstruction" and LEVELS[e.cell.level] == Knowledge.BLIND]
     return max((e.metric("ssim").value or 0.0 for e in blind), default=0.0)
 
 
 def void_attacks(board: Board) -> set[str]:
-    """Attacks whose figures are not to be believed, for or against any defence."""
+    """Attacks whose figures are not trusted, for or against any defence."""
     return {trial.attack for trial in board_trials(board) if not trial.passed}

@@ -1,4 +1,4 @@
-"""A run as one small archive for a public leaderboard: records and scores, no faces; made here, checked there."""
+"""Exports a run as a small archive for a public leaderboard (records and scores, no faces), and verifies archives."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from bench.storage.records import SCHEMA, Record, Run
 
 _MANIFEST = "manifest.json"
 _FORMAT = 1
-_LARGEST = 200_000_000  #: bytes that a member may unpack to
+_LARGEST = 200_000_000  #: maximum unpacked size of a member, in bytes
 _MEMBERS = 50_000
-_EPOCH = (2000, 1, 1, 0, 0, 0)  #: of every member: the same run gives the same bytes
+_EPOCH = (2000, 1, 1, 0, 0, 0)  #: timestamp of every member, so that the same run gives the same bytes
 _CLOSE = 1e-6
 
 
@@ -32,7 +32,7 @@ def export(run: Run, output: Path) -> Path:
 
     Raises:
         DataError: there are no records, or damaged ones.
-        UserError: a record has no scores beside it.
+        UserError: a record has no scores.
     """
     members: dict[str, bytes] = {}
     for record in run.records():
@@ -54,10 +54,10 @@ def export(run: Run, output: Path) -> Path:
 
 @contextmanager
 def unpacked(path: Path) -> Iterator[Run]:
-    """The run in an archive, or in a folder; what an archive holds is checked before anything is written.
+    """The run in an archive or folder; an archive's content is checked before anything is written.
 
     Raises:
-        DataError: not an archive of a run, or one that was changed after it was made.
+        DataError: it is not an archive of a run, or was changed after it was made.
     """
     if not path.is_file():
         yield Run(path)
@@ -71,12 +71,12 @@ def unpacked(path: Path) -> Iterator[Run]:
 
 
 def _members(path: Path) -> dict[str, bytes]:
-    """Names to bytes, all of them named in the manifest with their hash, inside `records/`, and of sane sizes."""
+    """The members by name. All must be in the manifest with their hash, inside `records/`, and of reasonable size."""
     try:
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
             if len(infos) > _MEMBERS or any(info.file_size > _LARGEST for info in infos):
-                raise DataError(f"{path}: too many members, or too large ones; this is no run's archive")
+                raise DataError(f"{path}: has too many or too large members to be a run's archive")
             found = {info.filename: archive.read(info) for info in infos}
     except (OSError, zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError) as error:
         raise DataError(f"{path}: not a readable archive ({error}); make one: veilbench export RUN") from error
@@ -94,14 +94,14 @@ def _members(path: Path) -> dict[str, bytes]:
     for name, data in found.items():
         parts = PurePosixPath(name)
         if len(parts.parts) != 2 or parts.parts[0] != "records" or parts.suffix not in (".json", ".parquet"):
-            raise DataError(f"{path}: {name!r} does not belong into a run's archive")
+            raise DataError(f"{path}: {name!r} does not belong in a run's archive")
         if hashlib.sha256(data).hexdigest() != hashes[name]:
-            raise DataError(f"{path}: {name!r} is not what its manifest says; it was changed, or damaged")
+            raise DataError(f"{path}: {name!r} differs from its manifest; it was changed or damaged")
     return found
 
 
 def verify(path: Path) -> list[str]:
-    """What is wrong with an archive or a run's folder; nothing if it may be believed as far as figures go.
+    """The problems of an archive or a run's folder; empty if its figures are consistent with its scores.
 
     Raises:
         DataError: it cannot be read, or was changed after it was made.
@@ -111,7 +111,7 @@ def verify(path: Path) -> list[str]:
 
 
 def _problems(run: Run, record: Record) -> Iterator[str]:
-    """Figures that the scores do not bear out, or that contradict each other."""
+    """Figures that do not follow from the scores, or that contradict each other."""
     name = record.cell.name
     for metric, figure in record.metrics.items():
         if figure.value is None:
@@ -119,7 +119,7 @@ def _problems(run: Run, record: Record) -> Iterator[str]:
         if not math.isfinite(figure.value):
             yield f"{name}: {metric} is not finite"
         if figure.low is not None and figure.high is not None and figure.low > figure.high:
-            yield f"{name}: {metric}: the interval ends before it begins"
+            yield f"{name}: {metric}: the interval's limits are in the wrong order"
     if record.status != "ok":
         return
     try:
@@ -130,7 +130,7 @@ def _problems(run: Run, record: Record) -> Iterator[str]:
     yield from _unborne(name, record, scores)
     mse, psnr = (record.metrics[m].value if m in record.metrics else None for m in ("mse", "psnr_db"))
     if mse and psnr is not None and psnr < min(-10 * math.log10(mse), PSNR_CAP_DB) - _CLOSE:
-        yield f"{name}: mean PSNR lies below that of the mean error, which cannot be"
+        yield f"{name}: mean PSNR is below that of the mean error, which is impossible"
 
 
 def _unborne(name: str, record: Record, scores: pd.DataFrame) -> Iterator[str]:
@@ -141,4 +141,4 @@ def _unborne(name: str, record: Record, scores: pd.DataFrame) -> Iterator[str]:
         if not abs(mean - figure.value) <= _CLOSE:
             yield f"{name}: {metric} is {figure.value:.6f}, but its scores' mean is {mean:.6f}"
         if figure.n != len(scores):
-            yield f"{name}: {metric} counts {figure.n} scores, and there are {len(scores)}"
+            yield f"{name}: {metric} is of {figure.n} scores, but there are {len(scores)}"

@@ -1,17 +1,17 @@
-"""What a row of the leaderboard comes to, in one plain sentence.
+"""Summarises a row of the leaderboard in one plain sentence.
 
-The rules, for each level of knowledge at which somebody attacked; `floor` is what the best guess reaches that never
-looked at a template, and every comparison is between 95 % intervals:
+The rules, for each level of knowledge at which an attack ran; `floor` is the SSIM of the best guess that ignores the
+template, and all comparisons use 95 % intervals:
 
-- the face is *hidden* where the SSIM of the best attack of who knows so much does not rise above the floor;
-- it is *shown* where that SSIM lies above the middle between the floor and what the same level rebuilds from the
-  undefended system (or a perfect image, where the run has no such system);
+- the face is *hidden* if the SSIM of the best attack up to that level does not exceed the floor;
+- it is *shown* if that SSIM exceeds the midpoint between the floor and the result at the same level on the undefended
+  system (or a perfect image, if the run has no such system);
 - it is *partly hidden* in between;
-- nothing is said where the same level sees nothing in the undefended system either: its attacks are too weak.
+- there is no verdict if the same level sees nothing in the undefended system either: its attacks are too weak.
 
-Who knows more can do all that who knows less does, so a higher level never stands better than a lower one. A login with
-the rebuilt face, and the cost in accuracy, are said beside that: a dark image that is still let in has
-hidden nothing from a thief. What nobody tried is said too.
+An attacker with more knowledge can do everything that one with less can, so a higher level never has a better verdict
+than a lower one. The sentence also reports logins with the reconstruction and the cost in accuracy, because a face that
+looks hidden but is accepted at a login is not protected. It also lists levels that were not tried.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ Standing = Literal["hidden", "partly", "shown"]
 _STANDINGS: tuple[Standing, ...] = ("hidden", "partly", "shown")  #: from best to worst
 
 LEVELS = tuple(str(level) for level in Knowledge if level > Knowledge.BLIND)
-_MIDDLE = 0.5  #: of the way from the floor to what is rebuilt where nothing is protected
+_MIDDLE = 0.5  #: position of the midpoint between the floor and the undefended result
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A value with its 95 % interval; the ends are the value itself where there is none."""
+    """A value with its 95 % interval; without one, both limits are the value itself."""
 
     value: float
     low: float
@@ -45,7 +45,7 @@ class Figure:
 
     @classmethod
     def of(cls, row: Mapping[Any, Any], name: str) -> Figure | None:
-        """A leaderboard's figure; None where there is none."""
+        """A figure of the leaderboard; None if there is none."""
         value, low, high = (row.get(f"{name}{part}", math.nan) for part in ("", "_low", "_high"))
         if value is None or math.isnan(value):
             return None
@@ -65,12 +65,12 @@ class Verdict:
     dataset: str
     recognizer: str
     defense: str
-    standings: Mapping[str, Standing]  #: by level of knowledge, of the levels that were tried
+    standings: Mapping[str, Standing]  #: by level of knowledge, for the levels that were tried
     sentence: str  #: begins with a verb: "hides the face from ..."
 
 
 def verdicts(frame: pd.DataFrame) -> list[Verdict]:
-    """One a row of a leaderboard, in its order."""
+    """One verdict per row of a leaderboard, in its order."""
     found = []
     for (dataset, recognizer), some in frame.groupby(["dataset", "recognizer"], sort=False):
         rows = some.to_dict("records")
@@ -84,13 +84,13 @@ def verdicts(frame: pd.DataFrame) -> list[Verdict]:
 
 
 def floor_of(rows: Sequence[Mapping[Any, Any]]) -> Figure | None:
-    """The best blind guess on one dataset and recogniser; None where nobody guessed."""
+    """The best blind guess for one dataset and recogniser; None if there is none."""
     found = [figure for row in rows if (figure := Figure.of(row, "blind_ssim")) is not None]
     return max(found, key=lambda figure: figure.value, default=None)
 
 
 def best_of(rows: Sequence[Mapping[Any, Any]], name: str) -> float | None:
-    """The best figure of a column, of the rows that lack no attack; None where there is no better or worse."""
+    """The best figure of a column, among rows without missing attacks; None if neither direction is better."""
     up = "↑" in BY_NAME[name].heading
     if not up and "↓" not in BY_NAME[name].heading:
         return None
@@ -120,7 +120,7 @@ def _standings(row: Mapping[Any, Any], floor: Figure | None, bare: Mapping[Any, 
 # ------------------------------------------------------------------------------------------------------- in words
 
 
-#: What somebody at a level can do, as it follows "an attacker who".
+#: What an attacker at a level can do, after "an attacker who".
 _WHO = {
     "encoder": "has the client (encoder)",
     "algorithm": "knows the defence (algorithm)",
@@ -134,7 +134,7 @@ _WEAK = "the attacks see nothing in the undefended system either"
 
 def _sentence(row: Mapping[Any, Any], standings: Mapping[str, Standing], floor: Figure | None) -> str:
     parts = [_face(row, standings, floor), _login(row, standings), _cost(row)]
-    # Who knows more than somebody who sees the face sees it too: that need not be tried.
+    # An attacker with more knowledge than one who sees the face sees it too, so that need not be tried.
     seen = next((LEVELS.index(level) for level, standing in standings.items() if standing == "shown"), len(LEVELS))
     unknown = [level for level in LEVELS[:seen] if level not in standings]
     weak = [level for level in unknown if Figure.of(row, f"{level}_ssim") is not None]
@@ -156,7 +156,7 @@ def _face(row: Mapping[Any, Any], standings: Mapping[str, Standing], floor: Figu
     if floor is None:
         return "cannot be judged: no attack guessed blindly, so there is no floor to compare with"
     if not standings and row["undefended"]:
-        return "was seen by nobody, though nothing is protected: the attacks are too weak to judge anything by"
+        return "was not reconstructed, although nothing is protected: the attacks are too weak to judge any defence"
     if not standings:
         return f"cannot be judged: {_WEAK}"
     hidden, partly, shown = ([level for level, own in standings.items() if own == wanted] for wanted in _STANDINGS)

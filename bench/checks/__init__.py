@@ -1,4 +1,4 @@
-"""Does a plugin keep its contract? For `veilbench check`, and for the tests of whoever writes plugins elsewhere:
+"""Checks whether a plugin keeps its contract, for `veilbench check` and for the tests of other packages:
 
 from bench.checks import assert_sound
 from mine import Mine
@@ -22,11 +22,11 @@ __all__ = ["Scene", "Verdict", "assert_sound", "check", "failures"]
 
 
 def check(plugin: Any, scene: Scene | None = None) -> list[Verdict]:
-    """Every check of a plugin's kind.
+    """Runs every check for the plugin's kind.
 
     Args:
         plugin: an instance of a defence, attack, recogniser or dataset.
-        scene: where a defence or an attack is tried; by default the recogniser that comes with the package.
+        scene: the system on which a defence or attack is tested; by default with the recogniser in the package.
 
     Raises:
         TypeError: it is none of these.
@@ -39,14 +39,14 @@ def check(plugin: Any, scene: Scene | None = None) -> list[Verdict]:
         return check_recognizer(plugin)
     if isinstance(plugin, Dataset):
         return check_dataset(plugin)
-    raise TypeError(f"{type(plugin).__name__} is no defence, attack, recogniser or dataset")
+    raise TypeError(f"{type(plugin).__name__} is not a defence, attack, recogniser or dataset")
 
 
 def assert_sound(plugin: Any, scene: Scene | None = None) -> None:
-    """As `check`, for a test.
+    """Like `check`, for a test.
 
     Raises:
-        AssertionError: what failed: what was expected, what came, and how to mend it.
+        AssertionError: a check failed; says what was expected, what was found, and how to fix it.
     """
     wrong = failures(check(plugin, scene))
     assert not wrong, "\n".join(str(verdict) for verdict in wrong)

@@ -1,4 +1,4 @@
-"""Checks of an attack: it asks for what it declares, and it can do what it claims where nothing is protected."""
+"""Checks of an attack: it only asks for what it declares, and it works where nothing is protected."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ from bench.contracts.oracle import client_alone
 from bench.errors import KnowledgeError, NotApplicable
 from bench.metrics.image import image_scores
 
-_CLOSE = 0.02  #: in pixels' values: what bfloat16 in another batch may differ by
+_CLOSE = 0.02  #: in pixel values: the possible effect of bfloat16 in another batch
 _FROM_RNG = "Take all randomness from the rng that the step is given."
 
 
 def check_attack(attack: Attack, scene: Scene) -> list[Verdict]:
-    """Every check, in order; the last one is what rebuilding an image costs."""
+    """Runs every check, in order; the last one measures the cost of an image."""
     checks: list[tuple[str, Callable[[], str | None]]] = [("parameters", lambda: sound_parameters(attack))]
     if isinstance(attack, ReconstructionAttack):
         looks = _Looks(attack, scene)
@@ -57,8 +57,8 @@ def check_attack(attack: Attack, scene: Scene) -> list[Verdict]:
             ("weights untouched", lambda: scene.refuse_changes(looks.untouched)),
             ("same seed, same images", looks.same_seed),
             ("batch composition", looks.batch_composition),
-            ("opens what is unprotected", looks.opens),
-            ("nothing kept", lambda: keep_still(attack)),
+            ("works on unprotected templates", looks.opens),
+            ("holds no state", lambda: keep_still(attack)),
             ("cost", looks.cost),
         ]
     elif isinstance(attack, LinkageAttack):
@@ -68,7 +68,7 @@ def check_attack(attack: Attack, scene: Scene) -> list[Verdict]:
 
 
 class _Looks:
-    """One attack on the unprotected system, fitted when first wanted."""
+    """One attack on the unprotected system, fitted on first use."""
 
     def __init__(self, attack: ReconstructionAttack, scene: Scene) -> None:
         self.attack, self.scene = attack, scene
@@ -88,7 +88,7 @@ class _Looks:
         public = self.scene.public
         copy = defense.fit(client_alone(self.scene.network), public, Rng(1)) if self.attack.asks_surrogate else None
         state = stored_state(self._learned(self.attack, system, copy))
-        # What a run allows: similarities to stored embeddings for who stole those, and never while learning.
+        # As in a run: stored embeddings are only available to an attack that steals them, and not during training.
         leaks = self.attack.leaks == "embedding"
         known = embeddings if leaks and self.attack.level >= Knowledge.ENROLMENT else None
         oracle = Oracle(self.attack.level, system, Rng(0).child("oracle"), known, copy)
@@ -122,7 +122,7 @@ class _Looks:
         if not isinstance(self.attack.level, Knowledge) or self.attack.leaks not in ("template", "embedding"):
             raise Wrong(
                 "a level of Knowledge, and leaks of 'template' or 'embedding'",
-                f"{self.attack.level!r}, {self.attack.leaks!r}", "Return Knowledge.ENCODER, say.",
+                f"{self.attack.level!r}, {self.attack.leaks!r}", "Return Knowledge.ENCODER, for example.",
             )  # fmt: skip
         return f"{self.attack.level}, leaks the {self.attack.leaks}"
 
@@ -132,7 +132,7 @@ class _Looks:
         except KnowledgeError as error:
             raise Wrong(
                 f"what level '{self.attack.level}' allows", str(error),
-                "Declare the higher level, or do without: the harness refuses it as well.",
+                "Declare the higher level, or do without; the harness also refuses it.",
             ) from error  # fmt: skip
 
     def knowledge(self) -> str:
@@ -140,9 +140,9 @@ class _Looks:
             self._respects(self.open.__len__)
             self._respects(self.made)
         except NotApplicable as why:
-            raise Pointless(f"nothing to try where nothing is protected: {why}") from why
+            raise Pointless(f"does not apply where nothing is protected: {why}") from why
         asked = self.asked + self.open[0].queries
-        return ", ".join(f"{name} {count}" for name, count in sorted(asked.items())) or "asks nothing"
+        return ", ".join(f"{name} {count}" for name, count in sorted(asked.items())) or "no queries"
 
     def knowledge_under_noise(self) -> str:
         def work() -> None:
@@ -154,7 +154,7 @@ class _Looks:
         try:
             self._respects(work)
         except NotApplicable as why:
-            return f"nothing to try: {why}"
+            return f"does not apply: {why}"
         return "kept"
 
     def _open_or_skip(self) -> None:
@@ -186,7 +186,7 @@ class _Looks:
         leak = Leak(stolen, self.subjects, tuple(range(len(values))))
         self.attack.reconstruct(oracle, prepared, leak, Rng(0).images(self.names))
         if not torch.equal(stolen, values):
-            raise Wrong("stolen values as they were", "others", "Work on a copy of leak.values.")
+            raise Wrong("stolen values unchanged", "others", "Work on a copy of leak.values.")
 
     def same_seed(self) -> None:
         self._open_or_skip()
@@ -196,7 +196,7 @@ class _Looks:
         other = self.made()
         if not torch.equal(one, other):
             apart = float((one - other).abs().max())
-            raise Wrong("the same images under the same seed", f"others, by up to {apart:.3g}", _FROM_RNG)
+            raise Wrong("the same images with the same seed", f"different ones, by up to {apart:.3g}", _FROM_RNG)
 
     def batch_composition(self) -> str:
         self._open_or_skip()
@@ -207,16 +207,16 @@ class _Looks:
         apart = float((whole - alone).abs().mean())
         if apart > _CLOSE:
             raise Wrong(
-                "the same image alone as in a batch", f"others, by {apart:.3g} on average",
-                "Treat every image by itself; or say so by the property coupled.",
+                "the same image alone as in a batch", f"different ones, by {apart:.3g} on average",
+                "Process each image independently, or declare the dependence with the property coupled.",
             )  # fmt: skip
         return f"within {apart:.1e}"
 
     def opens(self) -> str:
-        """Above the blind floor, by more than chance: the difference of both on each image, over its standard error."""
+        """Its score must exceed the blind floor significantly: paired difference over its standard error."""
         self._open_or_skip()
         if self.attack.level == Knowledge.BLIND:
-            raise Pointless("a blind attack is the floor")
+            raise Pointless("a blind attack is itself the floor")
         made = self.made().clamp(0, 1)
         public = self.scene.public
         floor = torch.stack([public.batch(slice(i, i + 1))[0] for i in range(len(public))]).mean(0).expand_as(made)
@@ -231,8 +231,8 @@ class _Looks:
         note = f"{what} {float(own.mean()):.2f}, mean face {float(blind.mean()):.2f}"
         if float(gain.mean()) <= 2 * error:
             raise Wrong(
-                "more than the mean face gives, where nothing is protected", note,
-                "An attack that is weak here makes every defence look good: train longer, on more faces, or mend it.",
+                "a better result than the mean face where nothing is protected", note,
+                "An attack that is weak here makes every defence look good: train it longer or on more faces.",
             )  # fmt: skip
         return note
 
@@ -246,11 +246,11 @@ class _Looks:
         self._open_or_skip()
         started = time.perf_counter()
         self.made()
-        return f"{1000 * (time.perf_counter() - started) / len(self.names):.1f} ms an image"
+        return f"{1000 * (time.perf_counter() - started) / len(self.names):.1f} ms per image"
 
 
 def _scores(attack: LinkageAttack, scene: Scene) -> str:
-    """(B, N), finite, and better than guessing where nothing is protected."""
+    """Scores (B, N) must be finite, and better than chance where nothing is protected."""
     system, names = scene.system(Open()), scene.names()
     people = len(names) // 2
     with torch.no_grad():
@@ -265,10 +265,12 @@ def _scores(attack: LinkageAttack, scene: Scene) -> str:
     except KnowledgeError as error:
         raise Wrong(f"what level '{attack.level}' allows", str(error), "Declare the higher level.") from error
     if tuple(scores.shape) != (people, people) or not torch.isfinite(scores).all():
-        raise Wrong(f"finite scores ({people}, {people})", str(tuple(scores.shape)), "One row a stolen value.")
+        raise Wrong(f"finite scores ({people}, {people})", str(tuple(scores.shape)), "Return one row per stolen value.")
     right = int((scores.argmax(1) == torch.arange(people)).sum())
     if right <= people // 3:
         raise Wrong(
-            "most people linked, where nothing is protected", f"{right} of {people}", "More must mean more alike."
+            "most people linked where nothing is protected",
+            f"{right} of {people}",
+            "A higher score must mean more similar.",
         )
     return f"{right} of {people} linked"

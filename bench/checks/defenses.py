@@ -1,4 +1,4 @@
-"""Checks of a defence."""
+"""Checks of a defence: its contract, its randomness, and its independence from the batch."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from bench.contracts import Defense, Rng, State, System
 
 _BATCH = 6
 _ODD = (53, 47)
-_CLOSE = 1e-3  #: of the mean value: what sums in another order may differ by, and no defence means to
+_CLOSE = 1e-3  #: relative tolerance for sums in another order
 
 _FROM_RNG = "Take all randomness from the rng that the step is given."
 _ALONE = (
-    "Treat every image by itself; or, where that is the point, say so by the property protect_batch: the images that "
-    "are protected together."
+    "Process each image independently; or, if the dependence is intended, declare it with the property protect_batch: "
+    "the number of images that are protected together."
 )
 
 
 def check_defense(defense: Defense, scene: Scene) -> list[Verdict]:
-    """Every check, in order; the last one is what protecting an image costs."""
+    """Runs every check, in order; the last one measures the cost of an image."""
     looks = _Looks(defense, scene)
     checks: list[tuple[str, Callable[[], str | None]]] = [
         ("parameters", lambda: sound_parameters(defense)),
@@ -54,19 +54,19 @@ def check_defense(defense: Defense, scene: Scene) -> list[Verdict]:
         ("embeddings", looks.embeddings),
         ("gradient", looks.gradient),
         ("odd sizes", looks.odd_sizes),
-        ("nothing kept", looks.nothing_kept),
+        ("holds no state", looks.nothing_kept),
         ("cost", looks.cost),
     ]
     needs = {name: "templates" for name, _ in checks[5:]} | {
         "server": "fit", "features": "server", "templates": "features", "weights untouched": "fit",
-        "nothing kept": "fit",
+        "holds no state": "fit",
         "fresh randomness": "same seed, same template", "batch composition": "same seed, same template",
     }  # fmt: skip
     return work_off(checks, needs)
 
 
 class _Looks:
-    """One defence on one scene, fitted when first wanted."""
+    """One defence on one scene, fitted on first use."""
 
     def __init__(self, defense: Defense, scene: Scene) -> None:
         self.defense, self.scene = defense, scene
@@ -92,7 +92,7 @@ class _Looks:
         return self.scene.serving(self.bare, stored_state(self.server_state))
 
     def encoded(self) -> Tensor:
-        system = self.system  # fitted here, where gradients are allowed
+        system = self.system  # fitted here, where gradients are enabled
         with torch.no_grad():
             return system.encode(self.images)
 
@@ -102,7 +102,7 @@ class _Looks:
             return self.system.protect(features, Rng(seed).images(names))
 
     def fit(self) -> str:
-        """Learns, and the same again under the same seed."""
+        """Fits twice with the same seed and compares the states."""
         if self.state is None:
             return "nothing to learn"
         if not isinstance(self.state, State):
@@ -111,10 +111,10 @@ class _Looks:
         disturb_globals(1)
         again = self.defense.fit(self.scene.network, self.scene.public, Rng(0).child("fit"))
         if again is None or set(again.tensors) != set(self.state.tensors):
-            raise Wrong("the same state under the same seed", "other tensors", _FROM_RNG)
+            raise Wrong("the same state with the same seed", "different tensors", _FROM_RNG)
         for name, value in self.state.tensors.items():
             if not torch.equal(value, again.tensors[name]):
-                raise Wrong("the same state under the same seed", f"another {name!r}", _FROM_RNG)
+                raise Wrong("the same state with the same seed", f"a different {name!r}", _FROM_RNG)
         return f"{len(self.state.tensors)} tensors"
 
     def server(self) -> str:
@@ -129,7 +129,7 @@ class _Looks:
         features = self.encoded()
         templates = self.protected(features)
         _look_like(templates, features, "protect", "(B, C, h, w)", 4)
-        return f"{tuple(templates.shape[1:])}, {templates[0].numel() * templates.element_size() / 1e3:.0f} kB an image"
+        return f"{tuple(templates.shape[1:])}, {templates[0].numel() * templates.element_size() / 1e3:.0f} kB per image"
 
     def inputs_untouched(self) -> None:
         images = self.images.clone()
@@ -143,7 +143,7 @@ class _Looks:
         for step, what, was, now in (*pairs, ("embed", "templates", stored, templates)):
             if not torch.equal(was, now):
                 raise Wrong(
-                    f"{what} as they were after {step}",
+                    f"{what} unchanged by {step}",
                     "others",
                     f"Work on a copy: {step} must not write to its input.",
                 )
@@ -155,14 +155,14 @@ class _Looks:
         disturb_globals(2)
         other = self.protected(features)
         if not torch.equal(one, other):
-            raise Wrong("the same template under the same seed", _apart(one, other), _FROM_RNG)
+            raise Wrong("the same template with the same seed", _apart(one, other), _FROM_RNG)
 
     def fresh_randomness(self) -> str:
         features = self.encoded()
         differs = not torch.equal(self.protected(features, seed=0), self.protected(features, seed=1))
         if differs and not self.defense.randomized:
             raise Wrong(
-                "the same template under another seed, since randomized = False", "another template",
+                "the same template with another seed, since randomized = False", "another template",
                 "Declare randomized: ClassVar[bool] = True.",
             )  # fmt: skip
         if not self.defense.randomized:
@@ -172,8 +172,8 @@ class _Looks:
             twice = [self.system.protect(features, generators) for _ in range(2)]
         if not differs or torch.equal(*twice):
             raise Wrong(
-                "another template each time, since randomized = True", "the same one",
-                "Draw from rng at every call; or declare randomized = False.",
+                "a different template each time, since randomized = True", "the same template",
+                "Draw from rng at every call, or declare randomized = False.",
             )  # fmt: skip
         return "randomised, as declared"
 
@@ -181,16 +181,20 @@ class _Looks:
         together = self.defense.protect_batch
         if together is not None:
             if together < 1:
-                raise Wrong("protect_batch of at least 1, or None", str(together), "Say how many go together.")
+                raise Wrong(
+                    "protect_batch of at least 1, or None",
+                    str(together),
+                    "Return the number of images that are protected together.",
+                )
             return f"depends on its batch of {together}, as declared"
         features = self.encoded()
         with in_float32():
             whole = self.protected(features)
             alone = torch.cat([self.protected(features[i : i + 1], first=i) for i in range(len(features))])
-        # On average: where signs of gradients are taken, a few values may always fall to the other side.
+        # On average: if the defence uses signs of gradients, a few values may always flip.
         apart = float((whole - alone).abs().mean()) / max(float(whole.abs().mean()), 1e-12)
         if apart > _CLOSE:
-            raise Wrong("the same template alone as in a batch", f"one that differs by {100 * apart:.2g} %", _ALONE)
+            raise Wrong("the same template alone as in a batch", f"a difference of {100 * apart:.2g} %", _ALONE)
         return f"within {100 * apart:.1g} %"
 
     def small_batches(self) -> None:
@@ -202,9 +206,11 @@ class _Looks:
                     embeddings = self.system.embed(templates) if count else templates
             except Exception as error:
                 came = f"{type(error).__name__}: {error}"
-                raise Wrong(f"{count} templates of {count} images", came, "Let every batch size through.") from error
+                raise Wrong(f"{count} templates of {count} images", came, "Support every batch size.") from error
             if len(templates) != count or len(embeddings) != count:
-                raise Wrong(f"{count} templates of {count} images", str(len(templates)), "Keep the first dimension.")
+                raise Wrong(
+                    f"{count} templates of {count} images", str(len(templates)), "Preserve the first dimension."
+                )
 
     def stored_precision(self) -> str:
         templates = self.protected(self.encoded())
@@ -226,14 +232,14 @@ class _Looks:
         if start.shape != wanted:
             raise Wrong(
                 f"a reference shaped as the template, {tuple(wanted)}", str(tuple(start.shape)),
-                "reference is what the noise is measured from: return the template without noise.",
+                "reference is the origin of the noise: return the template without noise.",
             )  # fmt: skip
 
     def embeddings(self) -> str:
         with torch.no_grad():
             found = self.system.embed(self.protected(self.encoded()))
         if found.ndim != 2 or len(found) != _BATCH:
-            raise Wrong("embeddings (B, D)", str(tuple(found.shape)), "Return one row an image.")
+            raise Wrong("embeddings (B, D)", str(tuple(found.shape)), "Return one row per image.")
         if not torch.isfinite(found).all():
             raise Wrong("finite embeddings", "NaN or infinity", "Look for a division by 0 in embed.")
         lengths = found.norm(dim=1)
@@ -246,13 +252,13 @@ class _Looks:
         images = self.images.clone().requires_grad_()
         features = self.system.encode(images)
         if not features.requires_grad:
-            return "encode passes none on: white-box searches will find their gradients masked"
+            return "encode passes no gradient: white-box attacks will find their gradients masked"
         (found,) = torch.autograd.grad(features.square().sum(), images)
         if not torch.isfinite(found).all():
             raise Wrong("finite gradients of encode", "NaN or infinity", "Look for a root or a quotient at 0.")
         if not found.any():
-            return "encode's is 0 everywhere: white-box searches will find their gradients masked"
-        return "encode passes it on"
+            return "the gradient of encode is 0 everywhere: white-box attacks will find their gradients masked"
+        return "encode passes gradients"
 
     def odd_sizes(self) -> str:
         if self.defense.files():
@@ -270,13 +276,13 @@ class _Looks:
         self.protected(features)
         started = time.perf_counter()
         self.protected(features)
-        return f"{1000 * (time.perf_counter() - started) / len(features):.1f} ms an image"
+        return f"{1000 * (time.perf_counter() - started) / len(features):.1f} ms per image"
 
 
 def _look_like(found: Tensor, given: Tensor, step: str, shape: str, dimensions: int) -> None:
     if not isinstance(found, Tensor) or found.ndim != dimensions or len(found) != len(given):
         came = str(tuple(found.shape)) if isinstance(found, Tensor) else type(found).__name__
-        raise Wrong(f"{shape} of {len(given)} images from {step}", came, "Return one tensor, an entry an image.")
+        raise Wrong(f"{shape} of {len(given)} images from {step}", came, "Return one tensor with one entry per image.")
     if found.dtype != torch.float32:
         raise Wrong(f"float32 from {step}", str(found.dtype).removeprefix("torch."), "End with .float().")
     if not torch.isfinite(found).all():
@@ -284,4 +290,4 @@ def _look_like(found: Tensor, given: Tensor, step: str, shape: str, dimensions: 
 
 
 def _apart(one: Tensor, other: Tensor) -> str:
-    return f"one that differs by up to {float((one - other).abs().max()):.3g}"
+    return f"a difference of up to {float((one - other).abs().max()):.3g}"

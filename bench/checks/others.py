@@ -17,7 +17,7 @@ _ALIGNMENT = Alignment("margin", (64, 64))
 
 
 def check_recognizer(recognizer: Recognizer) -> list[Verdict]:
-    """Loads it twice and looks at what it makes of noise."""
+    """Loads it twice and applies it to noise."""
 
     def network() -> SplitNetwork:
         return recognizer.load()
@@ -31,7 +31,7 @@ def check_recognizer(recognizer: Recognizer) -> list[Verdict]:
         if any(not torch.equal(value, other[name]) for name, value in one.state_dict().items()):
             raise Wrong("the same weights each time", "others", "load must fill every weight from the file.")
         if recognizer.weights_hash() != recognizer.weights_hash():
-            raise Wrong("one hash", "two", "weights_hash must depend on the bytes alone.")
+            raise Wrong("the same hash each time", "two", "weights_hash must depend only on the bytes.")
         return f"{sum(p.numel() for p in one.parameters()):,} parameters"
 
     def shapes() -> str:
@@ -42,7 +42,7 @@ def check_recognizer(recognizer: Recognizer) -> list[Verdict]:
             embeddings, alone = one.embed(features), one.embed(one.extract(images[:1]))
         if features.ndim != 4 or embeddings.ndim != 2 or len(embeddings) != 3:
             came = f"{tuple(features.shape)} and {tuple(embeddings.shape)}"
-            raise Wrong("features (B, C, h, w) and embeddings (B, D)", came, "Cut the network behind a convolution.")
+            raise Wrong("features (B, C, h, w) and embeddings (B, D)", came, "Split the network behind a convolution.")
         if not torch.isfinite(embeddings).all() or not torch.allclose(embeddings[:1], alone, atol=1e-4):
             raise Wrong("finite embeddings that do not depend on the batch", "others", "Is batch norm in eval mode?")
         return f"features {tuple(features.shape[1:])}, {embeddings.shape[1]}-d embeddings"
@@ -50,7 +50,7 @@ def check_recognizer(recognizer: Recognizer) -> list[Verdict]:
     def layout() -> str:
         one = network()
         if not one.layout:
-            return "no convolutions named: mirrored decoders fall back to plain ones"
+            return "no convolutions declared: mirrored decoders fall back to plain ones"
         with torch.no_grad():
             features = one.extract(torch.zeros(1, 3, *one.image_size))
         side = one.image_size[0]
@@ -59,7 +59,7 @@ def check_recognizer(recognizer: Recognizer) -> list[Verdict]:
         if one.layout[-1].outputs != features.shape[1] or side != features.shape[2]:
             raise Wrong(
                 f"a layout that ends in {tuple(features.shape[1:])}", f"{one.layout[-1].outputs} channels, {side} rows",
-                "Name the client's convolutions in order, poolings as strides.",
+                "Declare the client's convolutions in order, poolings as strides.",
             )  # fmt: skip
         return f"{len(one.layout)} convolutions"
 
@@ -68,11 +68,11 @@ def check_recognizer(recognizer: Recognizer) -> list[Verdict]:
 
 
 def check_dataset(dataset: Dataset) -> list[Verdict]:
-    """Loads it twice, small, and looks at faces, pairs and people."""
+    """Loads it twice, at a small size, and checks faces, pairs and people."""
 
     def revision() -> str:
         if dataset.revision() != dataset.revision():
-            raise Wrong("one revision", "two", "Hash what load reads, and nothing else.")
+            raise Wrong("the same revision each time", "two", "Hash exactly what load reads.")
         return dataset.revision()[:12]
 
     def loads() -> str:
@@ -89,19 +89,21 @@ def check_dataset(dataset: Dataset) -> list[Verdict]:
                 if faces.image_size != _ALIGNMENT.size or faces.pixels.dtype != np.uint8:
                     raise Wrong("uint8 images of the alignment's size", f"{faces.image_size}", "Align every image.")
                 if len(set(faces.names)) != len(faces):
-                    raise Wrong(f"unique names in the {name} set", "some twice", "Seeds are derived from names.")
+                    raise Wrong(f"unique names in the {name} set", "duplicates", "Seeds are derived from names.")
                 if faces.names != twin.names or not torch.equal(faces.batch([0]), twin.batch([0])):
-                    raise Wrong("the same faces each time", "others", "Loading must not depend on chance.")
+                    raise Wrong("the same faces each time", "others", "Loading must not be random.")
             if len(pairs) and (pairs.left.max() >= len(test) or pairs.right.max() >= len(test) or pairs.left.min() < 0):
-                raise Wrong("pairs that point into the test set", "some outside", "Count from 0.")
+                raise Wrong("pairs that refer to the test set", "indices outside it", "Count from 0.")
             try:
-                check_pairs(pairs, "the pairs", lambda i: f"pair {i + 1}")
+                check_pairs(pairs, "pair", lambda i: f"pair {i + 1}")
             except DataError as error:
-                raise Wrong("pairs that can be judged", str(error), "Mend the protocol.") from error
+                raise Wrong("valid pairs", str(error), "Correct the protocol.") from error
             if public is not None and test.subjects and public.subjects:
                 both = set(test.subjects) & set(public.subjects)
                 if both:
-                    raise Wrong("nobody both judged and public", f"{len(both)} people, e.g. {min(both)}", "Part them.")
+                    raise Wrong(
+                        "no person both judged and public", f"{len(both)} people, e.g. {min(both)}", "Separate them."
+                    )
             return f"{sizes[0]} to judge in {len(pairs)} pairs, {sizes[1]} public"
 
     return work_off(

@@ -1,4 +1,4 @@
-"""A small system to try plugins on: synthetic people, seen by the client that comes with the package."""
+"""A small system to test plugins on: synthetic people and the client included in the package."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from bench.contracts import Alignment, Defense, FaceSet, ImageRng, Recognizer, S
 from bench.datasets.synthetic import Synthetic
 from bench.recognizers.compact import Compact
 
-_JUDGED = 12  #: images that a plugin is tried on
+_JUDGED = 12  #: number of images that a plugin is tested on
 
 
 @dataclass(frozen=True, kw_only=True)
 class Open(Defense):
-    """Stores features as they are."""
+    """Stores features unchanged."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Noisy(Defense):
-    """A little noise, anew each time: an attack that enrols meets templates that differ from features."""
+    """Adds a little fresh noise, so that an attack that enrols sees templates that differ from features."""
 
     randomized = True
 
@@ -36,7 +36,7 @@ class Noisy(Defense):
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """Public faces, faces to judge, and a recogniser; everything frozen and in eval mode."""
+    """Public faces, faces to judge, and a recogniser; the recogniser is frozen and in eval mode."""
 
     network: SplitNetwork
     public: FaceSet
@@ -44,7 +44,7 @@ class Scene:
 
     @classmethod
     def shipped(cls, public: int = 240) -> Scene:
-        """The recogniser that comes with the package, whole, at 96 x 96."""
+        """The complete recogniser included in the package, at 96 x 96."""
         return cls.of(Compact(), public)
 
     @classmethod
@@ -54,7 +54,7 @@ class Scene:
 
     @classmethod
     def small(cls, size: tuple[int, int] = (48, 40), public: int = 160) -> Scene:
-        """The shipped client with a server of random weights, on small images: seconds instead of a minute."""
+        """The included client with a server of random weights, on small images: takes seconds instead of a minute."""
         whole = Compact().load()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -66,11 +66,11 @@ class Scene:
         return cls(_frozen(network), *_faces(Alignment("margin", size), public))
 
     def resized(self, size: tuple[int, int]) -> Scene:
-        """The small scene at another size of images, with as few faces as will do."""
+        """The small scene at another image size, with as few faces as possible."""
         return Scene.small(size, min(16, len(self.public)))
 
     def images(self, count: int = _JUDGED) -> Tensor:
-        """(count, 3, H, W) of the faces to judge."""
+        """The faces to judge, (count, 3, H, W)."""
         return self.test.batch(slice(0, count))
 
     def names(self, count: int = _JUDGED) -> tuple[str, ...]:
@@ -78,11 +78,11 @@ class Scene:
         return self.test.names[:count]
 
     def system(self, defense: Defense, state: State | None = None) -> System:
-        """The defended system, before its server has learned anything for itself."""
+        """The defended system, before its server is trained."""
         return System(self.network, defense, defense.prepare(self.network, state))
 
     def serving(self, system: System, server: State | None) -> System:
-        """The same with what its server learned."""
+        """The defended system with its trained server."""
         return replace(system, server=system.defense.prepare_server(self.network, server))
 
     def weights(self) -> Mapping[str, Tensor]:
@@ -90,16 +90,16 @@ class Scene:
         return {name: value.clone() for name, value in self.network.state_dict().items()}
 
     def refuse_changes(self, before: Mapping[str, Tensor]) -> None:
-        """The recogniser is shared by all.
+        """Checks that the shared recogniser is unchanged.
 
         Raises:
-            Wrong: its weights are no longer those, or it was left in training mode.
+            Wrong: its weights have changed, or it was left in training mode.
         """
         now = self.network.state_dict()
         changed = [name for name, value in before.items() if not torch.equal(value, now[name])]
         if changed or self.network.training:
             came = f"a change of {changed[0]}" if changed else "a network in training mode"
-            raise Wrong("the recogniser as it was", came, "Train a copy (copy.deepcopy); the recogniser is shared.")
+            raise Wrong("the recogniser unchanged", came, "Train a copy (copy.deepcopy); the recogniser is shared.")
 
 
 def _frozen(network: SplitNetwork) -> SplitNetwork:
@@ -110,6 +110,6 @@ def _faces(alignment: Alignment, public: int) -> tuple[FaceSet, FaceSet]:
     people = Synthetic(folds=2, pairs_per_fold=_JUDGED // 4, public=public)
     with tempfile.TemporaryDirectory() as folder:
         found = people.load(alignment, Path(folder))
-        pixels = found.test.pixels.copy()  # of both sets, out of the folder that is about to go
+        pixels = found.test.pixels.copy()  # copies of both sets, because the temporary folder is about to be deleted
     assert found.public is not None
     return replace(found.public, pixels=pixels), replace(found.test, pixels=pixels)

@@ -1,4 +1,4 @@
-"""What a check finds, and how a list of checks is worked off."""
+"""Runs a list of checks and reports their verdicts."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Wrong(Exception):
     """A check failed."""
 
     def __init__(self, expected: str, came: str, fix: str) -> None:
-        super().__init__(f"expected {expected}; came {came}. {fix}")
+        super().__init__(f"expected {expected}; got {came}. {fix}")
         self.expected, self.came, self.fix = expected, came, fix
 
 
 class Pointless(Exception):
-    """A check has nothing to look at; the message says why."""
+    """A check does not apply; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Verdict:
 
     check: str
     status: Literal["passed", "failed", "skipped"]
-    note: str = ""  #: figures, or why it was skipped
+    note: str = ""  #: figures, or why the check was skipped
     expected: str = ""
     came: str = ""
     fix: str = ""
@@ -47,18 +47,18 @@ class Verdict:
     def __str__(self) -> str:
         if self.status != "failed":
             return f"{self.check}: {self.status}{f' ({self.note})' if self.note else ''}"
-        return f"{self.check}: expected {self.expected}; came {self.came}. {self.fix}"
+        return f"{self.check}: expected {self.expected}; got {self.came}. {self.fix}"
 
 
 def work_off(checks: Iterable[tuple[str, Callable[[], str | None]]], needs: dict[str, str]) -> list[Verdict]:
-    """One verdict a check, in order.
+    """Runs the checks and returns one verdict per check, in order.
 
     Args:
-        checks: (name, what returns a note or raises `Wrong` or `Pointless`).
-        needs: check to another, earlier one without which it says nothing.
+        checks: (name, function that returns a note or raises `Wrong` or `Pointless`).
+        needs: for a check, the earlier one without which it is meaningless.
     """
     found: dict[str, Verdict] = {}
-    broken: dict[str, str] = {}  # check to the one whose failure it suffers from
+    broken: dict[str, str] = {}  # for each failed or skipped check, the check that failed first
     for name, look in checks:
         before = needs.get(name, "")
         if before in broken:
@@ -71,30 +71,30 @@ def work_off(checks: Iterable[tuple[str, Callable[[], str | None]]], needs: dict
             found[name] = Verdict(name, "failed", "", wrong.expected, wrong.came, wrong.fix)
         except Pointless as why:
             found[name] = Verdict(name, "skipped", str(why))
-        except Exception as error:  # a plugin may raise anything
+        except Exception as error:  # a plugin may raise any exception
             came = f"{type(error).__name__}: {error}"
-            found[name] = Verdict(name, "failed", "", "no exception", came, "Make this step work on faces as given.")
+            found[name] = Verdict(name, "failed", "", "no exception", came, "Make this step work on the given faces.")
         if found[name].status == "failed":
             broken[name] = name
     return list(found.values())
 
 
 def failures(verdicts: Iterable[Verdict]) -> list[Verdict]:
-    """Those that failed."""
+    """The verdicts that failed."""
     return [verdict for verdict in verdicts if verdict.status == "failed"]
 
 
 def sound_parameters(plugin: Any) -> str:
-    """Fields that are the parameters, JSON-able, and part of the key.
+    """Checks that the fields are the parameters, JSON-able, and part of the key.
 
     Raises:
-        Wrong: they aren't.
+        Wrong: they are not.
     """
     kind = type(plugin)
     parameters = getattr(kind, "__dataclass_params__", None)
     if "__dataclass_fields__" not in vars(kind) or parameters is None or not parameters.frozen:
         raise Wrong(
-            "a frozen, keyword-only dataclass", f"{kind.__name__}, which is none of its own",
+            "a frozen, keyword-only dataclass", f"{kind.__name__}, which is not one",
             "Decorate the class with @dataclass(frozen=True, kw_only=True).",
         )  # fmt: skip
     try:
@@ -106,14 +106,14 @@ def sound_parameters(plugin: Any) -> str:
             raise TypeError(f"{loose[0]} can be given without its name: decorate with kw_only=True")
     except (TypeError, ValueError) as error:
         raise Wrong(
-            "parameters that JSON can hold", str(error), "Use numbers, strings, lists, or dataclasses of these."
+            "parameters that JSON can represent", str(error), "Use numbers, strings, lists, or dataclasses of these."
         ) from error
     keep_still(plugin, set(values))
     return ", ".join(again) or "no parameters"
 
 
 def keep_still(plugin: Any, fields: set[str] | None = None) -> None:
-    """A plugin holds its parameters and nothing that it learned.
+    """Checks that a plugin holds nothing but its parameters.
 
     Raises:
         Wrong: it holds more.
@@ -122,14 +122,14 @@ def keep_still(plugin: Any, fields: set[str] | None = None) -> None:
     more = {name for name in getattr(plugin, "__dict__", {}) if name not in fields}
     if more:
         raise Wrong(
-            "nothing on the plugin but its parameters", f"also {', '.join(sorted(more))}",
-            "Return what is learned as a State; the harness stores it and executor it back.",
+            "no attributes besides the parameters", f"also {', '.join(sorted(more))}",
+            "Return what is learned as a State; the harness stores it and passes it back.",
         )  # fmt: skip
 
 
 @contextmanager
 def in_float32() -> Iterator[None]:
-    """While the block runs, nothing is computed in bfloat16: what is small in float32 may not be there."""
+    """Disables bfloat16 within the block, because small differences in float32 may vanish in it."""
     before = os.environ.get("VEILBENCH_PRECISION")
     os.environ["VEILBENCH_PRECISION"] = "float32"
     try:
@@ -142,14 +142,14 @@ def in_float32() -> Iterator[None]:
 
 
 def disturb_globals(seed: int) -> None:
-    """Sets the generators that a plugin must not draw from."""
+    """Seeds the global generators, from which a plugin must not draw."""
     torch.manual_seed(seed)
     np.random.seed(seed)
     random.seed(seed)
 
 
 def stored_state(state: State | None) -> State | None:
-    """What a fitted state is after the store has had it.
+    """A fitted state after the store has written and read it.
 
     Raises:
         Wrong: the store cannot hold it.
@@ -164,7 +164,7 @@ def stored_state(state: State | None) -> State | None:
         except Exception as error:
             raise Wrong(
                 "a state that the store can hold", f"{type(error).__name__}: {error}",
-                "Tensors of their own memory (.clone()), and an account of numbers and strings.",
+                "Use tensors with their own memory (.clone()), and numbers and strings in info.",
             ) from error  # fmt: skip
         read = read_state(Path(folder))
         return None if read is None else State({name: value.clone() for name, value in read.tensors.items()}, read.info)

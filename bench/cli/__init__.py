@@ -1,3 +1,3 @@
-"""The command line: one file of options and printing a group of commands."""
+"""The command line: one module of options and output per group of commands."""
 
 from bench.cli.main import main as main

@@ -1,4 +1,4 @@
-"""Text on consoles and in files that have not every sign."""
+"""Makes output work on consoles and in files whose encoding lacks some characters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PLAIN = {
 
 
 def _plain(error: UnicodeError) -> tuple[str, int]:
-    """What stands for signs that an encoding has not: others like them, letters without accents, or `?`."""
+    """Replacements for characters that an encoding lacks: similar ones, letters without accents, or `?`."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     told = []
@@ -25,7 +25,7 @@ def _plain(error: UnicodeError) -> tuple[str, int]:
 
 
 def write_any_text() -> None:
-    """From here on nothing that is printed fails for its signs (`PYTHONIOENCODING=cp1252`, an old Windows console)."""
+    """Ensures that printing never fails because of a character (`PYTHONIOENCODING=cp1252`, an old Windows console)."""
     codecs.register_error("veilbench", _plain)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "backslashreplace"):

@@ -1,4 +1,4 @@
-"""The command line: reads options, calls the library, prints. Heavy imports wait until a command needs them."""
+"""The command line's entry point: it reads options, calls the library and prints, and imports lazily."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ import click
 from rich.logging import RichHandler
 
 from bench import __version__
+from bench.cli.audit import audit
 from bench.cli.console import write_any_text
 from bench.cli.data import data
 from bench.cli.options import err
 from bench.cli.paper import paper
 from bench.cli.plugins import check, list_, new, show
+from bench.cli.recognizer import recognizer
 from bench.cli.results import compare, curve, export, grid, heatmap, leaderboard, paired, report, scatter, verify
 from bench.cli.run import clean, config, plan, run
 from bench.cli.standalone import attack, protect
@@ -26,21 +28,21 @@ from bench.cli.train import train_recognizer
 from bench.cli.trial import try_
 from bench.errors import UserError, near_miss
 
-#: What the extra `run` adds: reading results needs none of it.
+#: Packages of the extra `run`; reading results needs none of them.
 _RUN_NEEDS = {"torch", "torchvision", "facenet_pytorch", "lpips", "safetensors", "skimage"}
 
 
 class _Terminated(KeyboardInterrupt):
-    """SIGTERM: what `kill`, a batch system or a container sends. Ends a command as Ctrl-C does, workers and all."""
+    """Makes SIGTERM, as sent by `kill`, batch systems and containers, end a command as Ctrl-C does."""
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one waits for nothing
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second signal ends the process at once
     raise _Terminated
 
 
 class _Group(click.Group):
-    """Turns a user's mistake into one clear line and exit status 2, an interrupt into 130, a termination into 143."""
+    """Turns a user's error into one line and exit status 2, an interrupt into 130, and a termination into 143."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         if threading.current_thread() is threading.main_thread():
@@ -59,7 +61,7 @@ class _Group(click.Group):
             err.print(message, style="red", markup=False, highlight=False, soft_wrap=True)
             sys.exit(2)
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read us has had enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of our output has closed it
             sys.exit(1)
         except OSError as error:
             place = f"{error.filename}: " if error.filename else ""
@@ -67,8 +69,8 @@ class _Group(click.Group):
             err.print(message, style="red", markup=False, highlight=False, soft_wrap=True)
             sys.exit(2)
         except (KeyboardInterrupt, click.Abort) as error:
-            err.print("Interrupted. Finished cells are kept; the same command goes on from here.")
-            by_click = error.__cause__  # of whose own exception it is the cause
+            err.print("Interrupted. Finished cells are kept; run the same command to resume.")
+            by_click = error.__cause__  # whose cause is the original exception
             sys.exit(143 if isinstance(error, _Terminated) or isinstance(by_click, _Terminated) else 130)
         except click.ClickException as error:
             error.show()
@@ -84,17 +86,17 @@ class _Group(click.Group):
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="veilbench")
 def main() -> None:
-    """Benchmarks what stored face features give away: defences crossed with attacks."""
-    # Plain lines, not boxes, where output goes to a file.
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # where its cache lies is no news
+    """Benchmark what stored face features give away: defences crossed with attacks."""
+    # Plain lines instead of boxes if output goes to a file.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # do not report the location of its cache
     logging.basicConfig(
         level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=err, show_path=False)]
     )
 
 
 _COMMANDS = (
-    try_, run, plan, config, list_, show, new, check, protect, attack, clean, train_recognizer, paper, data,
-    leaderboard, export, verify, compare, paired, scatter, curve, heatmap, grid, report,
+    try_, run, plan, config, list_, show, new, check, protect, attack, audit, clean, recognizer,
+    train_recognizer, paper, data, leaderboard, export, verify, compare, paired, scatter, curve, heatmap, grid, report,
 )  # fmt: skip
 for _command in _COMMANDS:
     main.add_command(_command)

@@ -12,13 +12,13 @@ from rich.console import Console
 
 
 class UserPath(click.Path):
-    """A path as users give it: `~` is their home folder, where no shell saw to it (`--output=~/out`)."""
+    """A path that a user typed: expands `~` where no shell has done so (`--output=~/out`)."""
 
     def __init__(self, **how: Any) -> None:
         super().__init__(path_type=Path, **how)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The path, absolute where it began with a `~`."""
+        """The path, with a leading `~` expanded."""
         return super().convert(os.path.expanduser(value) if isinstance(value, str) else value, param, ctx)
 
 
@@ -31,7 +31,9 @@ def with_config(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting; repeatable."),
         click.option("--profile", "-p", help="Overlay [profile.NAME] of the config."),
-        click.option("--config", "-c", type=UserPath(), help="Default: ./bench.toml, or the built-in one."),
+        click.option(
+            "--config", "-c", type=UserPath(), help="The settings file (default: ./bench.toml, or the built-in one)."
+        ),
     ):
         command = option(command)
     return command
@@ -41,20 +43,22 @@ def _worker_count(_context: click.Context, _option: click.Parameter, said: str |
     if said is None or said == "auto":
         return "auto" if said else 0
     if not said.isdecimal() or int(said) < 1:
-        raise click.BadParameter(f"{said!r} is neither a number of at least 1 nor auto")
+        raise click.BadParameter(f"{said!r} is neither a positive number nor auto")
     return int(said)
 
 
 def with_workers(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds --workers and --scheduler, as `workers` and `scheduler`: what `runner.cluster.submit.Cluster` takes."""
     for option in (
-        click.option("--scheduler", default="", metavar="tcp://HOST:PORT", help="On the workers of a Dask scheduler."),
+        click.option(
+            "--scheduler", default="", metavar="tcp://HOST:PORT", help="Use the workers of this Dask scheduler."
+        ),
         click.option(
             "--workers",
             "-w",
             callback=_worker_count,
             metavar="N|auto",
-            help="On N worker processes of this machine; auto: one a core, as far as memory lasts.",
+            help="Use N worker processes on this machine; auto: one per core, if memory allows.",
         ),
     ):
         command = option(command)

@@ -1,4 +1,4 @@
-"""`veilbench paper` and `veilbench data`: read options, call the library, print."""
+"""The commands `veilbench paper` and `veilbench data`."""
 
 from __future__ import annotations
 
@@ -18,12 +18,17 @@ _NAMES = ("table1", "table2", "table3", "table4", "figure3", "figure4", "figure5
 @click.command()
 @click.argument("what", metavar="WHAT", type=click.Choice([*_NAMES, "all"]))
 @with_config
-@click.option("--output", "-o", type=UserPath(), help="Records, tables, figures; default RUN-paper.")
-@click.option("--knowledge", default="", metavar="LEVEL", help="Table 4, Figure 6: this level too, say enrolment.")
-@click.option("--estimate", is_flag=True, help="Say what it would take on this machine; make nothing.")
+@click.option("--output", "-o", type=UserPath(), help="Folder for records, tables and figures (default: RUN-paper).")
+@click.option(
+    "--knowledge",
+    default="",
+    metavar="LEVEL",
+    help="Also do table 4 and figure 6 at this level of knowledge, such as enrolment.",
+)
+@click.option("--estimate", is_flag=True, help="Print the estimated time and disk space on this machine, and exit.")
 @with_workers
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
-@click.option("--quiet", "-q", is_flag=True, help="No progress bars.")
+@click.option("--quiet", "-q", is_flag=True, help="Show no progress bars.")
 def paper(
     what: str,
     config: Path | None,
@@ -37,10 +42,10 @@ def paper(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Regenerates the AdvFace paper's WHAT: table1 to table4, figure3 to figure6, or all.
+    """Regenerate WHAT of the AdvFace paper: table1 to table4, figure3 to figure6, or all.
 
-    Runs only the cells that are missing. Tables come as Markdown, CSV and LaTeX, figures as PNG and PDF. Figures 3, 5
-    and 6 show faces: mind whose.
+    Runs only missing cells. Tables are written as Markdown, CSV and LaTeX, figures as PNG and PDF. Figures 3, 5 and 6
+    show faces of the data set: check before you share them.
 
     Exit status: 0 all cells judged; 1 some failed; 2 wrong settings; 130 interrupted, 143 terminated.
     """
@@ -51,9 +56,9 @@ def paper(
     work = campaign(_NAMES if what == "all" else [what], config, profile, overrides, output, knowledge)
     where = Cluster.of(workers, scheduler, work.settings)
     if estimate:
-        from bench.paper.outlook import outlook
+        from bench.paper.estimate import estimate_paper
 
-        expected = outlook(work)
+        expected = estimate_paper(work)
         click.echo(json.dumps(expected.as_dict(), indent=1) if as_json else expected.text())
         return
     with progress_shown(Console(stderr=True, quiet=quiet)) as display:

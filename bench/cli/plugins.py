@@ -1,4 +1,4 @@
-"""The commands about plugins: what there is, what each takes, a new one, and whether it keeps its contract."""
+"""The commands about plugins: list, show, new and check."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.cli.options import UserPath, out
-from bench.labels import KINDS, word
+from bench.labels import KINDS, kind_name
 
 if TYPE_CHECKING:
     from bench.checks import Verdict
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from bench.settings.describe import Description, Parameter
 
 
-_PAGE = 120  #: columns of a description in a file
-QUICK = "quick"  #: the profile in which plugins are tried
+_PAGE = 120  #: columns of a description written to a file
+QUICK = "quick"  #: the profile in which plugins are tested
 
 
 @click.command(name="list")
-@click.option("--kind", type=click.Choice(KINDS), help="Only these.")
-@click.option("--json", "as_json", is_flag=True, help="Every plugin with all that `show` says of it, as JSON.")
-@click.option("--json-schema", is_flag=True, help="The JSON Schema of that.")
+@click.option("--kind", type=click.Choice(KINDS), help="List only this kind.")
+@click.option("--json", "as_json", is_flag=True, help="Print every plugin with the content of `show`, as JSON.")
+@click.option("--json-schema", is_flag=True, help="Print the JSON Schema of --json.")
 def list_(kind: Any, as_json: bool, json_schema: bool) -> None:
-    """Shows every plugin in a line: what it does, and of an attack the levels of knowledge at which it runs."""
+    """List every plugin with a one-line summary, and for attacks the levels of knowledge at which they run."""
     from bench.settings import registry
     from bench.settings.describe import describe, schema
 
@@ -43,22 +43,22 @@ def list_(kind: Any, as_json: bool, json_schema: bool) -> None:
         click.echo(json.dumps([plugin.as_dict() for plugin in found], indent=1, allow_nan=False))
         return
     for one in kinds:
-        click.echo(f"{word(one)}s")
+        click.echo(f"{kind_name(one)}s")
         rows = [(p.name, _levels(p), p.summary) for p in found if p.kind == one]
         first, second = (max(len(row[place]) for row in rows) for place in (0, 1))
         for name, known, summary in rows:
             line = f"  {name:<{first}}  {known:<{second}}{'  ' if second else ''}{summary}"
             click.echo(line if len(line) <= out.width or not sys.stdout.isatty() else f"{line[: out.width - 1]}…")
-    click.echo("veilbench show NAME says what each takes; veilbench new KIND NAME writes one.")
+    click.echo("See veilbench show NAME for parameters; veilbench new KIND NAME writes a new plugin.")
 
 
 @click.command()
 @click.argument("plugin", metavar="NAME|PATH|PACKAGE:CLASS")
-@click.option("--kind", type=click.Choice(KINDS), help="Where a name could be of several kinds.")
-@click.option("--cost/--no-cost", default=True, help="Measure on this machine what it costs: seconds.")
-@click.option("--json", "as_json", is_flag=True, help="As JSON, of the schema that `list --json-schema` prints.")
+@click.option("--kind", type=click.Choice(KINDS), help="Needed if the name could be of several kinds.")
+@click.option("--cost/--no-cost", default=True, help="Measure the cost on this machine (takes seconds).")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, in the schema of `list --json-schema`.")
 def show(plugin: str, kind: Any, cost: bool, as_json: bool) -> None:
-    """Shows what a plugin does, where it is from, each parameter with its choices and meaning, and what it costs."""
+    """Show what a plugin does, its source, its parameters with their choices and meanings, and its cost."""
     from bench.settings.describe import describe
     from bench.settings.registry import find_kind
 
@@ -73,7 +73,7 @@ def show(plugin: str, kind: Any, cost: bool, as_json: bool) -> None:
 
 
 def _cost(kind: PluginKind, plugin: str) -> str:
-    """What it would take in the quick profile of the settings that come with the package."""
+    """Its cost in the quick profile of the built-in settings."""
     from bench.errors import DataError, UserError
     from bench.forecast.plugin import plugin_cost
     from bench.settings.resolve import load
@@ -87,17 +87,21 @@ def _cost(kind: PluginKind, plugin: str) -> str:
     except DataError as error:
         return f"unknown: {error}"
     except UserError as error:
-        return f"unknown until its required parameters are given ({error})"
-    return f"{found.text()} (in profile {QUICK})" if found else f"nothing that profile {QUICK} would judge"
+        return f"unknown, because it has required parameters ({error})"
+    return f"{found.text()} (in profile {QUICK})" if found else f"not judged by profile {QUICK}"
 
 
 def print_description(plugin: Description, out: Console) -> None:
-    """A plugin in full."""
-    out.print(Text(f"{plugin.name}: {word(plugin.kind)}", style="bold"))
+    """Prints the complete description of a plugin."""
+    out.print(Text(f"{plugin.name}: {kind_name(plugin.kind)}", style="bold"))
     out.print(Text(plugin.source))
     out.print(Text(f"\n{plugin.text}"))
     if plugin.kind == "attack":
-        said = f"levels of knowledge: {', '.join(plugin.levels)}" if plugin.levels else "the level of what it replays"
+        said = (
+            f"levels of knowledge: {', '.join(plugin.levels)}"
+            if plugin.levels
+            else "the level of the attack that it replays"
+        )
         out.print(Text(f"\nSteals: {plugin.leaks}; {said}"))
     if not plugin.parameters:
         out.print("\nNo parameters.")
@@ -120,7 +124,7 @@ def _type(parameter: Parameter) -> Text:
 
 
 def _levels(plugin: Description) -> str:
-    return ", ".join(plugin.levels) or ("of what it replays" if plugin.kind == "attack" else "")
+    return ", ".join(plugin.levels) or ("that of the replayed attack" if plugin.kind == "attack" else "")
 
 
 def _meaning(parameter: Parameter) -> Text:
@@ -130,9 +134,15 @@ def _meaning(parameter: Parameter) -> Text:
 @click.command()
 @click.argument("kind", type=click.Choice(KINDS))
 @click.argument("name")
-@click.option("--path", "folder", type=UserPath(file_okay=False), default=".", help="Folder; default: here.")
+@click.option(
+    "--path",
+    "folder",
+    type=UserPath(file_okay=False),
+    default=".",
+    help="Folder to write into (default: the current one).",
+)
 def new(kind: Any, name: str, folder: Path) -> None:
-    """Writes NAME.py: a plugin that runs at once, with its contract in its docstring."""
+    """Write NAME.py: a plugin that runs as it is, with its contract in the docstring."""
     from bench.cli.scaffold import advice, scaffold
 
     click.echo(advice(kind, name, scaffold(kind, name, folder)))
@@ -140,17 +150,21 @@ def new(kind: Any, name: str, folder: Path) -> None:
 
 @click.command()
 @click.argument("plugin", metavar="NAME|PATH")
-@click.option("--kind", type=click.Choice(KINDS), help="Where a name could be of several kinds.")
-@click.option("--param", "parameters", multiple=True, metavar="KEY=VALUE", help="A parameter of it; repeatable.")
-@click.option("--small", is_flag=True, help="Small images and a server of random weights: seconds.")
-@click.option("--faces", type=click.IntRange(16), default=240, show_default=True, help="Public faces to learn from.")
-@click.option("--json", "as_json", is_flag=True, help="Every verdict as JSON.")
+@click.option("--kind", type=click.Choice(KINDS), help="Needed if the name could be of several kinds.")
+@click.option(
+    "--param", "parameters", multiple=True, metavar="KEY=VALUE", help="Set a parameter of the plugin; repeatable."
+)
+@click.option("--small", is_flag=True, help="Use small images and a server of random weights (takes seconds).")
+@click.option(
+    "--faces", type=click.IntRange(16), default=240, show_default=True, help="Number of public faces to train on."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print every verdict as JSON.")
 def check(plugin: str, kind: Any, parameters: tuple[str, ...], small: bool, faces: int, as_json: bool) -> None:
-    """Says whether a plugin keeps its contract: one line a check, and how to mend what failed.
+    """Check whether a plugin keeps its contract: one line per check, and how to fix failures.
 
-    A defence or an attack is tried on synthetic people and the recogniser that comes with the package.
+    Defences and attacks are tested on synthetic people with the built-in recogniser.
 
-    Exit status: 0 all passed; 1 something failed; 2 no such plugin, or wrong parameters.
+    Exit status: 0 all passed; 1 a check failed; 2 no such plugin, or wrong parameters.
     """
     from dataclasses import asdict
 
@@ -171,15 +185,13 @@ def check(plugin: str, kind: Any, parameters: tuple[str, ...], small: bool, face
     else:
         for verdict in verdicts:
             print_check(verdict)
-        click.echo(
-            f"\n{plugin}: {len(verdicts) - len(wrong)} of {len(verdicts)} checks passed or had nothing to look at"
-        )
+        click.echo(f"\n{plugin}: {len(verdicts) - len(wrong)} of {len(verdicts)} checks passed or did not apply")
     sys.exit(1 if wrong else 0)
 
 
 def print_check(verdict: Verdict) -> None:
-    """One check in a line, and how to mend what failed."""
+    """One line for a check, and how to fix a failure."""
     sign = {"passed": "ok  ", "failed": "FAIL", "skipped": "–   "}[verdict.status]
     click.echo(f"{sign}  {verdict.check}{f': {verdict.note}' if verdict.note else ''}")
     if verdict.status == "failed":
-        click.echo(f"        expected {verdict.expected}\n        came     {verdict.came}\n        {verdict.fix}")
+        click.echo(f"        expected {verdict.expected}\n        got      {verdict.came}\n        {verdict.fix}")

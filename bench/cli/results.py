@@ -1,4 +1,4 @@
-"""Commands about runs that are there: tables, pictures, pages, comparisons, archives."""
+"""The commands about finished runs: tables, figures, pages, comparisons and archives."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FORMATS = ("md", "csv", "tex", "json")
 
 
 def print_leaderboard(frame: Any, columns: Sequence[str] = ()) -> None:
-    """The verdict on a terminal, or the chosen columns of the leaderboard however wide they are."""
+    """Prints the summary on a terminal, or the selected columns of the leaderboard at any width."""
     from bench.report.terminal import needed_width, verdict_table, wide_table
 
     if not columns:
@@ -33,20 +33,21 @@ def _run_argument(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command()
 @click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=UserPath())
-@click.option("--columns", default="", metavar="NAME,...", help="Only these, as the CSV calls them.")
-@click.option("--wide", is_flag=True, help="Every column, however wide that is.")
-@click.option("--sort", default="", metavar="NAME", help="The best of this column first; `defense`: by the alphabet.")
+@click.option("--columns", default="", metavar="NAME,...", help="Show these columns, by their names in the CSV.")
+@click.option("--wide", is_flag=True, help="Show every column, at any width.")
+@click.option("--sort", default="", metavar="NAME", help="Sort by this column, best first; `defense`: alphabetically.")
 @click.option(
     "--format",
     "fmt",
     type=click.Choice(_FORMATS),
-    help="Default: a table for the terminal, Markdown for anything else.",
+    help="Output format (default: a table on a terminal, otherwise Markdown).",
 )
-@click.option("--embeddings", is_flag=True, help="Of the attacks on embeddings, which have a table of their own.")
+@click.option("--embeddings", is_flag=True, help="Show the table of the attacks on embeddings instead.")
 def leaderboard(runs: tuple[Path, ...], columns: str, wide: bool, sort: str, fmt: Any, embeddings: bool) -> None:
-    """Prints the leaderboard of a run, or one of several runs and archives (see `export`) together.
+    """Print the leaderboard of a run, or of several runs and archives (see `export`) together.
 
-    On a terminal: what each defence hides from whom, and what that costs, in a table that fits and in words.
+    On a terminal: what each defence hides from which attacker and at what cost, as a table that fits the width and in
+    words.
     """
     from bench.analysis.columns import BY_NAME
     from bench.analysis.embeddings import embedding_attacks
@@ -60,9 +61,9 @@ def leaderboard(runs: tuple[Path, ...], columns: str, wide: bool, sort: str, fmt
     chosen = [name.strip() for name in columns.split(",") if name.strip()]
     check_columns(chosen, "--columns")
     if wide and chosen:
-        raise UserError("--wide shows every column, --columns some: choose one")
+        raise UserError("use either --wide (every column) or --columns (some)")
     if embeddings and (chosen or wide or sort or len(runs) > 1):
-        raise UserError("--embeddings: a table of its own, of one run at a time, with all its columns")
+        raise UserError("--embeddings works on one run and always shows all columns")
     if embeddings:
         with unpacked(runs[0]) as run:
             click.echo(render_embedding_attacks(embedding_attacks(run), fmt or "md"))
@@ -81,9 +82,9 @@ def leaderboard(runs: tuple[Path, ...], columns: str, wide: bool, sort: str, fmt
 
 @click.command()
 @_run_argument
-@click.option("--output", "-o", type=UserPath(), help="Default: RUN.zip.")
+@click.option("--output", "-o", type=UserPath(), help="The archive to write (default: RUN.zip).")
 def export(folder: Path, output: Path | None) -> None:
-    """Packs a run for a public leaderboard: records and per-image scores with their hashes, no images of faces."""
+    """Pack a run for a public leaderboard: records and per-image scores with their hashes, without images of faces."""
     from bench.analysis.submission import export as make
     from bench.storage.records import Run
 
@@ -93,11 +94,12 @@ def export(folder: Path, output: Path | None) -> None:
 
 @click.command()
 @click.argument("archive", type=UserPath())
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def verify(archive: Path, as_json: bool) -> None:
-    """Checks what `export` made: hashes, schema, and figures against the scores that they were made from.
+    """Check an archive of `export`: hashes, schema, and whether the figures follow from the scores.
 
-    Exit status: 0 sound; 1 figures that its scores do not bear out; 2 not an archive, or changed after it was made.
+    Exit status: 0 consistent; 1 figures that do not follow from the scores; 2 not an archive, or changed after it was
+    made.
     """
     from bench.analysis.submission import unpacked
     from bench.analysis.submission import verify as check
@@ -121,9 +123,9 @@ def verify(archive: Path, as_json: bool) -> None:
 @with_config
 @click.argument("base", type=UserPath())
 @click.argument("new", type=UserPath())
-@click.option("--json", "as_json", is_flag=True, help="Every finding as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print every finding as JSON.")
 @click.option("--junit", type=UserPath(), help="Also write a JUnit XML file.")
-@click.option("--markdown", type=UserPath(), help="Also write the Markdown, say for a pull request.")
+@click.option("--markdown", type=UserPath(), help="Also write Markdown, for example for a pull request.")
 def compare(
     config: Path | None,
     profile: str | None,
@@ -134,9 +136,9 @@ def compare(
     junit: Path | None,
     markdown: Path | None,
 ) -> None:
-    """Compares run NEW with run BASE, cell by cell; tolerances stand in [compare] of the config.
+    """Compare run NEW with run BASE, cell by cell; [compare] in the config sets the tolerances.
 
-    Exit status: 0 nothing worse, missing, failed or not comparable; 1 something is; 2 no such run.
+    Exit status: 0 no cell is worse, missing, failed or incomparable; 1 some are; 2 no such run.
     """
     from bench.analysis.compare import compare as make
     from bench.analysis.compare import passed
@@ -161,7 +163,7 @@ def compare(
 @click.argument("other", metavar="OTHER")
 @click.option("--format", "fmt", type=click.Choice(["md", "csv", "json"]), default="md", show_default=True)
 def paired(folder: Path, one: str, other: str, fmt: Any) -> None:
-    """Compares two defences of a run on the same images, attack by attack, with the intervals of the differences."""
+    """Compare two defences of a run on the same images, attack by attack, with intervals of the differences."""
     from bench.analysis.paired import paired as make
     from bench.report.paired import render_paired
     from bench.storage.records import Run
@@ -171,9 +173,9 @@ def paired(folder: Path, one: str, other: str, fmt: Any) -> None:
 
 @click.command()
 @_run_argument
-@click.option("--output", "-o", type=UserPath(), help="Base name; default RUN/scatter.")
+@click.option("--output", "-o", type=UserPath(), help="Base name (default: RUN/scatter).")
 def scatter(folder: Path, output: Path | None) -> None:
-    """Draws accuracy against what the worst attack rebuilds, as PNG and SVG."""
+    """Plot accuracy against the best reconstruction of any attack, as PNG and SVG."""
     from bench.errors import UserError
     from bench.report.heatmap import save
     from bench.report.scatter import scatter as draw
@@ -189,9 +191,9 @@ def scatter(folder: Path, output: Path | None) -> None:
 @click.command()
 @_run_argument
 @click.option("--metric", default="ssim", show_default=True, help="ssim, psnr_db, mse, lpips or cosine.")
-@click.option("--output", "-o", type=UserPath(), help="Base name; default RUN/curve_METRIC.")
+@click.option("--output", "-o", type=UserPath(), help="Base name (default: RUN/curve_METRIC).")
 def curve(folder: Path, metric: str, output: Path | None) -> None:
-    """Draws what an attack gains along a sweep of one of its parameters, as PNG and SVG."""
+    """Plot the result of an attack along a sweep of one of its parameters, as PNG and SVG."""
     from bench.errors import UserError, near_miss
     from bench.report.curve import curve as draw
     from bench.report.heatmap import METRICS, save
@@ -201,7 +203,7 @@ def curve(folder: Path, metric: str, output: Path | None) -> None:
         raise UserError(f"no curve of {metric!r}.{near_miss(metric, METRICS)}")
     figure = draw(Run(folder), metric)
     if figure is None:
-        raise UserError(f"{folder}: no attack was swept; say [attacks.NAME] sweep.PARAMETER = [1, 2, 3]")
+        raise UserError(f"{folder}: no attack was swept; set [attacks.NAME] sweep.PARAMETER = [1, 2, 3]")
     for path in save(figure, output or folder / f"curve_{metric.removesuffix('_db')}"):
         click.echo(path)
 
@@ -209,9 +211,9 @@ def curve(folder: Path, metric: str, output: Path | None) -> None:
 @click.command()
 @_run_argument
 @click.option("--metric", default="ssim", show_default=True, help="ssim, psnr_db, mse, lpips or cosine.")
-@click.option("--output", "-o", type=UserPath(), help="Base name; default RUN/heatmap_METRIC.")
+@click.option("--output", "-o", type=UserPath(), help="Base name (default: RUN/heatmap_METRIC).")
 def heatmap(folder: Path, metric: str, output: Path | None) -> None:
-    """Draws defences against attacks, as PNG and SVG."""
+    """Plot defences against attacks as a heatmap, as PNG and SVG."""
     from bench.report.heatmap import heatmap as draw
     from bench.report.heatmap import save
     from bench.storage.records import Run
@@ -223,9 +225,9 @@ def heatmap(folder: Path, metric: str, output: Path | None) -> None:
 
 @click.command()
 @_run_argument
-@click.option("--defense", "-d", help="Only this one.")
+@click.option("--defense", "-d", help="Only this defence.")
 def grid(folder: Path, defense: str | None) -> None:
-    """Draws originals beside their reconstructions, a picture a defence."""
+    """Draw originals beside their reconstructions, one picture per defence."""
     from bench.report.grid import write_grids
     from bench.storage.records import Run
 
@@ -235,9 +237,9 @@ def grid(folder: Path, defense: str | None) -> None:
 
 @click.command()
 @_run_argument
-@click.option("--output", "-o", type=UserPath(), help="The folder to write; default RUN/report.")
+@click.option("--output", "-o", type=UserPath(), help="The folder to write (default: RUN/report).")
 def report(folder: Path, output: Path | None) -> None:
-    """Writes a folder with one page, index.html, that shows everything and needs no network."""
+    """Write a folder with a single page, index.html, that shows all results and needs no network."""
     from bench.report.page import write_page
     from bench.storage.records import Run
 

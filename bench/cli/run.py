@@ -1,4 +1,4 @@
-"""Commands that plan, run and clean up."""
+"""The commands that plan, run and clean up."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ from bench.cli.results import print_leaderboard
 
 @click.command()
 @with_config
-@click.option("--output", "-o", type=UserPath(), help="Where records and reports go (run.output).")
-@click.option("--dry-run", is_flag=True, help="Say what would be made and judged, with disk and time; make nothing.")
-@click.option("--strict", is_flag=True, help="Exit 1 where an attack fails the run's test of itself (run.canaries).")
+@click.option("--output", "-o", type=UserPath(), help="Folder for records and reports (run.output).")
+@click.option(
+    "--dry-run", is_flag=True, help="Print what would be computed, with estimated disk space and time, and exit."
+)
+@click.option("--strict", is_flag=True, help="Exit with 1 if an attack fails the self-test (run.canaries).")
 @with_workers
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
-@click.option("--quiet", "-q", is_flag=True, help="No progress bars.")
+@click.option("--quiet", "-q", is_flag=True, help="Show no progress bars.")
 def run(
     config: Path | None,
     profile: str | None,
@@ -35,10 +37,10 @@ def run(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Runs the matrix: whatever has no finished record yet.
+    """Run the matrix: judge every cell that has no finished record.
 
-    Exit status: 0 all cells judged; 1 some failed, or with --strict an attack failed the run's test of itself; 2 wrong
-    settings, data or disk; 130 interrupted, 143 terminated.
+    Exit status: 0 all cells judged; 1 some failed, or with --strict an attack failed the self-test; 2 wrong settings,
+    data or disk; 130 interrupted, 143 terminated.
     """
     if dry_run:
         from bench.forecast.costs import estimate
@@ -49,8 +51,8 @@ def run(
         settings = load(config, profile, overrides)
         if output is not None:
             settings = settings.moved(output)
-        outlook = estimate(settings, plan(settings), Run(Path(settings.run.output)))
-        click.echo(json.dumps(outlook.as_dict(), indent=1) if as_json else outlook.text())
+        expected = estimate(settings, plan(settings), Run(Path(settings.run.output)))
+        click.echo(json.dumps(expected.as_dict(), indent=1) if as_json else expected.text())
         return
     from bench import api
     from bench.toolkit.progress import progress_shown
@@ -77,12 +79,14 @@ def run(
 
 @click.command()
 @with_config
-@click.option("--estimate", is_flag=True, help="Also how long it would take on 1, 8 and 64 workers like this machine.")
-@click.option("--defenses", type=click.IntRange(1), metavar="N", help="As if there were so many, like those there are.")
-@click.option("--attacks", type=click.IntRange(1), metavar="N", help="The same for attacks.")
-@click.option("--datasets", type=click.IntRange(1), metavar="N", help="The same for datasets.")
-@click.option("--seeds", type=click.IntRange(1), metavar="N", help="The same for seeds.")
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--estimate", is_flag=True, help="Also estimate the time on 1, 8 and 64 workers like this machine.")
+@click.option(
+    "--defenses", type=click.IntRange(1), metavar="N", help="Assume this many defences, like the configured ones."
+)
+@click.option("--attacks", type=click.IntRange(1), metavar="N", help="Assume this many attacks.")
+@click.option("--datasets", type=click.IntRange(1), metavar="N", help="Assume this many datasets.")
+@click.option("--seeds", type=click.IntRange(1), metavar="N", help="Assume this many seeds.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def plan(
     config: Path | None,
     profile: str | None,
@@ -91,7 +95,7 @@ def plan(
     as_json: bool,
     **size: int | None,
 ) -> None:
-    """Says what the whole matrix comes to, of this size or another, as if nothing were made yet; makes nothing."""
+    """Print the size of the whole matrix, as configured or scaled; computes nothing."""
     from dataclasses import asdict
 
     from bench.forecast.schedule import Size, forecast
@@ -113,7 +117,7 @@ def _summary(folder: Any, outcome: Any) -> None:
         click.echo(render(leaderboard(folder), "md"))
     if odd := render_files(folder.records()):
         click.echo(odd)
-    click.echo(f"\n{outcome.done} cells judged, {outcome.kept} stood already, {len(outcome.failed)} failed.")
+    click.echo(f"\n{outcome.done} cells judged, {outcome.kept} already finished, {len(outcome.failed)} failed.")
     for name in outcome.failed:
         record = folder.read(name)
         click.echo(f"  failed: {name}: {record.reason if record else ''}")
@@ -122,9 +126,9 @@ def _summary(folder: Any, outcome: Any) -> None:
 
 @click.command()
 @with_config
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def config(config: Path | None, profile: str | None, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Prints the settings as resolved: profile, overrides, sweeps and defaults included."""
+    """Print the resolved settings, including profile, overrides, sweeps and defaults."""
     from bench.settings.resolve import load
 
     settings = load(config, profile, overrides)
@@ -146,15 +150,15 @@ def config(config: Path | None, profile: str | None, overrides: tuple[str, ...],
 
 @click.command()
 @with_config
-@click.option("--dry-run", is_flag=True, help="Only say how much would be freed.")
-@click.option("--run", "runs", multiple=True, type=UserPath(exists=True), help="Another run to keep.")
+@click.option("--dry-run", is_flag=True, help="Only print how much would be freed.")
+@click.option("--run", "runs", multiple=True, type=UserPath(exists=True), help="Another run whose artefacts are kept.")
 def clean(
     config: Path | None, profile: str | None, overrides: tuple[str, ...], dry_run: bool, runs: tuple[Path, ...]
 ) -> None:
-    """Frees the store of what no record needs any more: artefacts of other settings, sources or killed runs.
+    """Delete artefacts that no record needs: those of other settings, older sources or killed runs.
 
-    The artefacts behind the records of every run folder beside run.output are kept, and those of --run.
-    What an interrupted run had made for cells that it did not reach is freed too: finish it first.
+    Keeps the artefacts behind the records of every run folder beside run.output, and those of --run. Also deletes what
+    an interrupted run made for cells that it did not reach, so finish such a run first.
     """
     from bench.settings.resolve import load
     from bench.storage.records import Run

@@ -1,4 +1,4 @@
-"""What `veilbench new` writes: one file with one class that runs at once, its contract in its docstring."""
+"""Writes the file of `veilbench new`: one plugin class that runs as it is, with its contract in the docstring."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from pathlib import Path
 from string import Template
 
 from bench.errors import UserError
-from bench.labels import PluginKind, word
+from bench.labels import PluginKind, kind_name
 from bench.storage.files import replacing
 
-_DEFENSE = '''"""$Class: say in a sentence what it stores instead of features, and cite where it comes from."""
+_DEFENSE = '''"""$Class: state in one sentence what it stores instead of features, and cite the source."""
 
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
-from bench.contracts import Defense, ImageRng, System, Oracle
+from bench.contracts import Defense, ImageRng, System
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,19 +26,19 @@ class $Class(Defense):
     """Adds Gaussian noise to every feature.
 
     The fields are the parameters, the schema of the section in bench.toml, and part of the key of every result.
-    Steps that are left out are those of an undefended system:
+    Steps that are not overridden are those of an undefended system:
 
     - `fit(recognizer, public, rng)`: learns from the defender's public faces and returns a State, which the harness
-      stores and executor back as `system.state`. Nothing learned is kept on the plugin.
-    - `encode(system, images)`: on the client; images (B, 3, H, W) in [0, 1] to features (B, C, h, w).
-    - `protect(system, features, rng)`: on the server; features to the templates that it stores, and that leak.
-    - `embed(system, templates)`: templates to unit embeddings (B, D).
+      stores and passes back as `system.state`. Do not store anything learned on the plugin.
+    - `encode(system, images)`: on the client; maps images (B, 3, H, W) in [0, 1] to features (B, C, h, w).
+    - `protect(system, features, rng)`: on the server; maps features to the templates that it stores, and that leak.
+    - `embed(system, templates)`: maps templates to unit embeddings (B, D).
 
-    Values are float32. Work on copies, never on what is passed in. If a template depends on who else is in its batch,
-    say so by the property `protect_batch`.
+    Values are float32. Work on copies, never modify arguments. If a template depends on the other images in its batch,
+    declare that with the property `protect_batch`.
     """
 
-    randomized: ClassVar[bool] = True  #: the same image protected twice gives two templates
+    randomized: ClassVar[bool] = True  #: protecting the same image twice gives two templates
 
     sigma: float = 0.1  #: standard deviation of the noise
 
@@ -47,11 +47,11 @@ class $Class(Defense):
             raise ValueError("sigma must be at least 0")
 
     def protect(self, system: System, features: Tensor, rng: ImageRng) -> Tensor:
-        """features + noise; randomness comes from `rng` alone, which has a generator for each image."""
+        """features + noise; all randomness must come from `rng`, which has a generator for each image."""
         return features + self.sigma * rng.normal(features)
 '''
 
-_ATTACK = '''"""$Class: say in a sentence how it rebuilds a face, and cite where it comes from."""
+_ATTACK = '''"""$Class: state in one sentence how it reconstructs a face, and cite the source."""
 
 from __future__ import annotations
 
@@ -61,23 +61,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.contracts import FaceSet, ImageRng, Knowledge, Leak, ReconstructionAttack, Rng, State
+from bench.contracts import FaceSet, ImageRng, Knowledge, Leak, Oracle, ReconstructionAttack, Rng, State
 
 
 @dataclass(frozen=True, kw_only=True)
 class $Class(ReconstructionAttack):
-    """Mixes public faces as their features would have to be mixed to give what was stolen: kernel ridge regression.
+    """Combines public faces with the weights that reproduce the stolen features: kernel ridge regression.
 
     The fields are the parameters, the schema of the section in bench.toml, and part of the key of every result.
 
-    - `level`: what the attacker knows. The oracle refuses what lies above it, and counts the queries.
+    - `level`: what the attacker knows. The oracle refuses calls above it, and counts the queries.
     - `fit(oracle, public, rng)`: learns from the attacker's own public faces and returns a State.
     - `reconstruct(oracle, state, leak, rng)`: `leak.values` are stolen templates (B, C, h, w); returns images
       (B, 3, H, W) in [0, 1]. It never sees the victim's image.
     """
 
-    faces: int = 500  #: public faces that are mixed, at most
-    ridge: float = 0.01  #: how much a simple mixture is preferred, as a share of the features' mean power
+    faces: int = 500  #: maximum number of public faces to combine
+    ridge: float = 0.01  #: the regression's penalty, relative to the features' mean power
 
     def __post_init__(self) -> None:
         if self.faces < 2 or self.ridge <= 0:
@@ -85,7 +85,7 @@ class $Class(ReconstructionAttack):
 
     @property
     def level(self) -> Knowledge:
-        """It asks the client's encoder for features of own faces."""
+        """It queries the client's encoder for features of its own faces."""
         return Knowledge.ENCODER
 
     def fit(self, oracle: Oracle, public: FaceSet, rng: Rng) -> State:
@@ -98,7 +98,7 @@ class $Class(ReconstructionAttack):
         return State({"features": torch.cat(features), "images": torch.cat(images)}, {"faces": sum(map(len, images))})
 
     def reconstruct(self, oracle: Oracle, state: Any, leak: Leak, rng: ImageRng) -> Tensor:
-        """The mean face, and what the regression adds to it."""
+        """The mean face plus the regression's correction."""
         faces = state.tensors["images"].float().to(leak.values)
         known = state.tensors["features"].float().to(leak.values).flatten(1)
         middle = known.mean(0)
@@ -109,7 +109,7 @@ class $Class(ReconstructionAttack):
         return faces.mean(0) + torch.einsum("bn,nchw->bchw", shares, faces - faces.mean(0))
 '''
 
-_DATASET = '''"""$Class: say in a sentence whose faces these are, under which licence, and how to get them."""
+_DATASET = '''"""$Class: state in one sentence whose faces these are, under which licence, and how to get them."""
 
 import hashlib
 from dataclasses import dataclass
@@ -122,31 +122,31 @@ from bench.contracts import Alignment, Dataset, Evaluation, FaceSet, Pairs
 
 @dataclass(frozen=True, kw_only=True)
 class $Class(Dataset):
-    """Coloured patterns in place of faces: replace `_image` by your own photographs.
+    """Coloured patterns instead of faces: replace `_image` with your own photographs.
 
-    `revision` hashes all that `load` reads. `load` returns faces to judge, their genuine and impostor pairs in folds
-    that share nobody, and the faces of everybody else, which defender and attacker may learn from. See
+    `revision` hashes everything that `load` reads. `load` returns faces to judge, their genuine and impostor pairs in
+    identity-disjoint folds, and the faces of everybody else, which defender and attacker may train on. See
     bench/datasets/folder.py for finding and aligning faces.
     """
 
     people: int = 40  #: half of them are judged, the others public
-    version: int = 1  #: raise it whenever the same name would give another image
+    version: int = 1  #: increment when the same name gives another image
 
     def __post_init__(self) -> None:
         if self.people < 8:
             raise ValueError("people must be at least 8")
 
     def revision(self) -> str:
-        """Of the parameters: there are no files yet."""
+        """A hash of the parameters, since there are no files yet."""
         return hashlib.sha256(f"$name {self.people} {self.version}".encode()).hexdigest()
 
     def size(self) -> tuple[int, int]:
-        """(images to judge, public images): two of each person."""
+        """(images to judge, public images), two of each person."""
         judged = 2 * (self.people // 2)
         return judged, 2 * self.people - judged
 
     def load(self, alignment: Alignment, cache: Path) -> Evaluation:
-        """Two images of each person; each first image is paired with the own second one and with the next person's."""
+        """Two images of each person; the first is paired with the second one and with the next person's second."""
         owners = [person for person in range(self.people) for _ in range(2)]
         pixels = np.stack([_image(person, index % 2, alignment.size) for index, person in enumerate(owners)])
         names = tuple(f"{person:04}/{index % 2}" for index, person in enumerate(owners))
@@ -167,7 +167,7 @@ class $Class(Dataset):
 
 
 def _image(person: int, number: int, size: tuple[int, int]) -> np.ndarray:
-    """(H, W, 3) uint8: waves that a person is known by, and noise."""
+    """(H, W, 3) uint8: waves that identify a person, and noise."""
     rows, columns = np.mgrid[: size[0], : size[1]]
     rng = np.random.default_rng([person, 0])
     waves = [np.sin(rng.uniform(0.05, 0.3) * rows + rng.uniform(0.05, 0.3) * columns + p) for p in rng.uniform(0, 6, 3)]
@@ -175,7 +175,7 @@ def _image(person: int, number: int, size: tuple[int, int]) -> np.ndarray:
     return np.rint((0.5 + 0.35 * np.stack(waves, -1) + noise).clip(0, 1) * 255).astype(np.uint8)
 '''
 
-_RECOGNIZER = '''"""$Class: say in a sentence what it was trained on, and where its weights come from."""
+_RECOGNIZER = '''"""$Class: state in one sentence what it was trained on, and where its weights come from."""
 
 import hashlib
 from dataclasses import dataclass
@@ -188,25 +188,25 @@ from bench.contracts import Alignment, Conv, Recognizer, SplitNetwork
 
 @dataclass(frozen=True, kw_only=True)
 class $Class(Recognizer):
-    """An untrained network, cut in two: `client` makes the features that are stored, `server` the embedding.
+    """An untrained network, split in two: `client` computes the stored features, `server` the embedding.
 
-    `build` makes it without weights, for `veilbench train-recognizer`; `load` fills it. Replace the random weights by
-    a file: see `fill`, `find_weights` and `read_weights` in bench/storage/weights.py.
+    `build` creates it without weights, for `veilbench train-recognizer`; `load` adds them. Replace the random weights
+    with a file: see `fill`, `find_weights` and `read_weights` in bench/storage/weights.py.
     """
 
-    seed: int = 0  #: of its random weights
+    seed: int = 0  #: seed of its random weights
 
     @property
     def alignment(self) -> Alignment:
-        """How faces are cut out for it: the detector's box, 64 x 64 pixels."""
+        """How faces are cropped: the detector's box, 64 x 64 pixels."""
         return Alignment("margin", (64, 64))
 
     def weights_hash(self) -> str:
-        """Of the seed: there is no file yet."""
+        """A hash of the seed, since there is no file yet."""
         return hashlib.sha256(f"$name {self.seed}".encode()).hexdigest()
 
     def build(self) -> SplitNetwork:
-        """The network, drawing its weights from torch's global generator."""
+        """The network, with weights from torch's global generator."""
         client = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 3, 1, 1), nn.ReLU())
         server = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(512, 64))
         layout = (Conv(3, 16, 3, 2, 1), Conv(16, 32, 3, 1, 1))  # the client's, for decoders that mirror it
@@ -229,26 +229,26 @@ def scaffold(kind: PluginKind, name: str, folder: Path) -> Path:
     """Writes `folder/NAME.py`.
 
     Raises:
-        UserError: the name is no Python identifier, or the file is there already.
+        UserError: the name is not a Python identifier, or the file exists.
     """
     if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_"):
-        raise UserError(f"{name!r} cannot name a {word(kind)}: use letters, digits and _, such as my_{kind}")
+        raise UserError(f"{name!r} cannot name a {kind_name(kind)}: use letters, digits and _, such as my_{kind}")
     path = folder / f"{name}.py"
     if path.exists():
-        raise UserError(f"{path}: there is a file already; choose another name, or remove it first")
+        raise UserError(f"{path}: this file already exists; choose another name, or remove it first")
     title = "".join(part[:1].upper() + part[1:] for part in name.split("_") if part)
     if re.search(rf"import .*\b{title}\b", _TEXTS[kind]):
-        raise UserError(f"{name!r}: {title} is a name of the contract; choose another, such as my_{name}")
+        raise UserError(f"{name!r}: {title} is a class of the contract; choose another name, such as my_{name}")
     with replacing(path) as temporary:
         temporary.write_text(Template(_TEXTS[kind]).substitute(Class=title, name=name), encoding="utf-8")
     return path
 
 
 def advice(kind: PluginKind, name: str, path: Path) -> str:
-    """What to do with it next."""
+    """The next steps, for the user."""
     section = _SECTIONS[kind]
     return (
-        f"Wrote {path}. It runs as it is. Next:\n\n"
+        f"Wrote {path}. It runs as it is. Next steps:\n\n"
         f"  veilbench check {path}\n\n"
         f'and in bench.toml, with {name!r} in run.{section}:\n\n  [{section}.{name}]\n  plugin = "{path}"'
     )

@@ -17,18 +17,18 @@ _PATH = click.Path(path_type=Path)
 
 def _shared(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
-        click.option("--quiet", "-q", is_flag=True, help="No progress bars."),
-        click.option("--json", "as_json", is_flag=True, help="Print what was measured as JSON."),
+        click.option("--quiet", "-q", is_flag=True, help="Show no progress bars."),
+        click.option("--json", "as_json", is_flag=True, help="Print the measurements as JSON."),
         click.option("--format", "fmt", type=click.Choice(["npy", "safetensors"]), default="npy", show_default=True),
         click.option("--output", "-o", type=_PATH, required=True, help="The folder to write into."),
-        click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random."),
-        click.option("--detect", is_flag=True, help="Find the face in each image; default: they are cut out already."),
+        click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of all randomness."),
+        click.option("--detect", is_flag=True, help="Detect the face in each image (default: already cropped)."),
         click.option(
             "--public", type=_PATH, metavar="FOLDER",
-            help="Other people's faces, as PERSON/IMAGE.png or flat: half of the people teach the defence, half the "
-            "attack. Default: the config's public faces.",
+            help="Other people's faces, as PERSON/IMAGE.png or flat: half of the people train the defence, half the "
+            "attack (default: the config's public faces).",
         ),
-        click.option("--recognizer", "-r", default="", metavar="LABEL", help="Default: the config's."),
+        click.option("--recognizer", "-r", default="", metavar="LABEL", help="A recogniser (default: the config's)."),
     ):  # fmt: skip
         command = option(command)
     return with_config(command)
@@ -53,11 +53,11 @@ def protect(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Writes what a defence would store of a folder of faces, one template an image.
+    """Write what a defence would store for a folder of faces, one template per image.
 
-    Into OUTPUT: templates.npy (N, C, h, w) or templates.safetensors; templates.csv, which names each row's image;
-    state/, what the defence learned; and protect.json: parameters, the noise that was really added, bytes and time.
-    The same images, options and seed give the same templates. `veilbench attack OUTPUT` goes on from there.
+    Writes into OUTPUT: templates.npy (N, C, h, w) or templates.safetensors; templates.csv with the name of each row's
+    image; state/, the fitted defence; and protect.json: parameters, measured noise, bytes and time. The same images,
+    options and seed give the same templates. `veilbench attack OUTPUT` attacks them.
 
     Exit status: 0 written; 2 wrong settings, data or disk; 130 interrupted.
     """
@@ -77,7 +77,7 @@ def protect(
     shape, noise = " x ".join(map(str, account["templates"]["shape"][1:])), account["noise"]
     click.echo(
         f"{len(made.names)} templates of {shape} {account['templates']['dtype']}, {account['templates']['bytes']:,} "
-        f"bytes each, {account['ms_per_image']:.1f} ms an image"
+        f"bytes each, {account['ms_per_image']:.1f} ms per image"
     )
     if noise.get("rms"):
         click.echo(f"noise: rms {noise['rms']:.4g}, largest {noise['linf']:.4g}, SNR {noise['snr_db']:.1f} dB")
@@ -87,10 +87,21 @@ def protect(
 @click.command()
 @click.argument("templates", metavar="TEMPLATES", type=_PATH)
 @click.option(
-    "--attack", "-a", "label", required=True, metavar="LABEL|FILE.py", help="With its level: resrec@algorithm."
+    "--attack",
+    "-a",
+    "label",
+    required=True,
+    metavar="LABEL|FILE.py",
+    help="An attack, optionally with its level: resrec@algorithm.",
 )
-@click.option("--defense", "-d", default="", metavar="LABEL|FILE.py", help="Default: as the templates' account says.")
-@click.option("--originals", type=_PATH, metavar="FOLDER", help="The faces, to measure with; the attack sees none.")
+@click.option(
+    "--defense",
+    "-d",
+    default="",
+    metavar="LABEL|FILE.py",
+    help="Settings file (default: as stored with the templates).",
+)
+@click.option("--originals", type=_PATH, metavar="FOLDER", help="The original faces, only to measure the result.")
 @_shared
 def attack(
     templates: Path,
@@ -109,12 +120,12 @@ def attack(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Rebuilds faces from TEMPLATES, a folder that `veilbench protect` wrote.
+    """Reconstruct faces from TEMPLATES, a folder written by `veilbench protect`.
 
-    The attack learns from public faces and gets what its level of knowledge allows. Into OUTPUT: images/, one PNG a
-    template; reconstructions.npy (N, 3, H, W) in [0, 1], or .safetensors; reconstructions.csv, which names each row's
-    template and file, with its scores where --originals are given; and attack.json: parameters, queries, means with
-    95 % intervals.
+    The attack trains on public faces and has the access that its level of knowledge allows. Writes into OUTPUT:
+    images/, one PNG per template; reconstructions.npy (N, 3, H, W) in [0, 1], or .safetensors; reconstructions.csv with
+    each row's template and file, and its scores if --originals is given; and attack.json: parameters, queries, means
+    with 95 % intervals.
 
     Exit status: 0 written; 2 wrong settings, data or disk; 130 interrupted.
     """

@@ -1,4 +1,4 @@
-"""`veilbench try`: from a file of one's own to a verdict."""
+"""The command `veilbench try`: evaluates a new plugin against the standard set."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.text import Text
 from bench.cli.options import err, out, with_config, with_workers
 from bench.cli.plugins import QUICK, print_check
 from bench.cli.results import print_leaderboard
-from bench.labels import KINDS, word
+from bench.labels import KINDS, kind_name
 
 if TYPE_CHECKING:
     from bench.api import Results
@@ -25,14 +25,18 @@ _WIDTH = 120  #: of the verdict in a file
 
 @click.command(name="try")
 @click.argument("plugin", metavar="FILE.py|NAME|PACKAGE:CLASS")
-@click.option("--kind", type=click.Choice(KINDS), help="Where a name could be of several kinds.")
-@click.option("--param", "parameters", multiple=True, metavar="KEY=VALUE", help="A parameter of it; repeatable.")
+@click.option("--kind", type=click.Choice(KINDS), help="Needed if the name could be of several kinds.")
+@click.option(
+    "--param", "parameters", multiple=True, metavar="KEY=VALUE", help="Set a parameter of the plugin; repeatable."
+)
 @with_config
-@click.option("--output", "-o", type=click.Path(path_type=Path), help="Where it goes; default results/NAME.")
+@click.option(
+    "--output", "-o", type=click.Path(path_type=Path), help="Folder for records and reports (default: results/NAME)."
+)
 @with_workers
-@click.option("--no-check", is_flag=True, help="Don't look whether it keeps its contract first.")
-@click.option("--save", is_flag=True, help="Write the lines that make it permanent into bench.toml.")
-@click.option("--quiet", "-q", is_flag=True, help="No progress.")
+@click.option("--no-check", is_flag=True, help="Skip the check of its contract.")
+@click.option("--save", is_flag=True, help="Add the lines that make the trial permanent to bench.toml.")
+@click.option("--quiet", "-q", is_flag=True, help="Show no progress.")
 def try_(
     plugin: str,
     kind: Any,
@@ -47,13 +51,14 @@ def try_(
     save: bool,
     quiet: bool,
 ) -> None:
-    """Tries a defence, an attack, a dataset or a recogniser of your own, and says in words what it is worth.
+    """Evaluate a defence, an attack, a dataset or a recogniser of your own, and explain the result.
 
-    Checks that it keeps its contract, crosses it with the standard set of the profile (default: quick, two minutes)
-    beside an undefended system and whatever comes nearest to it, and ends with the verdict and with the lines for
-    bench.toml that make it permanent. What was made once is not made again.
+    Checks its contract, runs it with the standard set of the profile (default: quick, two minutes) next to an
+    undefended system and the most similar plugin, and prints the verdict and the lines for bench.toml that make it
+    permanent. Finished work is reused.
 
-    Exit status: 0 tried; 1 it breaks its contract, or a cell failed; 2 no such plugin, wrong settings, data or disk.
+    Exit status: 0 evaluated; 1 it breaks its contract, or a cell failed; 2 no such plugin, wrong settings, data or
+    disk.
     """
     from bench.api import run
     from bench.settings.toml import default_path, parse_values
@@ -65,10 +70,10 @@ def try_(
     profile = profile or _quick(path)
     planned = trial(plugin, path, profile, overrides, parse_values(parameters, "--param"), kind)
     if not no_check and not _keeps_its_contract(plugin, planned, parameters, quiet):
-        err.print(f"veilbench: {plugin} breaks its contract: mend it first, or go on with --no-check", style="red")
+        err.print(f"veilbench: {plugin} breaks its contract: fix it first, or use --no-check", style="red")
         sys.exit(1)
     beside = f" beside {', '.join(planned.beside)}" if planned.beside else ""
-    out.print(Text(f"Trying the {word(planned.kind)} {planned.label}{beside}, profile {profile or '(none)'}.\n"))
+    out.print(Text(f"Trying the {kind_name(planned.kind)} {planned.label}{beside}, profile {profile or '(none)'}.\n"))
     with progress_shown(Console(stderr=True, quiet=quiet)) as display:
         everything = [*overrides, *planned.overrides]
         results = run(
@@ -85,21 +90,21 @@ def try_(
         write(planned, path, target)
         out.print(f"Saved in {target}: veilbench run --profile {planned.label}")
     else:
-        out.print(f"\nTo keep it, say --save, or write into {target}:\n")
+        out.print(f"\nTo keep it, use --save, or add to {target}:\n")
         click.echo(planned.lines())
         out.print(f"and then: veilbench run --profile {planned.label}")
     sys.exit(1 if failed else 0)
 
 
 def _quick(path: Path) -> str | None:
-    """The quick profile, where the settings have one."""
+    """The quick profile, if the settings have one."""
     from bench.settings.toml import profiles
 
     return QUICK if QUICK in profiles(path) else None
 
 
 def _keeps_its_contract(plugin: str, planned: Trial, parameters: tuple[str, ...], quiet: bool) -> bool:
-    """On small images and few faces: what costs seconds. A built-in of the settings is taken at its word."""
+    """Checks the contract on small images and few faces, in seconds; a built-in plugin of the settings is trusted."""
     from bench.checks import Scene, check, failures
     from bench.settings import registry
     from bench.settings.toml import parse_values
@@ -115,12 +120,12 @@ def _keeps_its_contract(plugin: str, planned: Trial, parameters: tuple[str, ...]
     for verdict in wrong:
         print_check(verdict)
     if not quiet and not wrong:
-        out.print(Text(f"{plugin}: keeps its contract ({len(verdicts)} checks; veilbench check says more)."))
+        out.print(Text(f"{plugin}: keeps its contract ({len(verdicts)} checks; see veilbench check for details)."))
     return not wrong
 
 
 def _verdict(planned: Trial, results: Results) -> None:
-    """The defences' verdict; of an attack, what it rebuilds beside the nearest other one."""
+    """The verdict on defences; for an attack, its reconstructions next to those of the most similar attack."""
     if planned.kind != "attack":
         frame = results.leaderboard()
         if sys.stdout.isatty():

@@ -1,10 +1,10 @@
-"""What a plugin must be: the package that the author of a defence, attack, recogniser or dataset reads.
+"""The plugin contracts: what authors of defences, attacks, recognisers and datasets need to read.
 
-Plugins are frozen, keyword-only dataclasses. Their fields are at once the parameters, the schema of their section in
+Plugins are frozen, keyword-only dataclasses. Their fields are the parameters, the schema of their section in
 `bench.toml`, the repr, and part of the key under which their results are stored. They hold no learned state: `fit`
-returns it, the store keeps it, the harness passes it back.
+returns it, the store keeps it, and the harness passes it back.
 
-Images are float32 RGB in [0, 1], shaped (B, 3, H, W), at every contract; a recogniser owns its pixel normalisation.
+Images are float32 RGB in [0, 1], shaped (B, 3, H, W), in every contract; a recogniser does its own pixel normalisation.
 The system under attack is the split one of the AdvFace paper (section 3.1):
 
     images --encode--> features --protect--> template (stored, LEAKS) --embed--> embedding --cosine--> same person?

@@ -1,4 +1,4 @@
-"""Attacks: what an attacker learns, and what it makes of stolen templates."""
+"""The contract of attacks: what an attacker learns, and what it reconstructs from stolen templates."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from bench.labels import Knowledge
 
 @dataclass(frozen=True, eq=False)
 class Leak:
-    """What was stolen: one batch of it."""
+    """One batch of stolen data."""
 
     values: Tensor = field(repr=False)  #: templates (B, C, h, w), or embeddings (B, D)
-    subjects: tuple[str, ...] = field(default=(), repr=False)  #: the database's index of whose they are
-    rows: tuple[int, ...] = field(default=(), repr=False)  #: their places in the database
-    others: Iterable[Tensor] = field(default=(), repr=False)  #: `copies` - 1 more templates of each image, shaped so
+    subjects: tuple[str, ...] = field(default=(), repr=False)  #: whose templates these are, by the database's index
+    rows: tuple[int, ...] = field(default=(), repr=False)  #: their positions in the database
+    others: Iterable[Tensor] = field(default=(), repr=False)  #: `copies` - 1 more templates per image, same shape
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attack(ABC):
-    """Someone with a stolen database. `knowledge` is enforced: the oracle refuses what lies above it."""
+    """An attacker with a stolen database. The oracle enforces `knowledge`: it refuses calls above it."""
 
     leaks: ClassVar[Literal["template", "embedding"]] = "template"
-    asks_server: ClassVar[bool] = False  #: steals templates, but asks for embeddings or similarities too
-    wants_affine: ClassVar[bool] = False  #: only works where the client's step is an affine map
+    asks_server: ClassVar[bool] = False  #: steals templates, but also uses embeddings or similarities
+    wants_affine: ClassVar[bool] = False  #: only works if the client is an affine map
 
     @property
     def depends_on_server(self) -> bool:
-        """Whether what the attack makes depends on how the server recognises, and not on its templates alone."""
+        """Whether the result depends on the server's recognition, and not only on its templates."""
         return self.level >= Knowledge.ENROLMENT and (self.asks_server or self.leaks == "embedding")
 
     @property
@@ -46,55 +46,55 @@ class Attack(ABC):
     def level(self) -> Knowledge:
         """The declared level of knowledge."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class ReconstructionAttack(Attack):
-    """Rebuilds images from templates.
-
-    One that exists at several levels has a field `knowledge` with their names; `bench.toml` then also knows it as
-    `NAME@LEVEL`.
-    """
-
-    @property
-    def base(self) -> ReconstructionAttack | None:
-        """The attack that this one goes on from: learned once, whoever else shares it. Default: starts from nothing."""
-        return None
-
     @property
     def asks_surrogate(self) -> bool:
         """Whether `Oracle.surrogate` is asked for: the harness then fits one on the attacker's faces. Default: no."""
         return False
 
+
+@dataclass(frozen=True, kw_only=True)
+class ReconstructionAttack(Attack):
+    """Reconstructs images from templates.
+
+    An attack that exists at several levels has a field `knowledge` with their names; `bench.toml` can then refer to it
+    as `NAME@LEVEL`.
+    """
+
+    @property
+    def base(self) -> ReconstructionAttack | None:
+        """The attack from which training continues; it is trained once for all that share it. Default: none."""
+        return None
+
     @property
     def copies(self) -> int:
-        """Templates stolen of each image, where the server protects anew each time. Default: the one that is stored."""
+        """The number of templates stolen per image if the defence is randomised. Default: only the stored one."""
         return 1
 
     @property
     def coupled(self) -> bool:
-        """Whether what is rebuilt of one image depends on the others in its batch. Default: no.
+        """Whether an image's reconstruction depends on the other images in its batch. Default: no.
 
-        If not, a batch that is too large for the device's memory is taken in halves.
+        If not, the harness halves a batch that does not fit into the device's memory.
         """
         return False
 
     def subset(self, defense: Defense) -> int | None:
-        """How many images are attacked, where all of them would take too long; None: all. Default: all.
+        """The number of images to attack if all would take too long; None: all. Default: all.
 
-        The harness chooses them: enrolled images of genuine pairs, spread over the folds, the same for every attack.
+        The harness selects them: enrolled images of genuine pairs, spread over the folds, the same for every attack.
         """
         return None
 
     def fit(self, oracle: Oracle, public: FaceSet, rng: Rng) -> State | None:
-        """Learns from the attacker's own public faces and from what the oracle allows. Default: nothing."""
+        """Learns from the attacker's own public faces and from the oracle. Default: learns nothing."""
         return None
 
     def adapt(self, oracle: Oracle, public: FaceSet, rng: Rng, start: State | None) -> State | None:
-        """Instead of `fit`, where there is a `base`: goes on from what that learned. Default: leaves it as it is."""
+        """Replaces `fit` if there is a `base`: continues from its state. Default: returns it unchanged."""
         return start
 
     def prepare(self, oracle: Oracle, state: State | None) -> Any:
-        """Turns the stored state into what `reconstruct` wants. Default: the state itself."""
+        """Converts the stored state to the argument of `reconstruct`. Default: the state itself."""
         return state
 
     @abstractmethod
@@ -104,30 +104,33 @@ class ReconstructionAttack(Attack):
 
 @dataclass(frozen=True, kw_only=True)
 class LinkageAttack(Attack):
-    """Says whose a template is, without a picture: how alike it is to each face of a gallery of named people."""
+    """Identifies the person behind a template, without a picture: scores it against a gallery of named people.
+
+    As with a `ReconstructionAttack`, a field `knowledge` makes it known as `NAME@LEVEL`.
+    """
 
     asks_server: ClassVar[bool] = True
 
     def fit(self, oracle: Oracle, public: FaceSet, rng: Rng) -> State | None:
-        """Learns from the attacker's own public faces and from what the oracle allows. Default: nothing."""
+        """Learns from the attacker's own public faces and from the oracle. Default: learns nothing."""
         return None
 
     @abstractmethod
     def score(self, oracle: Oracle, state: State | None, leak: Leak, gallery: FaceSet, rng: ImageRng) -> Tensor:
-        """(B, N): the likeness of each stolen value to each face of the gallery; more is more alike.
+        """Similarity (B, N) of each stolen value to each face of the gallery; higher is more similar.
 
-        `leak.rows` says which of the targets these are, for `Oracle.similarity`.
+        `leak.rows` are the indices of the targets, for `Oracle.similarity`.
         """
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReplayAttack(Attack):
-    """Presents a reconstruction attack's result to the system, which compares it with what it has stored."""
+    """Presents the result of a reconstruction attack to the system, which compares it with its stored templates."""
 
-    attack: str  #: the name, in `bench.toml`, of the reconstruction attack whose images are presented
+    attack: str  #: the name in `bench.toml` of the reconstruction attack to present
     present: Literal["image", "template"] = "image"
 
     @property
     def level(self) -> Knowledge:
-        """Injecting what was stolen takes nothing more; for images the wrapped attack's level counts."""
+        """Injecting stolen templates requires no further knowledge; presenting images requires the attack's level."""
         return Knowledge.BLIND

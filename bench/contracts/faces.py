@@ -1,4 +1,4 @@
-"""Faces and datasets: what a plugin that loads photographs must be."""
+"""The contract of datasets: faces, pairs, and how photographs are loaded."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Alignment:
-    """How a recogniser wants faces cut out of photographs.
+    """How a recogniser requires faces to be cropped from photographs.
 
-    `margin`: facenet-pytorch's square-ish crop of the detector's box, `margin` pixels wider at output scale.
+    `margin`: facenet-pytorch's roughly square crop of the detector's box, `margin` pixels wider at output scale.
     `five-point`: similarity transform (Umeyama) of the eyes, nose and mouth corners onto `points`, (x, y) pixels.
     """
 
@@ -32,14 +32,14 @@ class Alignment:
 
 @dataclass(frozen=True, eq=False)
 class Originals:
-    """The files that faces come from: enough to know a photograph again under another name, in another encoding."""
+    """The source files of faces, in enough detail to detect copies with another name or encoding."""
 
-    files: tuple[str, ...] = field(repr=False)  #: (N,) where each lies, for messages
+    files: tuple[str, ...] = field(repr=False)  #: (N,) their locations, for messages
     digests: tuple[bytes, ...] = field(repr=False)  #: (N,) sha256 of each file's bytes
-    thumbnails: NDArray[np.uint8] = field(repr=False)  #: (N, 16, 16) the whole picture in grey, whatever its shape
+    thumbnails: NDArray[np.uint8] = field(repr=False)  #: (N, 16, 16) grey thumbnails of the whole pictures
 
     def subset(self, indices: NDArray[np.int64]) -> Originals:
-        """Those at the given positions, in that order."""
+        """The files at the given positions, in that order."""
         chosen = indices.tolist()
         return Originals(
             tuple(self.files[i] for i in chosen), tuple(self.digests[i] for i in chosen), self.thumbnails[indices]
@@ -48,14 +48,14 @@ class Originals:
 
 @dataclass(frozen=True, eq=False)
 class FaceSet:
-    """Aligned faces. `pixels` may be memory-mapped and larger than the set: `rows` says which of it belong here."""
+    """Aligned faces. `pixels` may be memory-mapped and larger than the set: `rows` selects from it."""
 
     pixels: NDArray[np.uint8] = field(repr=False)  #: (M, H, W, 3) uint8 RGB
     rows: NDArray[np.int64] = field(repr=False)  #: (N,) rows of `pixels`
-    names: tuple[str, ...] = field(repr=False)  #: (N,) unique and stable: a seed is derived from each
+    names: tuple[str, ...] = field(repr=False)  #: (N,) unique and stable: each is used to derive a seed
     subjects: tuple[str, ...] | None = field(repr=False)  #: (N,) the person; None where identities are unknown
     found: NDArray[np.bool_] = field(repr=False)  #: (N,) False where no face was detected
-    originals: Originals | None = field(repr=False, default=None)  #: (N,) None where there are no files
+    originals: Originals | None = field(repr=False, default=None)  #: (N,) None if there are no files
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -66,12 +66,12 @@ class FaceSet:
         return int(self.pixels.shape[1]), int(self.pixels.shape[2])
 
     def batch(self, indices: Sequence[int] | NDArray[np.int64] | slice, device: torch.device | None = None) -> Tensor:
-        """Images (B, 3, H, W), float32 in [0, 1], of the given positions in the set."""
+        """Images (B, 3, H, W), float32 in [0, 1], at the given positions in the set."""
         chosen = np.ascontiguousarray(self.pixels[self.rows[indices]])
         return torch.from_numpy(chosen).permute(0, 3, 1, 2).to(device).float().div_(255.0)
 
     def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> FaceSet:
-        """The set of the given positions, in that order; shares the pixels."""
+        """The subset at the given positions, in that order; shares the pixels."""
         chosen = np.asarray(indices, dtype=np.int64)
         subjects = None if self.subjects is None else tuple(self.subjects[i] for i in chosen)
         return replace(
@@ -86,11 +86,11 @@ class FaceSet:
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """Verification pairs in identity-disjoint folds; indices point into the test `FaceSet`."""
+    """Verification pairs in identity-disjoint folds; indices refer to the test `FaceSet`."""
 
     left: NDArray[np.int64]  #: (P,) the enrolled image
     right: NDArray[np.int64]  #: (P,) the probe
-    genuine: NDArray[np.bool_]  #: (P,) True where both show the same person
+    genuine: NDArray[np.bool_]  #: (P,) True if both show the same person
     fold: NDArray[np.int64]  #: (P,) 0, 1, ...
 
     def __len__(self) -> int:
@@ -99,12 +99,12 @@ class Pairs:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What a dataset gives: faces to judge with their pairs, and the faces of everybody else, usable as public ones."""
+    """The result of loading a dataset: faces to judge with their pairs, and everybody else's as public faces."""
 
     test: FaceSet
     pairs: Pairs
     public: FaceSet | None
-    #: What was left out, turned, converted or doubtful among the files, and the names of those: shown with the results.
+    #: Files that were left out, rotated, converted or doubtful, by reason; shown with the results.
     notes: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)
 
 
@@ -114,7 +114,7 @@ class Dataset(ABC):
 
     @abstractmethod
     def revision(self) -> str:
-        """Hash of everything that `load` reads and of every parameter that changes what it returns; never of a place.
+        """Hash of everything that `load` reads and of every parameter that changes its result; independent of paths.
 
         Raises:
             DataError: something is missing; says what, where it was looked for, and how to get it.
@@ -122,10 +122,10 @@ class Dataset(ABC):
 
     @abstractmethod
     def size(self) -> tuple[int, int]:
-        """How many (test, public) images `load` would give, without aligning any; for estimates.
+        """The number of (test, public) images that `load` would return, without aligning any; for estimates.
 
         Raises:
-            DataError: as `revision`.
+            DataError: as for `revision`.
         """
 
     @abstractmethod

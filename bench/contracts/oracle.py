@@ -1,4 +1,4 @@
-"""What an attack may ask at its declared level of knowledge, counted."""
+"""The oracle: what an attack may ask at its declared level of knowledge. It counts all queries."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from bench.labels import Knowledge
 
 
 class _Withheld(nn.Module):
-    """Stands where the server's network would be, in what an attacker below `whitebox` is given."""
+    """Takes the place of the server's network for attackers below `whitebox`."""
 
     def forward(self, *_: Any) -> Tensor:
         raise KnowledgeError("the server's network is not known below level 'whitebox'")
 
 
 def client_alone(network: SplitNetwork) -> SplitNetwork:
-    """The network as a client device holds it."""
+    """The network as a client device has it."""
     return SplitNetwork(
         network.client,
         _Withheld(),
@@ -37,13 +37,13 @@ def client_alone(network: SplitNetwork) -> SplitNetwork:
 
 
 class Oracle:
-    """The attacker's only way to the system. Levels nest; a call above the declared one raises `KnowledgeError`.
+    """The attacker's only access to the system. Levels nest; a call above the declared one raises `KnowledgeError`.
 
-    Architecture (`layout`, `feature_shape`, `image_size`), whether the client draws anew each time (`varies`), and the
-    device to compute on are known to everybody.
+    All attackers know the architecture (`layout`, `feature_shape`, `image_size`), whether the client is randomised
+    (`varies`), and the device to compute on.
 
     Attributes:
-        queries: how often each method was called, and `METHOD_images`, for how many images.
+        queries: the number of calls per method, and in `METHOD_images` the number of images.
     """
 
     def __init__(
@@ -57,8 +57,8 @@ class Oracle:
         """An oracle for one attack on one system.
 
         Args:
-            stored: embeddings (N, D) of the victims' templates, which `similarity` compares with.
-            surrogate: what the defence's `fit` learned from the attacker's own faces.
+            stored: embeddings (N, D) of the victims' templates, for `similarity`.
+            surrogate: the state of the defence's `fit` on the attacker's own faces.
         """
         self.level = level
         self.queries: Counter[str] = Counter()
@@ -76,24 +76,24 @@ class Oracle:
             return tuple(self._sent("probe", torch.zeros(1, 3, *self.image_size)).shape[1:])
 
     def _sent(self, method: str, images: Tensor) -> Tensor:
-        """What leaves a client that was given own images; every call draws fresh randomness."""
+        """What a client sends for own images; every call draws fresh randomness."""
         call = self._rng.child(method, self.queries[method])
         return self._system.send(images.to(self.device), call.images([*map(str, range(len(images)))]))
 
     def _ask(self, method: str, level: Knowledge, images: int = 0) -> None:
         if self.level < level:
-            raise KnowledgeError(f"{method}() needs level '{level}', and this attack declared '{self.level}'")
+            raise KnowledgeError(f"{method}() needs level '{level}', but this attack declared '{self.level}'")
         self.queries[method] += 1
         self.queries[f"{method}_images"] += images
 
     def report(self, **figures: Tensor) -> None:
-        """For the record: figures of an attack's progress, one an image. `converged` (0 or 1) is looked at."""
+        """Adds figures of an attack's progress to the record, one per image. `converged` (0 or 1) causes a flag."""
         for name, values in figures.items():
             self._reported.setdefault(name, []).extend(values.double().tolist())
 
     @property
     def reported(self) -> dict[str, float]:
-        """Means over the images of all that was reported."""
+        """Means over the images of all reported figures."""
         return {name: round(sum(values) / len(values), 6) for name, values in self._reported.items()}
 
     def encode(self, images: Tensor) -> Tensor:
@@ -104,13 +104,13 @@ class Oracle:
 
     @property
     def defense(self) -> Defense:
-        """`algorithm`: the defence with its settings, nothing that it learned."""
+        """`algorithm`: the defence with its settings, without anything it learned."""
         self._ask("defense", Knowledge.ALGORITHM)
         return self._system.defense
 
     @property
     def surrogate(self) -> System:
-        """`algorithm`: an own copy of the defence over the client's extractor alone, fitted on the attacker's faces."""
+        """`algorithm`: a copy of the defence with the client's extractor only, fitted on the attacker's faces."""
         self._ask("surrogate", Knowledge.ALGORITHM)
         client, copy = client_alone(self._system.recognizer), self._system.defense
         return System(client, copy, copy.prepare(client, self._surrogate), self.device, templates_only=True)
@@ -123,7 +123,7 @@ class Oracle:
             return self._system.protect(self._system.encode(images.to(self.device)), call.images(names)).detach()
 
     def similarity(self, images: Tensor, targets: Sequence[int]) -> Tensor:
-        """`enrolment`: what a login with each image against each target's stored template would score, (B,)."""
+        """`enrolment`: the score of a login with each image against each target's stored template, (B,)."""
         self._ask("similarity", Knowledge.ENROLMENT, len(images))
         if self._stored is None:
             raise KnowledgeError("no stored templates to compare with while fitting")
@@ -132,7 +132,7 @@ class Oracle:
             return (probes * self._stored[list(targets)].to(probes)).sum(1)
 
     def similarities(self, images: Tensor, targets: Sequence[int]) -> Tensor:
-        """`enrolment`: every image (B) against every target (T): (B, T), counted as B x T logins."""
+        """`enrolment`: the score of every image (B) against every target (T), (B, T); counts as B x T logins."""
         self._ask("similarity", Knowledge.ENROLMENT, len(images) * len(targets))
         if self._stored is None:
             raise KnowledgeError("no stored templates to compare with while fitting")
@@ -141,13 +141,13 @@ class Oracle:
             return probes @ self._stored[list(targets)].to(probes).T
 
     def embed(self, images: Tensor) -> Tensor:
-        """`enrolment`: embeddings (B, D) of own images, as the server makes them of a probe."""
+        """`enrolment`: the server's embeddings (B, D) of own images as probes."""
         self._ask("embed", Knowledge.ENROLMENT, len(images))
         with torch.no_grad():
             return self._system.embed(self._sent("embed", images))
 
     @property
     def system(self) -> System:
-        """`whitebox`: everything with gradients, the fitted state included; not the server's randomness."""
+        """`whitebox`: everything with gradients, including the fitted state, but not the server's randomness."""
         self._ask("system", Knowledge.WHITEBOX)
         return self._system

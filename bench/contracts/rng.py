@@ -13,37 +13,37 @@ from torch import Tensor
 
 from bench.seeds import derive_seed
 
-_WORTH_THREADS = 500_000  #: values from which on threads save more than they cost
+_WORTH_THREADS = 500_000  #: number of values above which threads save more than they cost
 
 
 @dataclass(frozen=True)
 class Rng:
-    """A named source of randomness. Make children for roles; never share one between two uses."""
+    """A named source of randomness. Create a child for each role; never use one for two purposes."""
 
     seed: int
 
     def child(self, *names: object) -> Rng:
-        """An independent source for a role within this one."""
+        """An independent source for a role below this one."""
         return Rng(derive_seed(self.seed, *names))
 
     def torch(self) -> torch.Generator:
-        """A fresh CPU generator; the noise is made there, so that every device sees the same."""
+        """A new CPU generator; noise is drawn on the CPU, so that it is the same for every device."""
         return torch.Generator().manual_seed(self.seed)
 
     def numpy(self) -> np.random.Generator:
-        """A fresh numpy generator."""
+        """A new numpy generator."""
         return np.random.default_rng(self.seed)
 
     def images(self, names: Sequence[str]) -> ImageRng:
-        """One generator an image, so that batch size and order cannot change an image's noise."""
+        """One generator per image, so that batch size and order do not affect an image's noise."""
         return ImageRng(tuple(np.random.Generator(np.random.SFC64(self.child("image", name).seed)) for name in names))
 
 
 @dataclass(frozen=True)
 class ImageRng:
-    """Per-image generators of a batch. Draws advance them: the next call gives fresh noise.
+    """Per-image generators of a batch. Each draw advances them, so the next call gives fresh noise.
 
-    They are numpy's and not torch's, which take twice as long and draw one image at a time.
+    They are numpy's, because torch's take twice as long and draw one image at a time.
     """
 
     generators: tuple[np.random.Generator, ...] = field(repr=False)
@@ -52,9 +52,9 @@ class ImageRng:
         return len(self.generators)
 
     def draw(self, like: Tensor, fill: Callable[[np.random.Generator, NDArray[np.float32]], object]) -> Tensor:
-        """What `fill(generator, row)` writes into each image's row, shaped, typed and placed as `like` (B, ...).
+        """Calls `fill(generator, row)` for each image; the result has the shape, type and device of `like` (B, ...).
 
-        Rows are filled side by side, on all cores: a noise of many steps is best made in one call.
+        Rows are filled in parallel on all cores, so it is best to draw the noise of many steps in one call.
         """
         if like.shape[0] != len(self):
             raise ValueError(f"{len(self)} generators for a batch of {like.shape[0]} images")
@@ -69,7 +69,7 @@ class ImageRng:
         return torch.from_numpy(noise).to(like)
 
     def uniform(self, like: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
-        """Uniform noise on [low, high), shaped, typed and placed as `like` (B, ...)."""
+        """Uniform noise on [low, high), with the shape, type and device of `like` (B, ...)."""
 
         def fill(source: np.random.Generator, row: NDArray[np.float32]) -> None:
             source.random(dtype=np.float32, out=row)
@@ -79,11 +79,11 @@ class ImageRng:
         return self.draw(like, fill)
 
     def normal(self, like: Tensor) -> Tensor:
-        """Standard normal noise, shaped, typed and placed as `like` (B, ...)."""
+        """Standard normal noise, with the shape, type and device of `like` (B, ...)."""
         return self.draw(like, lambda source, row: source.standard_normal(dtype=np.float32, out=row))
 
     def laplace(self, like: Tensor) -> Tensor:
-        """Laplace noise of scale 1 (standard deviation sqrt(2)), by the inverse distribution."""
+        """Laplace noise of scale 1 (standard deviation sqrt(2)), by inverse transform sampling."""
         centred = self.uniform(like, -0.5, 0.5)
         inner = (1 - 2 * centred.abs()).clamp_min(torch.finfo(torch.float32).tiny)
         return -centred.sign() * inner.log()

@@ -1,1 +1,1 @@
-"""Face sets on disk: loaders, and the alignment that all of them share."""
+"""Loaders of face sets on disk, and the alignment that they share."""

@@ -1,4 +1,4 @@
-"""Finds and cuts out faces, once, into a memory-mapped cache."""
+"""Detects and crops faces once, into a memory-mapped cache."""
 
 from __future__ import annotations
 
@@ -20,38 +20,41 @@ from bench.datasets.face_cache import CHUNK, cached_faces
 from bench.errors import DataError
 from bench.storage.keys import content_key
 
-ALGORITHM = 2  #: raised whenever other pixels would come out; part of a dataset's revision
-_PROBABILITY = 0.9  #: below this, what MTCNN shows is taken for no face
-_MTCNN_SMALLEST = 20  #: pixels; below, its pyramid has no floor
-_SMALLEST = 0.2  #: of the image's shorter side: smaller faces are bystanders, and searching for them takes most time
+ALGORITHM = 2  #: increment when the output pixels change; part of a dataset's revision
+_PROBABILITY = 0.9  #: MTCNN detections below this probability do not count as faces
+_MTCNN_SMALLEST = 20  #: pixels; MTCNN's image pyramid fails on smaller images
+_SMALLEST = 0.2  #: of the image's shorter side; smaller faces are bystanders, and searching for them takes longest
 
 
 @dataclass(frozen=True)
 class ImageSource:
-    """Images to align."""
+    """The images to align."""
 
     names: Sequence[str] = field(repr=False)
-    read: Callable[[int], Image.Image] = field(repr=False)  #: the i-th, RGB; raises DataError
-    revision: str  #: hash of all of them
-    files: Sequence[str] = field(repr=False, default=())  #: where each lies, for messages; empty: its name says it
+    read: Callable[[int], Image.Image] = field(repr=False)  #: returns the i-th image as RGB; raises DataError
+    revision: str  #: a hash of all images
+    files: Sequence[str] = field(
+        repr=False, default=()
+    )  #: the location of each image, for messages; empty: use its name
 
     def where(self, index: int) -> str:
-        """The i-th, for a message."""
+        """The location of the i-th image, for a message."""
         return self.files[index] if self.files else self.names[index]
 
 
 def align(
     source: ImageSource, alignment: Alignment, cache: Path, *, aligned: bool = False
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """The faces (N, H, W, 3), memory-mapped, and whether one was found in each image.
+    """Returns the aligned faces (N, H, W, 3), memory-mapped, and whether a face was found in each image.
 
-    An image without a face gives its centre. Work done before a kill is not done again; two runs at once share it.
+    For an image without a face, returns its centre. An interrupted call resumes where it stopped; concurrent runs share
+    the work.
 
     Args:
-        aligned: the images are cut out already: only resize them.
+        aligned: the images are already cropped, so only resize them.
 
     Raises:
-        DataError: an image cannot be read, or the detector fails on it; names it.
+        DataError: an image cannot be read, or the detector fails on it; names the image.
     """
     parts = {
         "revision": source.revision,
@@ -71,7 +74,7 @@ def align(
     return cached_faces(folder, count, alignment.size, chunks, "aligning faces (once)")
 
 
-#: An image and where it lies to its face, and whether there was one.
+#: Maps an image and its location to its face and whether one was found.
 _Cut = Callable[[Image.Image, str], tuple[NDArray[np.uint8], bool]]
 
 
@@ -80,7 +83,7 @@ def _resizer(alignment: Alignment) -> _Cut:
 
 
 def _resized(image: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """The middle of an image, at the wanted shape and size."""
+    """The centre of an image, at the required shape and size."""
     height, width = size
     scale = min(image.height / height, image.width / width)
     left, top = (image.width - width * scale) / 2, (image.height - height * scale) / 2
@@ -90,7 +93,7 @@ def _resized(image: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
 
 @cache
 def _mtcnn(smallest: int) -> Any:
-    """The detector, its weights loaded once."""
+    """The detector, with its weights loaded once."""
     from facenet_pytorch import MTCNN
 
     return MTCNN(min_face_size=smallest, keep_all=True, device="cpu")
@@ -103,19 +106,21 @@ class _Detector:
         self._alignment = alignment
 
     def cut(self, image: Image.Image, where: str) -> tuple[NDArray[np.uint8], bool]:
-        """The image's face, and whether there was one.
+        """Returns the image's face, and whether there was one.
 
-        One image at a time: among others, MTCNN may choose another box. It takes no longer.
+        Processes one image at a time, because MTCNN may choose another box in a batch. It is just as fast.
         """
         try:
             face = self._detect(image)
             return (_resized(image, self._alignment.size), False) if face is None else (self._crop(image, *face), True)
-        except Exception as error:  # whatever it is, the user wants to know of which file
+        except Exception as error:  # any error: the user needs to know which file caused it
             said = f"{type(error).__name__}: {error}"
-            raise DataError(f"{where}: the face detector fails on it ({said}); replace it or remove it") from error
+            raise DataError(
+                f"{where}: the face detector fails on this image ({said}); replace it or remove it"
+            ) from error
 
     def _detect(self, image: Image.Image) -> tuple[NDArray[Any], NDArray[Any]] | None:
-        """Box and five points of the face nearest the centre."""
+        """Box and five points of the face nearest to the centre."""
         if min(image.size) < _MTCNN_SMALLEST:
             return None
         detector = _mtcnn(max(_MTCNN_SMALLEST, int(_SMALLEST * min(image.size))))
@@ -136,13 +141,13 @@ class _Detector:
         if self._alignment.method == "five-point":
             from skimage.transform import SimilarityTransform
 
-            # PIL wants, for each output pixel, where it comes from: the transform from template to photograph.
+            # PIL expects the inverse map, from output pixel to photograph.
             transform = SimilarityTransform.from_estimate(np.array(self._alignment.points), points)
             matrix = tuple(np.asarray(transform.params)[:2].ravel())
             return np.asarray(
                 image.transform((width, height), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
             )
-        # The margin is in output pixels, so it grows with the box (as facenet-pytorch's own crop does).
+        # The margin is in output pixels, so it scales with the box (like facenet-pytorch's own crop).
         sides = box[2:] - box[:2]
         spread = self._alignment.margin * sides / (np.array([width, height]) - self._alignment.margin) / 2
         low = np.maximum(box[:2] - spread, 0)
@@ -151,7 +156,7 @@ class _Detector:
 
 
 def revision_of(parts: Sequence[tuple[str, bytes]]) -> str:
-    """sha256 over (name, digest) of everything that a dataset reads."""
+    """sha256 over the (name, digest) of everything that a dataset reads."""
     digest = hashlib.sha256()
     for name, content in parts:
         digest.update(name.encode() + b"\0" + content)

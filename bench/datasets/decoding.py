@@ -1,4 +1,4 @@
-"""The one place where an image file's bytes become pixels: upright, 8 bits a channel, RGB, of bounded size."""
+"""The only module that decodes image files: it returns upright RGB images with 8 bits per channel and bounded size."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from bench.errors import DataError
 
-BACKGROUND = (128, 128, 128)  #: what transparent pixels are laid over
-LARGEST = 100_000_000  #: pixels; a larger image is refused before it is decoded
-_REDUCED = 16_000_000  #: pixels above which an image is scaled down as it is read: no face needs as many
+BACKGROUND = (128, 128, 128)  #: the background behind transparent pixels
+LARGEST = 100_000_000  #: pixels; a larger image is rejected before it is decoded
+_REDUCED = 16_000_000  #: pixels above which an image is scaled down while it is read; face crops do not need more
 
-# Photographs, by Pillow's names of formats. Not the documents, stubs and drawings that it knows too: some of these
-# start other programs. What a file is follows from its bytes, not from its suffix.
+# Photograph formats, by Pillow's names. Pillow also knows documents, stubs and drawings, some of which start other
+# programs; they are excluded. The content determines a file's format, not its suffix.
 _FORMATS = ("JPEG", "PNG", "BMP", "DIB", "WEBP", "TIFF", "PPM", "GIF", "JPEG2000", "AVIF")
 
 _TURNS = {
@@ -33,9 +33,9 @@ _TURNS = {
     6: Image.Transpose.ROTATE_270,
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
-}  #: by the value of EXIF's Orientation
+}  #: indexed by the value of EXIF's Orientation
 
-# How other kinds of files begin that end up under an image's name.
+# The first bytes of other file types that are found under image names.
 _OTHERS = (
     (re.compile(rb"....ftyp(heic|heix|hevc|hevx|heim|heis|mif1|msf1)", re.DOTALL), "HEIC"),
     (re.compile(rb"version https://git-lfs"), "a Git LFS pointer: fetch the file itself with git lfs pull"),
@@ -46,40 +46,41 @@ _OTHERS = (
     (re.compile(rb"8BPS"), "Photoshop"),
     (re.compile(rb"PK\x03\x04"), "a ZIP archive"),
     (re.compile(rb"\x1f\x8b"), "a gzip archive"),
-    (re.compile(rb"\x00\x05\x16\x07"), "macOS's notes on another file"),
-    (re.compile(rb"....ftyp|\x1aE\xdf\xa3", re.DOTALL), "a film, or an image format of a phone"),
+    (re.compile(rb"\x00\x05\x16\x07"), "macOS metadata of another file"),
+    (re.compile(rb"....ftyp|\x1aE\xdf\xa3", re.DOTALL), "a video, or an image format of a phone"),
     (re.compile(rb"\xff\x0a|\x00\x00\x00\x0cJXL "), "JPEG XL"),
 )
 
 TURNED = "turned upright, as their EXIF orientation says"
 SIXTEEN = "scaled from 16 bits to 8"
 TRANSPARENT = f"with an alpha channel, laid over grey {BACKGROUND[0]}"
-FRAMES = "with several frames: the first was taken"
+FRAMES = "with several frames: the first was used"
 REDUCED = f"scaled down while reading: more than {_REDUCED // 10**6} megapixels"
 
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """Those that this build of Pillow has."""
+    """The formats that this build of Pillow supports."""
     Image.init()
     return tuple(kind for kind in _FORMATS if kind in Image.OPEN)
 
 
 @cache
 def suffixes() -> frozenset[str]:
-    """Names' endings of what `decode` reads, in lower case, with their dot."""
-    read = {*_formats(), "MPO"}  # a JPEG with more behind it, and opened as one
+    """The file suffixes that `decode` supports, in lower case, with their dot."""
+    read = {*_formats(), "MPO"}  # a JPEG with data appended, opened as a JPEG
     return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in read)
 
 
 def decode(data: bytes, where: str) -> Image.Image:
-    """An upright RGB image from its file's bytes.
+    """Decodes an image file's bytes to an upright RGB image.
 
-    Turned as EXIF's Orientation says; 16 bits scaled to 8; transparent pixels laid over `BACKGROUND`; of several frames
-    the first; above 16 megapixels scaled down by a whole number.
+    Applies EXIF's Orientation, scales 16 bits to 8, places transparent pixels on `BACKGROUND`, uses the first of
+    several frames, and scales images above 16 megapixels down by an integer factor.
 
     Raises:
-        DataError: it is truncated, damaged, too large, or no image; names `where`, and what else it is.
+        DataError: the file is truncated, damaged, too large or not an image; names `where` and, if known, the file
+            type.
     """
     try:
         with _opened(data, where) as image:
@@ -88,24 +89,24 @@ def decode(data: bytes, where: str) -> Image.Image:
         raise
     except UnidentifiedImageError as error:
         raise DataError(f"{where}: {_otherwise(data)}") from error
-    except Exception as error:  # damaged bytes make a decoder fail in nearly any way
+    except Exception as error:  # damaged bytes can raise nearly any exception in a decoder
         raise DataError(f"{where}: truncated or damaged image ({_said(error)}); replace it or remove it") from error
 
 
 def read_image(path: Path) -> Image.Image:
-    """An upright RGB image from a file.
+    """Reads an image file as an upright RGB image.
 
     Raises:
-        DataError: it cannot be read, or as `decode`.
+        DataError: the file cannot be read, or as for `decode`.
     """
     return decode(read_bytes(path), str(path))
 
 
 def read_bytes(path: Path) -> bytes:
-    """A file's bytes.
+    """Reads a file's bytes.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: the file cannot be read.
     """
     try:
         return path.read_bytes()
@@ -114,7 +115,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def conversions(data: bytes) -> tuple[str, ...]:
-    """What `decode` will do to an image beyond reading it, from its header alone; nothing for what is damaged."""
+    """The conversions that `decode` will apply to an image, from its header alone; empty for a damaged file."""
     try:
         with _opened(data, "") as image:
             sixteen = _sixteen_bits(image)  # before the orientation: Pillow may decode the file to find it
@@ -130,7 +131,7 @@ def conversions(data: bytes) -> tuple[str, ...]:
             if _factor(image) > 1:
                 found.append(REDUCED)
             return tuple(found)
-    except Exception:  # `decode` says what is wrong with it
+    except Exception:  # `decode` reports what is wrong
         return ()
 
 
@@ -139,10 +140,10 @@ _OPENING = threading.Lock()
 
 @contextmanager
 def _opened(data: bytes, where: str) -> Iterator[Image.Image]:
-    """The image, nothing but its header read, and its size checked."""
+    """Opens an image, reads only its header, and checks its size."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of Pillow's, which name no file
-        with _OPENING:  # Pillow's own limit says neither the size nor what to do
+        warnings.simplefilter("ignore")  # Pillow's warnings do not name the file
+        with _OPENING:  # Pillow's own limit states neither the size nor a remedy
             before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
             try:
                 image = Image.open(io.BytesIO(data), formats=_formats())
@@ -162,16 +163,18 @@ def _sixteen_bits(image: Image.Image) -> bool:
 
 
 def _factor(image: Image.Image) -> int:
-    """By how much an image is scaled down."""
+    """The factor by which an image is scaled down."""
     return math.ceil(math.sqrt(image.width * image.height / _REDUCED))
 
 
 def _pixels(image: Image.Image, where: str) -> Image.Image:
     factor = _factor(image)
     if factor > 1:
-        image.draft(None, (image.width // factor, image.height // factor))  # JPEG only: never decoded whole
+        image.draft(None, (image.width // factor, image.height // factor))  # JPEG only: avoids decoding at full size
     image.load()
-    turn = _TURNS.get(_orientation(image))  # after loading: TIFFs are turned by then, and say so no more
+    turn = _TURNS.get(
+        _orientation(image)
+    )  # after loading, because Pillow then has already rotated TIFFs and removed the tag
     factor = _factor(image)
     upright = _eight_bits(image, where) if image.mode[0] in "IF" else _opaque(image)
     if factor > 1:
@@ -182,23 +185,25 @@ def _pixels(image: Image.Image, where: str) -> Image.Image:
 def _orientation(image: Image.Image) -> int:
     try:
         found = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # a damaged tag turns nothing
+    except Exception:  # ignore a damaged tag
         return 1
     return found if isinstance(found, int) else 1
 
 
 def _eight_bits(image: Image.Image, where: str) -> Image.Image:
-    """Grey of 16 bits, by the whole range of 16 bits; Pillow's own conversion cuts off at 255."""
+    """Converts 16-bit grey over its whole range; Pillow's own conversion clips at 255."""
     values = np.asarray(image)
     if image.mode == "F" or values.min() < 0 or values.max() > 65535:
         kind = "floating-point" if image.mode == "F" else "32-bit"
-        raise DataError(f"{where}: {kind} pixels, whose range nobody can know; save it with 8 or 16 bits a channel")
+        raise DataError(
+            f"{where}: {kind} pixels, whose value range is unknown; save the image with 8 or 16 bits per channel"
+        )
     scaled = (values.astype(np.uint32) * 255 + 32767) // 65535
     return Image.fromarray(scaled.astype(np.uint8)).convert("RGB")
 
 
 def _opaque(image: Image.Image) -> Image.Image:
-    """RGB; whatever lies under transparent pixels does not show."""
+    """Converts to RGB and hides colours under transparent pixels."""
     if not image.has_transparency_data:
         return image.convert("RGB")
     below = Image.new("RGBA", image.size, (*BACKGROUND, 255))
@@ -207,18 +212,18 @@ def _opaque(image: Image.Image) -> Image.Image:
 
 
 def _otherwise(data: bytes) -> str:
-    """What a file is that no image format begins like."""
+    """Describes a file that starts like no image format."""
     if not data:
         return "an empty file; replace it or remove it"
     start = data[:64]
     if not start.strip(b"\0"):
-        return "nothing but zeros: a damaged file; replace it or remove it"
+        return "all bytes are zero: a damaged file; replace it or remove it"
     kind = next((kind for pattern, kind in _OTHERS if pattern.match(start)), "")
     about = f" ({kind}{'?' if kind.isalpha() and kind.isupper() else ''})" if kind else ""
-    return f"not an image format that this reads{about}; convert it to JPEG or PNG, or remove it"
+    return f"not a supported image format{about}; convert it to JPEG or PNG, or remove it"
 
 
 def _said(error: Exception) -> str:
-    """An error's message without addresses in memory; its kind where it says nothing."""
+    """An error's message without memory addresses, or the error's type if it has no message."""
     text = re.sub(r"\s*<[^<>]* at 0x[0-9a-fA-F]+>", "", str(error)).strip()
     return text or type(error).__name__

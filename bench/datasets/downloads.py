@@ -1,4 +1,4 @@
-"""Where the paper's data and weights come from, what of it is here, and how to fetch what may be fetched."""
+"""The sources of the paper's data and weights: what is present, how to get it, and downloads where they are allowed."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _CHUNK = 1 << 18  #: bytes
 
 @dataclass(frozen=True)
 class Remote:
-    """One file that may be downloaded."""
+    """A file that may be downloaded."""
 
     url: str
-    target: str  #: below the data folder; a folder's name where `unpack`
-    sha256: str  #: of the download; empty where nobody vouches for one, and the user must
-    unpack: bool = False  #: a tar archive with one folder in it, whose content becomes `target`
+    target: str  #: path below the data folder; a folder if `unpack`
+    sha256: str  #: of the download; empty if there is no trusted hash and the user must supply one
+    unpack: bool = False  #: a tar archive with one folder, whose content becomes `target`
 
     @property
     def name(self) -> str:
@@ -36,18 +36,19 @@ class Remote:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set or weights that the paper's protocol takes."""
+    """A data set or weights that the paper's protocol uses."""
 
     name: str
     what: str
-    places: tuple[str, ...]  #: below the data folder
+    places: tuple[str, ...]  #: paths below the data folder
     how: str
     licence: str
-    remotes: tuple[Remote, ...] = ()  #: empty: only its owners may hand it out
+    remotes: tuple[Remote, ...] = ()  #: empty: only its owners may distribute it
 
 
-# The hashes: LFW's are scikit-learn's (sklearn.datasets._lfw), which downloads the same files; AlexNet's begins with
-# what torchvision put into its name; FaceNet's stands in the manifests of several independent projects.
+# Sources of the hashes: LFW's are scikit-learn's (sklearn.datasets._lfw), which downloads the same files; AlexNet's
+# begins with the digits that torchvision puts into the file name; FaceNet's is in the manifests of several independent
+# projects.
 SOURCES = {
     source.name: source
     for source in (
@@ -132,19 +133,19 @@ SOURCES = {
 
 
 def data_folder(given: Path | None = None) -> Path:
-    """The data folder: as given, or VEILBENCH_DATA.
+    """The data folder: the argument, or VEILBENCH_DATA.
 
     Raises:
-        UserError: neither is there.
+        UserError: neither is set.
     """
     named = given or (Path(os.environ["VEILBENCH_DATA"]) if os.environ.get("VEILBENCH_DATA") else None)
     if named is None:
-        raise UserError("no data folder: set the environment variable VEILBENCH_DATA, or give --into FOLDER")
+        raise UserError("no data folder: set the environment variable VEILBENCH_DATA, or pass --into FOLDER")
     return named.expanduser()
 
 
 def status(folder: Path) -> list[dict[str, Any]]:
-    """What is here of every source: JSON-able, a dict a source."""
+    """The status of every source, as JSON-able dicts."""
     return [
         {
             "name": source.name,
@@ -160,7 +161,9 @@ def status(folder: Path) -> list[dict[str, Any]]:
 
 
 def _place(path: Path, source: Source) -> dict[str, Any]:
-    """One path. A folder's hash is over its files' names and sizes: half a million photographs take long to read."""
+    """The status of one path. A folder's hash covers names and sizes only, because reading half a million files is
+    slow.
+    """
     found: dict[str, Any] = {"path": str(path), "found": path.exists()}
     if path.is_file():
         found["sha256"] = file_hash(path)
@@ -177,10 +180,10 @@ def _place(path: Path, source: Source) -> dict[str, Any]:
 
 
 def find(name: str) -> Source:
-    """The source of that name.
+    """The source with that name.
 
     Raises:
-        UserError: there is none; names the near miss.
+        UserError: there is none; suggests the nearest name.
     """
     if name not in SOURCES:
         raise UserError(f"unknown data {name!r}.{near_miss(name, SOURCES)}")
@@ -188,28 +191,30 @@ def find(name: str) -> Source:
 
 
 def fetch(source: Source, folder: Path, *, mirror: str = "", sha256: str = "") -> list[Path]:
-    """Downloads what is not there yet; an interrupted download goes on where it stopped.
+    """Downloads the missing files of a source; an interrupted download resumes.
 
     Args:
-        mirror: a URL under which the files lie by their own names, instead of where they come from.
-        sha256: of the download, where none is known or the mirror's file is another; for sources of one file.
+        mirror: a URL under which the files have their own names, to use instead of the original location.
+        sha256: the expected hash, if none is known or the mirror's file differs; for sources of one file.
 
     Raises:
-        UserError: it may not be fetched, or nobody gave a hash for it.
-        DataError: no network, a broken transfer, a wrong hash, or something else lies in its place.
+        UserError: the source may not be downloaded, or no hash is known or given.
+        DataError: no network, an interrupted transfer, a wrong hash, or a different file in its place.
     """
     if not source.remotes:
         raise UserError(f"{source.name} may not be downloaded by this program: {source.how}; licence: {source.licence}")
     if sha256 and len(source.remotes) > 1:
-        raise UserError(f"{source.name} is {len(source.remotes)} files, for which one --sha256 cannot stand")
+        raise UserError(f"{source.name} consists of {len(source.remotes)} files, so one --sha256 is not enough")
     written = []
     for remote in source.remotes:
         known = (sha256 or remote.sha256).lower()
         if not known:
-            raise UserError(f"no hash is known for {remote.url}: give the one that you trust, --sha256 HASH")
+            raise UserError(f"no hash is known for {remote.url}: pass one that you trust with --sha256 HASH")
         target = folder / remote.target
         if target.exists() and not remote.unpack and file_hash(target) != known:
-            raise DataError(f"{target}: is there already, with another sha256 than {known}; move it away to fetch it")
+            raise DataError(
+                f"{target}: already exists, with another sha256 than {known}; move it away to fetch the file"
+            )
         if not target.exists():
             url = f"{mirror.rstrip('/')}/{remote.name}" if mirror else remote.url
             _retrieve(url, known, remote, target)
@@ -233,18 +238,20 @@ def _retrieve(url: str, sha256: str, remote: Remote, target: Path) -> None:
     except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
         if part.exists():
             raise DataError(
-                f"{url}: the transfer broke off after {part.stat().st_size} bytes; the same command goes on from there"
+                f"{url}: the transfer stopped after {part.stat().st_size} bytes; run the same command to resume"
             ) from error
-        raise DataError(f"{url}: cannot be reached; without a network, fetch it elsewhere to {target}") from error
-    except ValueError as error:  # pooch's word for another hash; it has thrown the file away
-        raise DataError(f"{url}: what came has another sha256 than {sha256}; not kept ({error})") from error
+        raise DataError(
+            f"{url}: cannot be reached; without a network, download it elsewhere and copy it to {target}"
+        ) from error
+    except ValueError as error:  # pooch's exception for a wrong hash; it has already deleted the file
+        raise DataError(f"{url}: the downloaded file does not have the sha256 {sha256}; deleted ({error})") from error
     if remote.unpack:
         _unpack(got, target)
         got.unlink()
 
 
 def _resuming(part: Path) -> Callable[[str, str, Any], None]:
-    """A downloader for pooch that keeps what came before a transfer broke off, and asks for the rest alone."""
+    """A downloader for pooch that resumes an interrupted transfer."""
 
     def download(url: str, output_file: str, _pooch: Any) -> None:
         import requests
@@ -253,11 +260,11 @@ def _resuming(part: Path) -> Callable[[str, str, Any], None]:
         headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={have}-"} if have else {})}
         with requests.get(url, stream=True, timeout=30, headers=headers) as response:
             if response.status_code == requests.codes.requested_range_not_satisfiable:
-                part.unlink()  # what is there is no beginning of this file
-                raise requests.ConnectionError("the kept part does not fit")
+                part.unlink()  # the partial file is not the start of this file
+                raise requests.ConnectionError("the partial file does not match")
             response.raise_for_status()
             if response.status_code != requests.codes.partial_content:
-                have = 0  # a server that cannot go on begins anew
+                have = 0  # the server cannot resume, so it starts over
             length = response.headers.get("Content-Length")
             whole = have + int(length) if length else None
             steps = -(-int(length) // _CHUNK) if length else 1
@@ -265,21 +272,21 @@ def _resuming(part: Path) -> Callable[[str, str, Any], None]:
                 for chunk in track(response.iter_content(_CHUNK), f"fetching {part.stem}", steps):
                     file.write(chunk)
         if whole is not None and part.stat().st_size != whole:
-            raise requests.ConnectionError(f"{part.stat().st_size} of {whole} bytes came")
+            raise requests.ConnectionError(f"received {part.stat().st_size} of {whole} bytes")
         shutil.move(part, output_file)
 
     return download
 
 
 def _unpack(archive: Path, target: Path) -> None:
-    """The content of the archive's one folder as `target`, which is there whole or not at all."""
+    """Unpacks the archive's one folder as `target`, completely or not at all."""
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".unpack-") as temporary:
         try:
             with tarfile.open(archive) as tar:
-                tar.extractall(temporary, filter="data")  # refuses what would land elsewhere
+                tar.extractall(temporary, filter="data")  # rejects members that would be written elsewhere
         except (tarfile.TarError, OSError, EOFError) as error:
             raise DataError(f"{archive}: not a readable archive ({error})") from error
         inside = list(Path(temporary).iterdir())
         if len(inside) != 1 or not inside[0].is_dir():
-            raise DataError(f"{archive}: expected one folder in it, found {len(inside)} things")
+            raise DataError(f"{archive}: expected one folder in it, found {len(inside)} entries")
         inside[0].rename(target)

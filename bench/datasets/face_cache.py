@@ -1,4 +1,4 @@
-"""Faces as a recogniser wants them, made once into a memory-mapped cache; a kill costs the last few hundred."""
+"""Caches aligned faces in a memory-mapped file, written in chunks so that a kill loses only a few hundred."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from bench.toolkit.progress import track
 
 log = logging.getLogger("veilbench")
 
-CHUNK = 32  #: faces that `chunks` gives at a time
-_KEPT = 8  #: chunks that a kill can cost
+CHUNK = 32  #: faces per item of `chunks`
+_KEPT = 8  #: chunks between saves, which is what a kill can lose
 
-#: Faces from an index on, `CHUNK` at a time, with whether each was found.
+#: Yields faces from an index on, `CHUNK` at a time, each with whether it was found.
 Chunks = Callable[[int], Iterator[tuple[Sequence[NDArray[np.uint8]] | NDArray[np.uint8], Sequence[bool]]]]
 
 
@@ -30,14 +30,14 @@ def cached_faces(
     chunks: Chunks,
     label: str,
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """The faces (N, H, W, 3), memory-mapped, and whether one was found in each image.
+    """Returns the faces (N, H, W, 3), memory-mapped, and whether one was found in each image.
 
-    Work done before a kill is not done again; two runs at once share it.
+    An interrupted call resumes where it stopped; concurrent runs share the work.
 
     Args:
-        folder: the cache's own folder, named by what makes the faces.
-        chunks: gives the faces from an index on, `CHUNK` at a time, with whether each was found.
-        label: for the progress bar.
+        folder: the cache's own folder; its name is a hash of what the faces depend on.
+        chunks: yields the faces from an index on, `CHUNK` at a time, each with whether it was found.
+        label: the label of the progress bar.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / "lock", "run.cache"):
@@ -46,14 +46,16 @@ def cached_faces(
             found = _make(folder, count, size, chunks, label)
             with replacing(folder / "manifest.json") as path:
                 path.write_text(json.dumps({"found": found, "sha256": file_hash(folder / "faces.npy")}))
-            (folder / "progress.json").unlink(missing_ok=True)  # not before: a kill would cost all of it
+            (folder / "progress.json").unlink(
+                missing_ok=True
+            )  # not deleted earlier, because a kill would then lose all faces
             manifest = {"found": found}
     pixels: NDArray[np.uint8] = np.load(folder / "faces.npy", mmap_mode="r", allow_pickle=False)
     return pixels, np.array(manifest["found"], dtype=bool)
 
 
 def _manifest(folder: Path) -> dict[str, Any] | None:
-    """The finished cache's account; None where there is none yet, or where the cache is damaged (and removed)."""
+    """The metadata of the finished cache; None if it does not exist, or is damaged (it is then deleted)."""
     try:
         manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
         if file_hash(folder / "faces.npy") == manifest["sha256"]:
@@ -65,7 +67,7 @@ def _manifest(folder: Path) -> dict[str, Any] | None:
         reason = "its pixels are missing"
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = str(error)
-    log.warning("%s: cached faces damaged (%s); making them again", folder, reason)
+    log.warning("%s: cached faces damaged (%s); computing them again", folder, reason)
     for name in ("manifest.json", "faces.npy", "progress.json"):
         (folder / name).unlink(missing_ok=True)
     return None

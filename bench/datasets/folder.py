@@ -17,12 +17,12 @@ from bench.errors import DataError
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFolder(Dataset):
-    """Photographs, one subfolder a person, or all in one folder where nobody knows who they are."""
+    """Photographs in one subfolder per person, or in a single folder if identities are unknown."""
 
     path: str  #: the folder of photographs
-    identities: bool = True  #: one subfolder a person; False: everything below `path`, identities unknown
-    limit: int | None = None  #: at most so many images, the first by name
-    aligned: bool = False  #: the images are cut out as the recogniser wants them: only resize
+    identities: bool = True  #: one subfolder per person; False: all images below `path`, identities unknown
+    limit: int | None = None  #: maximum number of images, in order of their names
+    aligned: bool = False  #: the images are already cropped for the recogniser, so only resize them
 
     def __post_init__(self) -> None:
         if (self.limit or 1) < 1:
@@ -41,16 +41,16 @@ class ImageFolder(Dataset):
         return found, dict(list(found.files.items())[: self.limit])
 
     def revision(self) -> str:
-        """Over every image's name and bytes, whether people are known, and how faces are cut out."""
+        """Covers every image's name and bytes, whether identities are known, and the alignment."""
         files = revision_of(examine(self._found()[1]).parts())
         return revision_of([(files, bytes([self.identities, 1 if self.aligned else ALGORITHM]))])
 
     def size(self) -> tuple[int, int]:
-        """All are public."""
+        """All images are public."""
         return 0, len(self._found()[1])
 
     def load(self, alignment: Alignment, cache: Path) -> Evaluation:
-        """Public faces only: there is no protocol here."""
+        """Returns public faces only: this dataset has no verification protocol."""
         found, files = self._found()
         examined = examine(files)
         names, paths = list(files), list(files.values())

@@ -1,7 +1,7 @@
-"""Verification sets as insightface packs them (`lfw.bin`, `cfp_fp.bin`, `agedb_30.bin`): pickled images and labels.
+"""Verification sets in insightface's format (`lfw.bin`, `cfp_fp.bin`, `agedb_30.bin`): pickled images and labels.
 
-A pickle can run any code, and these files travel from hand to hand: only builtins that hold data and numpy's array
-constructors are let through.
+A pickle can run any code, and these files come from many places. The reader only allows builtins that hold data, and
+numpy's array constructors.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from bench.errors import DataError
 _ALLOWED = {
     *(("builtins", name) for name in ("list", "tuple", "bytes", "bytearray", "bool", "int", "float", "complex", "set")),
     *(("__builtin__", name) for name in ("list", "tuple", "bytes", "bytearray", "bool", "int", "long", "float")),
-    ("_codecs", "encode"),  # how protocol 2 writes bytes
+    ("_codecs", "encode"),  # how protocol 2 stores bytes
     ("numpy", "ndarray"),
     ("numpy", "dtype"),
     *(
@@ -37,11 +37,11 @@ _ALLOWED = {
     ),
     *((module, "_frombuffer") for module in ("numpy.core.numeric", "numpy._core.numeric")),
 }
-_LARGEST = 10_000_000  #: bytes an encoded image may have
+_LARGEST = 10_000_000  #: maximum size of an encoded image, in bytes
 
 
 class _Refused(Exception):
-    """The pickle asked for something that holds more than data."""
+    """The pickle requests something other than data."""
 
 
 class _Unpickler(pickle.Unpickler):
@@ -55,51 +55,51 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read_bin(data: bytes, where: str) -> tuple[list[bytes], list[bool]]:
-    """Encoded images, two a pair in order, and whether each pair is genuine.
+    """Reads the encoded images, two per pair in order, and whether each pair is genuine.
 
     Raises:
-        DataError: the pickle asks for more than data, is damaged, or holds something else.
+        DataError: the pickle requests anything but data, is damaged, or holds something else.
     """
     try:
         loaded = _Unpickler(io.BytesIO(data), encoding="bytes").load()
     except _Refused as error:
         raise DataError(
-            f"{where}: refused: the pickle asks for {str(error)!r}, which an image set has no need of; do not trust it"
+            f"{where}: refused: the pickle asks for {str(error)!r}, which an image set does not need; do not trust it"
         ) from error
     except (MemoryError, RecursionError) as error:
         raise DataError(f"{where}: refused: the pickle asks for too much memory") from error
-    except Exception as error:  # a damaged pickle can raise nearly anything
+    except Exception as error:  # a damaged pickle can raise nearly any exception
         raise DataError(f"{where}: not a readable verification set ({type(error).__name__}); fetch it again") from error
     try:
         images, labels = loaded
         encoded = [_bytes(image) for image in images]
         genuine = [_label(label) for label in labels]
     except (TypeError, ValueError) as error:
-        told = f": {error}" if isinstance(error, _Odd) else ""
+        told = f": {error}" if isinstance(error, _InvalidItem) else ""
         raise DataError(f"{where}: not a verification set: expected (encoded images, pair labels){told}") from error
     if not genuine or len(encoded) != 2 * len(genuine):
-        raise DataError(f"{where}: {len(encoded)} images for {len(genuine)} pairs; expected two a pair")
+        raise DataError(f"{where}: {len(encoded)} images for {len(genuine)} pairs; expected two per pair")
     return encoded, genuine
 
 
-class _Odd(ValueError):
-    """Something in the set that is neither an image nor a label; says what."""
+class _InvalidItem(ValueError):
+    """Describes an item in the set that is neither an image nor a label."""
 
 
 def _bytes(image: Any) -> bytes:
-    """A file's bytes; decoded arrays become one too, of a format without loss."""
+    """Returns a file's bytes; a decoded array is encoded in a lossless format."""
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim not in (1, 2, 3) or (image.ndim == 3 and image.shape[2] != 3):
             wanted = "encoded files, or uint8 arrays of (H, W, 3) or (H, W)"
-            raise _Odd(f"an array of {image.dtype} {image.shape} among the images, which are {wanted}")
+            raise _InvalidItem(f"an array of {image.dtype} {image.shape} among the images, which are {wanted}")
         if image.ndim > 1:
             kind = "P6" if image.ndim == 3 else "P5"
             return f"{kind}\n{image.shape[1]} {image.shape[0]}\n255\n".encode() + image.tobytes()
         image = image.tobytes()
     if not isinstance(image, bytes | bytearray):
-        raise _Odd(f"a {type(image).__name__} among the images")
+        raise _InvalidItem(f"a {type(image).__name__} among the images")
     if len(image) > _LARGEST:
-        raise _Odd(f"an image of {len(image)} bytes; the limit is {_LARGEST}")
+        raise _InvalidItem(f"an image of {len(image)} bytes; the limit is {_LARGEST}")
     return bytes(image)
 
 
@@ -107,7 +107,7 @@ _LABELS = {"1": True, "true": True, "0": False, "false": False}
 
 
 def _label(label: Any) -> bool:
-    """Whether a pair is genuine: 1 or 0, True or False, as a number or a word."""
+    """Whether a pair is genuine: 1 or 0, True or False, as a number or text."""
     if isinstance(label, bytes):
         label = label.decode("latin-1")
     if isinstance(label, np.ndarray) and label.size == 1:
@@ -118,11 +118,11 @@ def _label(label: Any) -> bool:
             return _LABELS[word]
     elif isinstance(label, bool | int | float | np.bool_ | np.number) and label in (0, 1):
         return bool(label)
-    raise _Odd(f"{label!r} among the labels, which are 1 (genuine) and 0 (impostor)")
+    raise _InvalidItem(f"{label!r} among the labels, which are 1 (genuine) and 0 (impostor)")
 
 
 def people_of(pairs: list[tuple[int, int]], count: int) -> list[int]:
-    """Such a set names nobody: whoever genuine pairs link is one person, and everyone else their own (union-find)."""
+    """Infers people from genuine pairs (union-find), since the set has no names; any other image is its own person."""
     parent = list(range(count))
 
     def root(image: int) -> int:
@@ -136,12 +136,12 @@ def people_of(pairs: list[tuple[int, int]], count: int) -> list[int]:
     return [root(image) for image in range(count)]
 
 
-_DEALT = "folds dealt out anew, since consecutive ones had one kind of pair"
+_DEALT = "folds assigned again, because consecutive folds had pairs of one kind only"
 
 
 @dataclass(frozen=True)
 class _Read:
-    """What such a file gives: images, each once, and the pairs that are judged."""
+    """The content of a file: its distinct images, and the pairs to judge."""
 
     images: list[bytes] = field(repr=False)
     pairs: Pairs
@@ -150,13 +150,14 @@ class _Read:
 
 @dataclass(frozen=True, kw_only=True)
 class InsightfaceBin(Dataset):
-    """A `.bin` verification set. It leaves no public faces: name another set in `[run] public_defender`."""
+    """A `.bin` verification set. It has no public faces: name another set in `[run] public_defender`."""
 
     path: str  #: the `.bin` file
-    #: Consecutive and equally large, as insightface's own protocol; dealt out anew where that leaves one kind of pair.
+    #: Consecutive and of equal size, as in insightface's protocol; assigned by kind if a fold would have one kind of
+    #: pair.
     folds: int = 10
-    pairs_per_fold: int | None = None  #: judge the first so many genuine and as many impostor pairs of each fold
-    aligned: bool = False  #: the images are cut out as the recogniser wants them: only resize
+    pairs_per_fold: int | None = None  #: judge only the first so many genuine and as many impostor pairs of each fold
+    aligned: bool = False  #: the images are already cropped for the recogniser, so only resize them
 
     def __post_init__(self) -> None:
         if self.folds < 1 or (self.pairs_per_fold or 1) < 1:
@@ -199,19 +200,19 @@ class InsightfaceBin(Dataset):
         return _Read(images, pairs, notes)
 
     def revision(self) -> str:
-        """Over the images and pairs that are judged, and how they are cut out."""
+        """Covers the images and pairs that are judged, and the alignment."""
         read = self._read()
         return revision_of([(_revision(read, self._examined(read)), bytes([1 if self.aligned else ALGORITHM]))])
 
     def size(self) -> tuple[int, int]:
-        """Judged images; none are public."""
+        """The number of judged images; none are public."""
         return len(self._read().images), 0
 
     def _examined(self, read: _Read) -> Examined:
         return examine({f"{Path(self.path).name}: image {i}": image for i, image in enumerate(read.images)})
 
     def load(self, alignment: Alignment, cache: Path) -> Evaluation:
-        """Test images (each once) with their pairs."""
+        """The distinct test images, with their pairs."""
         read = self._read()
         images, pairs, examined = read.images, read.pairs, self._examined(read)
         names = [f"{Path(self.path).stem}/{digest.hex()[:16]}" for digest in examined.digests.values()]

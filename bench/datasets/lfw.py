@@ -18,12 +18,12 @@ from bench.datasets.protocols import check_pairs
 from bench.errors import DataError
 from bench.storage.files import read_text
 
-_HOW = "set images and pairs of this data set, or VEILBENCH_DATA where they begin with it"
+_HOW = "set images and pairs of this data set, or VEILBENCH_DATA if they use it"
 _PERSON = re.compile(r"[^/\\]+")
 _DOUBLE = "second files of one photograph, left out"
-_OTHERWISE = "images with another name than NAME_0001.jpg, found all the same"
-# Raised whenever `load` gives others of the same files: since 1, copies of judged photographs and photographs without
-# a face are not among the public ones.
+_OTHERWISE = "images with another name than NAME_0001.jpg, still used"
+# Increment when `load` selects different images from the same files. Since 1, copies of judged photographs and
+# photographs without a face are not public.
 _POLICY = 1
 
 
@@ -34,21 +34,21 @@ class LfwPair:
     left: tuple[str, int]
     right: tuple[str, int]
     fold: int
-    line: int = field(default=0, repr=False, compare=False)  #: where it stands; no part of the protocol
+    line: int = field(default=0, repr=False, compare=False)  #: line number; not part of the protocol
 
     @property
     def genuine(self) -> bool:
-        """Whether both show the same person."""
+        """Whether both images show the same person."""
         return self.left[0] == self.right[0]
 
 
 def parse_pairs(text: str, where: str) -> list[LfwPair]:
-    """The pairs of a `pairs.txt`: a header "FOLDS N" (or "N" for one fold), then N genuine and N impostor lines a fold.
+    """Parses a `pairs.txt`: a header "FOLDS N" (or "N" for one fold), then N genuine and N impostor lines per fold.
 
-    Columns are divided by tabs, or by spaces where a line has no tabs. Names are taken in Unicode's form NFC.
+    Columns are separated by tabs, or by spaces in lines without tabs. Names are normalised to Unicode NFC.
 
     Raises:
-        DataError: a line is not what it should be; names the file and the line.
+        DataError: a line is malformed; names the file and the line.
     """
     numbered = enumerate(re.split(r"\r\n|\r|\n", text), 1)
     lines = [(number, _words(line)) for number, line in numbered if line.strip()]
@@ -58,9 +58,9 @@ def parse_pairs(text: str, where: str) -> list[LfwPair]:
         if folds < 1 or each < 1:
             raise ValueError
     except (ValueError, IndexError, TypeError) as error:
-        raise DataError(f"{where}:1: expected a header like '10 300' (folds, pairs of each kind a fold)") from error
+        raise DataError(f"{where}:1: expected a header like '10 300' (folds, pairs of each kind per fold)") from error
     if len(lines) - 1 != 2 * folds * each:
-        raise DataError(f"{where}: the header promises {2 * folds * each} pairs, and {len(lines) - 1} lines follow")
+        raise DataError(f"{where}: the header announces {2 * folds * each} pairs, but {len(lines) - 1} lines follow")
     pairs = []
     for index, (number, words) in enumerate(lines[1:]):
         fold, within = divmod(index, 2 * each)
@@ -83,13 +83,13 @@ def parse_pairs(text: str, where: str) -> list[LfwPair]:
 
 
 def _words(line: str) -> list[str]:
-    """The columns of a line: a name may have a space where tabs divide them."""
+    """The columns of a line; a name may contain a space if tabs separate the columns."""
     by_tab = [word.strip() for word in line.strip().split("\t")]
     return [normal(word) for word in (by_tab if len(by_tab) > 2 and all(by_tab) else line.split())]
 
 
 def image_name(image: tuple[str, int]) -> str:
-    """("Ann", 2) as Ann/Ann_0002."""
+    """Converts ("Ann", 2) to Ann/Ann_0002."""
     person, number = image
     return f"{person}/{person}_{number:04d}"
 
@@ -104,36 +104,36 @@ class _Tree:
     """The images below the folder."""
 
     files: Mapping[str, Path] = field(repr=False)  #: by name (Ann/Ann_0002), sorted
-    doubles: Mapping[str, Path] = field(repr=False)  #: names that a second file has too, and that file
+    doubles: Mapping[str, Path] = field(repr=False)  #: names that a second file also has, and that file
     notes: Mapping[str, Sequence[str]] = field(repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lfw(Dataset):
-    """LFW, or any set laid out like it. Public faces: everybody who is in no judged pair."""
+    """LFW, or any set with the same layout. All people who are in no judged pair are public faces."""
 
-    images: str  #: folder of NAME/NAME_0001.jpg, or of another suffix, or NAME_0001_0 as some aligners write
+    images: str  #: folder of NAME/NAME_0001.jpg; other suffixes and NAME_0001_0 (from some alignment tools) also work
     pairs: str  #: pairs.txt
-    pairs_per_fold: int | None = None  #: judge the first so many genuine and as many impostor pairs of each fold
+    pairs_per_fold: int | None = None  #: judge only the first so many genuine and as many impostor pairs of each fold
 
     def __post_init__(self) -> None:
         if self.pairs_per_fold is not None and self.pairs_per_fold < 1:
             raise ValueError("pairs_per_fold must be at least 1")
 
     def revision(self) -> str:
-        """Over the pairs that are judged and every image's bytes."""
+        """Covers the pairs that are judged and every image's bytes."""
         tree, chosen = self._checked()
         return revision_of([(self._revision(examine(tree.files), chosen), bytes([_POLICY, ALGORITHM]))])
 
     def size(self) -> tuple[int, int]:
-        """Judged images, and the images of everybody else."""
+        """The number of judged images, and of images of everybody else."""
         tree, chosen = self._checked()
         judged = {image_name(image) for pair in chosen for image in (pair.left, pair.right)}
         people = {name.partition("/")[0] for name in judged}
         return len(judged), sum(name.partition("/")[0] not in people for name in tree.files)
 
     def load(self, alignment: Alignment, cache: Path) -> Evaluation:
-        """Test images (each once) with their pairs; public: the images of all other people."""
+        """Returns the distinct test images with their pairs; the images of all other people are public."""
         tree, chosen = self._checked()
         examined = examine(tree.files)
         names, paths = list(tree.files), list(tree.files.values())
@@ -152,7 +152,7 @@ class Lfw(Dataset):
         return Evaluation(every.subset(judged), _pairs(chosen, position), every.subset(public), notes)
 
     def _tree(self) -> _Tree:
-        """Every image by name."""
+        """Finds every image by name."""
         root = Path(self.images).expanduser()
         if not root.is_dir():
             raise DataError(f"{root}: no such folder of LFW images; {_HOW}")
@@ -166,7 +166,7 @@ class Lfw(Dataset):
             number = re.fullmatch(rf"{re.escape(person)}_(\d+)(_\d+)?", stem)
             known = image_name((person, int(number[1]))) if number else f"{person}/{stem}"
             candidates.setdefault(known, []).append(path)
-        for known, paths in candidates.items():  # the file that is called as it should be comes first
+        for known, paths in candidates.items():  # prefer the file with the standard name
             paths.sort(key=lambda path: (normal(path.stem) != known.rpartition("/")[2], path.name))
         names = sorted(candidates, key=lambda name: name.split("/"))
         doubles = {name: candidates[name][1] for name in names if len(candidates[name]) > 1}
@@ -180,7 +180,7 @@ class Lfw(Dataset):
         return _Tree({name: candidates[name][0] for name in names}, doubles, notes)
 
     def _checked(self) -> tuple[_Tree, list[LfwPair]]:
-        """The images and the judged pairs, once it is sure that they fit together."""
+        """The images and the judged pairs, checked for consistency."""
         tree, chosen = self._tree(), self._pairs()
         for pair in chosen:
             for image in (pair.left, pair.right):
@@ -189,12 +189,12 @@ class Lfw(Dataset):
                     beside = [n for n in tree.files if n.startswith(f"{image[0]}/")]
                     there = f"; there are {', '.join(beside[:3])}" if beside else ""
                     if link := next((n for n in tree.notes.get(AGAIN_FILES, ()) if n.startswith(f"{name}.")), ""):
-                        there = f"; {link} is a link to a photograph that has a name already"
-                    missing = f"{name}.jpg is in {self.pairs} and not here{there} ({place})"
+                        there = f"; {link} is a link to a photograph that already has a name"
+                    missing = f"{name}.jpg is in {self.pairs} but not here{there} ({place})"
                     raise DataError(f"{self.images}: {missing}; {_HOW}")
                 if name in tree.doubles:
                     raise DataError(
-                        f"{place}: {name} could be {tree.files[name]} or {tree.doubles[name]}: keep one of the two"
+                        f"{place}: {name} could be {tree.files[name]} or {tree.doubles[name]}: keep only one of them"
                     )
         position = {name: index for index, name in enumerate(tree.files)}
         doubtful = check_pairs(_pairs(chosen, position), self.pairs, lambda i: f"{self.pairs}:{chosen[i].line}")
@@ -222,7 +222,7 @@ class Lfw(Dataset):
 
 
 def _pairs(chosen: Sequence[LfwPair], position: Mapping[str, int]) -> Pairs:
-    """The pairs by their images' places."""
+    """The pairs as indices into the images."""
     return Pairs(
         left=np.array([position[image_name(pair.left)] for pair in chosen], dtype=np.int64),
         right=np.array([position[image_name(pair.right)] for pair in chosen], dtype=np.int64),
@@ -232,7 +232,7 @@ def _pairs(chosen: Sequence[LfwPair], position: Mapping[str, int]) -> Pairs:
 
 
 def _refuse_same_bytes(chosen: Sequence[LfwPair], examined: Examined, where: str) -> None:
-    """A photograph against a copy of itself, byte for byte, is no pair."""
+    """Rejects a pair whose two files have the same bytes."""
     for pair in chosen:
         left, right = image_name(pair.left), image_name(pair.right)
         if examined.digests[left] == examined.digests[right]:

@@ -1,4 +1,4 @@
-"""The one place that decides which files below a folder are photographs, and keeps count of what it left out."""
+"""The only module that decides which files below a folder are photographs; it records which files it left out."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from pathlib import Path
 from bench.datasets.decoding import conversions, read_bytes, suffixes
 from bench.errors import DataError
 
-#: Folders that systems put among a user's files, and that hold thumbnails or copies.
+#: System folders among a user's files that hold thumbnails or copies.
 _SYSTEM = {"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found", "__pycache__"}
 
 HIDDEN = "hidden or system files and folders, left out"
-BROKEN = "links that lead nowhere, left out"
+BROKEN = "broken links, left out"
 SPECIAL = "pipes, sockets and devices, left out"
 LINKED = "links to folders, followed"
-AGAIN = "links to folders that are seen already, left out"
+AGAIN = "links to folders that were already read, left out"
 LINKED_FILES = "links to files, followed"
-AGAIN_FILES = "links to files that are seen already, left out"
-ELSEWHERE = "images outside of the people's folders, left out"
-DEEPER = "folders inside of the people's folders, left out"
+AGAIN_FILES = "links to files that were already read, left out"
+ELSEWHERE = "images outside the people's folders, left out"
+DEEPER = "folders inside the people's folders, left out"
 
 
 def normal(name: str) -> str:
-    """A name in Unicode's form NFC: macOS writes `é` as two signs, and lists of pairs as one."""
+    """Normalises a name to Unicode NFC: macOS writes `é` as two characters, lists of pairs as one."""
     return unicodedata.normalize("NFC", name)
 
 
@@ -36,30 +36,29 @@ class Photographs:
     """The photographs below a folder."""
 
     root: Path
-    files: Mapping[str, Path] = field(repr=False)  #: by path below `root` in form NFC; sorted
-    notes: Mapping[str, Sequence[str]] = field(repr=False)  #: what was left out or odd: why, and which
+    files: Mapping[str, Path] = field(repr=False)  #: by path below `root`, in NFC; sorted
+    notes: Mapping[str, Sequence[str]] = field(repr=False)  #: what was left out or unusual: the reason, and the paths
 
     def instead(self) -> str:
-        """What lies there that is no photograph, for an error; empty where nothing does."""
+        """Describes the files that are not photographs, for an error message; empty if there are none."""
         found = [
             f"{len(names)} {why.partition(',')[0]} ({names[0]})"
             for why, names in self.notes.items()
             if why not in (LINKED, LINKED_FILES)
         ]
-        return f"; what lies there: {', '.join(found)}" if found else ""
+        return f"; it contains {', '.join(found)}" if found else ""
 
 
 def find_photographs(root: Path, depth: int | None = None) -> Photographs:
-    """Every photograph below a folder; links are followed, and what they lead to counts once.
+    """Finds every photograph below a folder; follows links, and counts what they lead to once.
 
-    Hidden files and folders and those that systems make are never data; anything else counts by its suffix, in any
-    case. What is left out is counted.
+    Ignores hidden files and system folders; otherwise the suffix decides, in any case. Counts what it leaves out.
 
     Args:
-        depth: photographs lie exactly so many levels down (2: PERSON/IMAGE); None: anywhere.
+        depth: the level at which photographs lie (2: PERSON/IMAGE); None: any level.
 
     Raises:
-        DataError: a folder cannot be read, or two files have the same name in another Unicode form.
+        DataError: a folder cannot be read, or two file names differ only in their Unicode form.
     """
     walk = _Walk(depth)
     walk.folder(root, ())
@@ -77,7 +76,7 @@ class _Walk:
         self.depth = depth
         self.files: dict[str, Path] = {}
         self.notes: dict[str, list[str]] = {}
-        self.links: list[tuple[Path, tuple[str, ...]]] = []  #: linked folders, for when the real ones are seen
+        self.links: list[tuple[Path, tuple[str, ...]]] = []  #: linked folders, visited after the real ones
         self._seen: set[Path] = set()
         self._linked_files: list[tuple[Path, tuple[str, ...]]] = []
         self._photographs: set[Path] = set()  #: where those that count lie, links resolved
@@ -133,7 +132,9 @@ class _Walk:
     def _take(self, path: Path, real: Path, parts: tuple[str, ...]) -> None:
         name = "/".join(parts)
         if name in self.files:
-            raise DataError(f"{path}: lies beside {self.files[name].name!r}, the same name in another Unicode form")
+            raise DataError(
+                f"{path}: has the same name as {self.files[name].name!r} beside it, in another Unicode form"
+            )
         self.files[name] = path
         self._photographs.add(real)
 
@@ -143,13 +144,15 @@ class _Walk:
 
 @dataclass(frozen=True)
 class Examined:
-    """What reading the files tells before any is decoded."""
+    """What is known about the files before any is decoded."""
 
     digests: Mapping[str, bytes] = field(repr=False)  #: sha256 of each file, by name
-    converted: Mapping[str, Sequence[str]] = field(repr=False)  #: what `decode` does beyond reading, and to which
+    converted: Mapping[str, Sequence[str]] = field(
+        repr=False
+    )  #: the conversions that `decode` applies, and the files that they affect
 
     def parts(self) -> list[tuple[str, bytes]]:
-        """For a revision: a file that is converted counts as other than it did before it was."""
+        """Parts of a revision: a converted file counts as changed if the conversion was not applied before."""
         told: dict[str, str] = {}
         for how, names in self.converted.items():
             for name in names:
@@ -158,10 +161,10 @@ class Examined:
 
 
 def examine(files: Mapping[str, Path | bytes]) -> Examined:
-    """Hashes every file, and sees from its header what is special about it.
+    """Hashes every file and reads its header for conversions.
 
     Raises:
-        DataError: one cannot be read.
+        DataError: a file cannot be read.
     """
     digests: dict[str, bytes] = {}
     converted: dict[str, list[str]] = {}

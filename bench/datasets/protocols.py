@@ -1,4 +1,4 @@
-"""Sees that verification pairs can give the figures that are made from them, before any image is aligned."""
+"""Checks verification pairs for errors before any image is aligned."""
 
 from __future__ import annotations
 
@@ -10,25 +10,26 @@ from numpy.typing import NDArray
 from bench.contracts import Pairs
 from bench.errors import DataError
 
-TWICE = "pairs that stand in the list twice"
+TWICE = "pairs that occur twice in the list"
 
 
 def check_pairs(pairs: Pairs, where: str, place: Callable[[int], str]) -> dict[str, Sequence[str]]:
-    """Refuses what cannot be judged; returns what is doubtful, by what it is, and where.
+    """Rejects invalid pairs; returns doubtful ones, by reason, with their locations.
 
     Args:
         where: the file that holds the pairs, or the dataset's label.
-        place: where the i-th pair stands, for a message.
+        place: returns the location of the i-th pair, for a message.
 
     Raises:
-        DataError: an image stands against itself, a pair is called both genuine and impostor, or a whole protocol or
-            one of its folds has pairs of one kind only.
+        DataError: a pair has the same image twice, is both genuine and impostor, or the protocol or one of its folds
+            has
+            pairs of one kind only.
     """
     if not len(pairs):
         return {}
     same = np.flatnonzero(pairs.left == pairs.right)
     if len(same):
-        raise DataError(f"{place(int(same[0]))}: an image against itself says nothing; remove this pair")
+        raise DataError(f"{place(int(same[0]))}: the pair compares an image with itself; remove it")
     doubtful = _repeated(pairs, place)
     for kind, there in (("genuine", pairs.genuine), ("impostor", ~pairs.genuine)):
         if there.all():
@@ -36,7 +37,7 @@ def check_pairs(pairs: Pairs, where: str, place: Callable[[int], str]) -> dict[s
         for fold in np.unique(pairs.fold):
             if there[pairs.fold == fold].all():
                 only = f"fold {fold + 1} has {kind} pairs only"
-                raise DataError(f"{where}: {only}; every fold needs both kinds: deal the pairs out anew")
+                raise DataError(f"{where}: {only}; every fold needs both kinds: assign the pairs to folds again")
     return doubtful
 
 
@@ -48,16 +49,18 @@ def _repeated(pairs: Pairs, place: Callable[[int], str]) -> dict[str, Sequence[s
         if first == index:
             continue
         if pairs.genuine[first] != pairs.genuine[index]:
-            raise DataError(f"{place(index)}: called both a genuine and an impostor pair, here and at {place(first)}")
+            raise DataError(
+                f"{place(index)}: listed both as a genuine and as an impostor pair, here and at {place(first)}"
+            )
         again.append(place(index))
     return {TWICE: again} if again else {}
 
 
 def balanced_folds(genuine: Sequence[bool], folds: int, where: str) -> tuple[NDArray[np.int64], bool]:
-    """A fold for every pair, and whether they had to be dealt out anew.
+    """Assigns a fold to every pair; also returns whether it deviated from consecutive folds.
 
-    Consecutive and equally large, as such lists are made. Where that leaves a fold with one kind of pair (all genuine
-    ones first, say), each kind is dealt out for itself.
+    Folds are consecutive and of equal size, as is usual. If a fold would then have one kind of pair (for example
+    because all genuine pairs come first), each kind is divided separately.
 
     Raises:
         DataError: there are fewer pairs of a kind than folds.

@@ -1,4 +1,4 @@
-"""Whose faces may be learned from: the defender's, the attacker's, and neither those that are judged."""
+"""Chooses the public faces that the defender and the attacker may train on, disjoint from the judged faces."""
 
 from __future__ import annotations
 
@@ -17,63 +17,63 @@ from bench.seeds import derive_seed
 Side = Literal["defender", "attacker"]
 
 SIDES: tuple[Side, ...] = ("defender", "attacker")
-REST = "rest"  #: stands for the people of the judged set who are in no pair
+REST = "rest"  #: the label for people of the judged set who are in no pair
 
 
 @dataclass(frozen=True)
-class Lending:
-    """Which datasets lend faces to whom, and how many; what `[run] public_*` says."""
+class PublicSources:
+    """Which datasets supply the public faces, and how many: the settings `[run] public_*`."""
 
     defender: str  #: a dataset's label, or `rest`
     attacker: str
-    limit: int | None = None  #: at most so many images a side
+    limit: int | None = None  #: maximum number of images per side
 
     @property
     def halved(self) -> bool:
-        """Whether one set serves both: then each gets half of its people."""
+        """Whether one set supplies both sides, so that each gets half of its people."""
         return self.defender == self.attacker
 
-    def lender(self, side: Side) -> str:
-        """The label of the set that lends to this side."""
+    def source(self, side: Side) -> str:
+        """The label of the set that supplies this side."""
         return self.defender if side == "defender" else self.attacker
 
     def identity(self, side: Side, revision: Callable[[str], str]) -> dict[str, Any]:
-        """What this side's faces depend on, for a key.
+        """What this side's faces depend on, as part of a key.
 
         Args:
-            revision: a set's revision by its label, `rest` included.
+            revision: returns a set's revision by its label, `rest` included.
         """
         return {
-            "revision": revision(self.lender(side)),
+            "revision": revision(self.source(side)),
             "side": side if self.halved else "all",
             "limit": self.limit,
         }
 
     def count(self, side: Side, size: Callable[[str], int]) -> int:
-        """About how many images this side gets, where `size` says how many a set lends, `rest` included."""
-        found = size(self.lender(side)) // (2 if self.halved else 1)
+        """The approximate number of images that this side gets; `size` returns the size of a set, `rest` included."""
+        found = size(self.source(side)) // (2 if self.halved else 1)
         return found if self.limit is None else min(found, self.limit)
 
-    def divide(self, test: FaceSet, judged: FaceSet, lend: Callable[[str], FaceSet]) -> Lent:
-        """The defender's and the attacker's faces.
+    def divide(self, test: FaceSet, judged: FaceSet, load: Callable[[str], FaceSet]) -> PublicFaces:
+        """Selects the defender's and the attacker's faces.
 
-        Photographs without a face are left out. So are, among the people of the judged set who are in no pair,
-        copies of judged photographs and second copies of one photograph: published sets have a few.
+        Leaves out photographs without a face. Among the people of the judged set who are in no pair, also leaves out
+        copies of judged photographs and duplicates; published sets contain a few.
 
         Args:
-            test: the judged faces, whom nobody may learn from.
-            judged: these, and what else of their set would be judged in a longer run.
-            lend: a set's public faces by its label, `rest` included.
+            test: the judged faces, which nobody may train on.
+            judged: these, and the other faces of their set that a longer run would judge.
+            load: returns a set's public faces by its label, `rest` included.
 
         Raises:
             UserError: two of the three sets share a person, an image or a photograph.
         """
         notes: dict[str, Sequence[str]] = {}
 
-        def usable(lender: str) -> FaceSet:
-            faces, left_out = with_a_face(lend(lender))
+        def usable(source: str) -> FaceSet:
+            faces, left_out = with_a_face(load(source))
             notes.update(left_out)
-            if lender == REST:
+            if source == REST:
                 faces, left_out = _without_copies(faces, judged)
                 notes.update(left_out)
             return faces
@@ -85,12 +85,12 @@ class Lending:
         refuse_overlap(test=test, defender=defender, attacker=attacker)
         if self.limit is not None:
             defender, attacker = (s.subset(range(min(len(s), self.limit))) for s in (defender, attacker))
-        return Lent(defender, attacker, notes)
+        return PublicFaces(defender, attacker, notes)
 
 
 @dataclass(frozen=True, eq=False)
-class Lent:
-    """The faces of both sides, and what was left out of them: why, and which."""
+class PublicFaces:
+    """The faces of both sides, and which photographs were left out, by reason."""
 
     defender: FaceSet
     attacker: FaceSet
@@ -98,7 +98,7 @@ class Lent:
 
 
 def with_a_face(public: FaceSet) -> tuple[FaceSet, dict[str, Sequence[str]]]:
-    """The photographs that show a face, and the others' names: nobody learns faces from what shows none."""
+    """The photographs that show a face, and the names of the others."""
     missed = [public.names[i] for i in np.flatnonzero(~public.found)]
     return (public.subset(np.flatnonzero(public.found)), {_FACELESS: missed}) if missed else (public, {})
 
@@ -117,7 +117,7 @@ _DOUBTFUL = "judged photographs that are copies of one another"
 
 
 def _without_copies(public: FaceSet, judged: FaceSet) -> tuple[FaceSet, dict[str, Sequence[str]]]:
-    """Public faces of the judged set itself, without photographs that it holds under another name too."""
+    """The judged set's public faces, without photographs that the set also has under another name."""
     if public.originals is None or judged.originals is None:
         return public, {}
     own, theirs, people = public.originals, judged.originals, public.subjects or public.names
@@ -133,7 +133,7 @@ def _without_copies(public: FaceSet, judged: FaceSet) -> tuple[FaceSet, dict[str
 
 
 def copies_among(judged: FaceSet) -> dict[str, Sequence[str]]:
-    """Judged photographs that are there twice: said, and for the user to judge."""
+    """Judged photographs that occur twice; reported, but left in."""
     if judged.originals is None:
         return {}
     files = judged.originals.files
@@ -142,9 +142,9 @@ def copies_among(judged: FaceSet) -> dict[str, Sequence[str]]:
 
 
 def split_public(public: FaceSet, rng: Rng) -> tuple[FaceSet, FaceSet]:
-    """Two halves (defender's, attacker's) that share no person, about equally large.
+    """Splits public faces into two halves (defender's, attacker's) of similar size that share no person.
 
-    Where identities are unknown each image counts as a person.
+    If identities are unknown, each image counts as a person.
     """
     people = public.subjects or public.names
     images: dict[str, list[int]] = {}
@@ -160,7 +160,7 @@ def split_public(public: FaceSet, rng: Rng) -> tuple[FaceSet, FaceSet]:
 
 
 def refuse_overlap(**sets: FaceSet) -> None:
-    """Sees that no two sets share a person (or an image, where identities are unknown), nor a photograph.
+    """Checks that no two sets share a person (or an image, if identities are unknown) or a photograph.
 
     Raises:
         UserError: they do; names the sets and some of the people, or two files.
@@ -187,4 +187,4 @@ def refuse_overlap(**sets: FaceSet) -> None:
             )
 
 
-_WORTHLESS = "a result would be worthless; choose disjoint sets in [run] public_defender and public_attacker"
+_WORTHLESS = "the result would be invalid; choose disjoint sets in [run] public_defender and public_attacker"

@@ -1,7 +1,7 @@
-"""Synthetic people (`bench.synthesis`): three verification protocols, public faces, and a set to train recognisers on.
+"""Synthetic people (`bench.synthesis`): three verification protocols, public faces and a training set for recognisers.
 
-Nobody's face, nothing to download. The protocols mirror the AdvFace paper's sets: `frontal` like LFW, `profile`
-(frontal against 60 to 90 degrees of yaw) like CFP-FP, `age` (thirty years between two images) like AgeDB-30.
+They show no real person and need no download. The protocols mirror the AdvFace paper's sets: `frontal` like LFW,
+`profile` (frontal against 60 to 90 degrees of yaw) like CFP-FP, `age` (thirty years between two images) like AgeDB-30.
 """
 
 from __future__ import annotations
@@ -19,38 +19,38 @@ from bench.datasets.face_cache import CHUNK, cached_faces
 from bench.storage.keys import content_key
 from bench.synthesis import Photograph, Points, develop_all
 
-_GENERATOR = 2  #: raised whenever the same name would give another face
-_YEARS = 30  #: between the two images of an `age` pair
-# Where MTCNN's box with a margin puts the five points of a frontal face, as shares of the crop.
+_GENERATOR = 2  #: increment when the same name gives a different face
+_YEARS = 30  #: years between the two images of an `age` pair
+# Positions of the five points of a frontal face in MTCNN's box with a margin, as fractions of the crop.
 _IN_MARGIN = ((0.31, 0.40), (0.69, 0.40), (0.50, 0.60), (0.345, 0.775), (0.655, 0.775))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Synthetic(Dataset):
-    """Rendered people, any number of them; no download. `training` has no pairs: it lends faces to train on."""
+    """Any number of rendered people, without a download. `training` has no pairs; it supplies faces to train on."""
 
-    #: What a pair's two photographs differ in; training: many people, no pairs.
+    #: How a pair's two photographs differ; training: many people, no pairs.
     protocol: Literal["frontal", "profile", "age", "training"] = "frontal"
-    folds: int = 10  #: of the verification protocol; they share nobody
-    pairs_per_fold: int = 10  #: genuine pairs a fold, each of another person, and as many impostor pairs
-    public: int = 600  #: public images, at most; half of their people are the defender's
-    images_each: int = 4  #: images of a public person
-    salt: str = ""  #: other people altogether
+    folds: int = 10  #: folds of the verification protocol; no person is in two folds
+    pairs_per_fold: int = 10  #: genuine pairs per fold, each of another person, and as many impostor pairs
+    public: int = 600  #: maximum number of public images; half of their people are the defender's
+    images_each: int = 4  #: images per public person
+    salt: str = ""  #: another set of people
 
     def __post_init__(self) -> None:
         if min(self.folds, self.images_each) < 1 or self.pairs_per_fold < 2 or self.public < 0:
             raise ValueError("folds and images_each must be at least 1, pairs_per_fold at least 2, public at least 0")
 
     def revision(self) -> str:
-        """Over the parameters and the generator's version."""
+        """Covers the parameters and the generator's version."""
         return content_key(generator=_GENERATOR, **asdict(self))
 
     def size(self) -> tuple[int, int]:
-        """Judged and public images."""
+        """The number of judged and of public images."""
         return len(self._test()), len(self._public())
 
     def _test(self) -> list[Photograph]:
-        """Two images of each judged person, an enrolled one and a probe."""
+        """Returns two images of each judged person: an enrolled one and a probe."""
         if self.protocol == "training":
             return []
         people = range(self.folds * self.pairs_per_fold)
@@ -74,7 +74,7 @@ class Synthetic(Dataset):
         for index in range(self.public):
             person, image = divmod(index, self.images_each)
             kind = self.protocol
-            if kind == "training":  # every second image frontal, the others by turns from the side or of another age
+            if kind == "training":  # half of the images are frontal, a quarter from the side, a quarter of another age
                 kind = ("frontal", "profile", "frontal", "age")[image % 4]  # type: ignore[assignment]
             faces.append(
                 Photograph(
@@ -89,7 +89,7 @@ class Synthetic(Dataset):
         return faces
 
     def load(self, alignment: Alignment, cache: Path) -> Evaluation:
-        """Faces rendered as a detector would have aligned them, with a detector's error; cached."""
+        """Renders faces as a detector would have aligned them, including its errors; cached."""
         height, width = alignment.size
         points = alignment.points or tuple((x * width, y * height) for x, y in _IN_MARGIN)
         points = tuple((float(x), float(y)) for x, y in points)
@@ -113,7 +113,7 @@ class Synthetic(Dataset):
         return FaceSet(pixels, np.arange(len(faces)), names, subjects, found)
 
     def _pairs(self, images: int) -> Pairs:
-        """Each person's enrolled image against the own probe, and against the probe of the next person of the fold."""
+        """Pairs each person's enrolled image with their own probe and with that of the next person in the fold."""
         people = np.arange(images // 2)
         fold, within = np.divmod(people, self.pairs_per_fold)
         following = fold * self.pairs_per_fold + (within + 1) % self.pairs_per_fold

@@ -1,1 +1,1 @@
-"""What a run would take: measured costs and simulated schedules."""
+"""Forecasts the duration and size of a run from measured costs and simulated schedules."""

@@ -1,4 +1,4 @@
-"""What one plugin would take on this machine: what it learns, and what it does to an image."""
+"""Estimates what one plugin costs on this machine: its training, and the time per image."""
 
 from __future__ import annotations
 
@@ -15,22 +15,24 @@ _LEARNED = {"defense": ("defense_state", "server_state"), "attack": ("attack_sta
 
 @dataclass(frozen=True)
 class Cost:
-    """Foretold from a timed probe."""
+    """Estimated by timing."""
 
     learning_s: float
-    image_s: float  #: to protect an image, or to rebuild one
-    image_bytes: int  #: of a template, or of a rebuilt picture
+    image_s: float  #: to protect or to reconstruct an image
+    image_bytes: int  #: of a template or of a reconstructed image
 
     def text(self) -> str:
-        """For people."""
-        learns = f"learns for about {duration(self.learning_s)}" if self.learning_s >= 0.5 else "learns next to nothing"
-        return f"{learns}; {1000 * self.image_s:,.1f} ms and {self.image_bytes / 1000:,.0f} kB an image"
+        """Formatted for the terminal."""
+        learns = (
+            f"trains for about {duration(self.learning_s)}" if self.learning_s >= 0.5 else "needs hardly any training"
+        )
+        return f"{learns}; {1000 * self.image_s:,.1f} ms and {self.image_bytes / 1000:,.0f} kB per image"
 
 
 def plugin_cost(settings: Settings, kind: PluginKind, label: str) -> Cost | None:
-    """The cost of a defence or an attack under these settings; None where it is in no cell of them.
+    """The cost of a defence or an attack under these settings; None if it occurs in no cell.
 
-    An attack is timed on the first defence that it can attack.
+    An attack is timed on the first defence to which it applies.
     """
     made = "templates" if kind == "defense" else "reconstruction"
     tasks = [task for task in plan(settings).tasks() if (task.defense if kind == "defense" else task.attack) == label]

@@ -1,4 +1,4 @@
-"""What a matrix comes to on many machines: its graph, at measured costs and any size, list-scheduled on workers."""
+"""Simulates a matrix of any size on many machines by list-scheduling its graph with measured costs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ATTACKED = ("attack_state", "reconstruction", "linkage", "presentation", "login
 
 @dataclass(frozen=True)
 class Node:
-    """A thing to make or judge. Nodes of a graph stand after what they need."""
+    """An artefact to make or a cell to judge. In a graph, nodes follow what they need."""
 
     name: str
     needs: tuple[str, ...] = ()
@@ -35,7 +35,7 @@ class Node:
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """How many of each a matrix has; None: as many as configured. Further ones cost what the configured ones do."""
+    """How many of each a matrix has; None: as many as configured. Further ones cost as much as the configured ones."""
 
     defenses: int | None = None
     attacks: int | None = None
@@ -45,21 +45,21 @@ class Size:
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """A matrix in figures. Seconds are None where nothing was measured."""
+    """The size and duration of a matrix. Seconds are None if nothing was measured."""
 
     cells: int
     artefacts: int
     trainings: int
-    unshared: int  #: trainings if every cell trained its own
+    unshared: int  #: number of trainings without sharing between cells
     total_s: float | None = None
-    critical_s: float | None = None  #: the longest chain of things that wait for each other
-    makespan_s: Mapping[int, float] | None = None  #: workers to seconds
+    critical_s: float | None = None  #: seconds of the longest chain of dependencies
+    makespan_s: Mapping[int, float] | None = None  #: seconds by number of workers
 
     def text(self) -> str:
-        """For people."""
+        """Formatted for the terminal."""
         lines = [
             f"{self.cells:,} cells from {self.artefacts:,} artefacts.",
-            f"{self.trainings:,} trainings; {self.unshared - self.trainings:,} more are saved by sharing.",
+            f"{self.trainings:,} trainings; sharing saves {self.unshared - self.trainings:,} more.",
         ]
         if self.total_s is not None and self.critical_s is not None and self.makespan_s is not None:
             lines.append(f"Work: {duration(self.total_s)}; longest chain: {duration(self.critical_s)}.")
@@ -70,10 +70,10 @@ class Forecast:
 
 
 def forecast(settings: Settings, plan: Plan, size: Size, measured: bool = True) -> Forecast:
-    """A matrix of any size, made from nothing; one worker is as fast as this machine.
+    """Simulates a matrix of any size without making artefacts; one worker is as fast as this machine.
 
     Args:
-        measured: probes what each part takes; otherwise only counts.
+        measured: time each part; otherwise only count.
     """
     tasks, jobs = plan.tasks(), list(plan.jobs)
     names = [*(task.key for task in tasks), *(job.cell.name for job in jobs)]
@@ -99,7 +99,7 @@ def forecast(settings: Settings, plan: Plan, size: Size, measured: bool = True) 
 
 
 def _tails(nodes: Sequence[Node]) -> dict[str, float]:
-    """Seconds from a node's beginning to the end of the longest chain that waits for it."""
+    """Seconds from a node's start to the end of the longest chain that depends on it."""
     after: dict[str, float] = {node.name: 0.0 for node in nodes}
     tails = {}
     for node in reversed(nodes):
@@ -110,12 +110,12 @@ def _tails(nodes: Sequence[Node]) -> dict[str, float]:
 
 
 def critical_path(nodes: Sequence[Node]) -> float:
-    """Seconds that no number of workers gets under."""
+    """The lower bound in seconds for any number of workers."""
     return max(_tails(nodes).values(), default=0.0)
 
 
 def makespan(nodes: Sequence[Node], workers: int) -> float:
-    """Seconds on so many workers, each taking what begins the longest chain of all that can begin.
+    """Seconds on so many workers, if each takes the available node with the longest remaining chain.
 
     Graham (1966): at most total / workers + critical path x (1 - 1 / workers).
     """
@@ -143,7 +143,7 @@ def makespan(nodes: Sequence[Node], workers: int) -> float:
 
 
 def _unshared(nodes: Sequence[Node]) -> int:
-    behind: dict[str, frozenset[str]] = {}  # trainings under a node; cells are many, and looked at once
+    behind: dict[str, frozenset[str]] = {}  # trainings below a node; computed once, because there are many cells
     count = 0
     for node in nodes:
         own = frozenset([node.name] if node.trains else []).union(*(behind[need] for need in node.needs))
@@ -158,7 +158,7 @@ def _unshared(nodes: Sequence[Node]) -> int:
 
 
 def trains(settings: Settings, task: Task) -> bool:
-    """Whether an artefact is a training: what a plugin with a recipe for it learns, if it follows it in its mode."""
+    """Whether an artefact is a training: its plugin has a recipe for it and uses it in its mode."""
     if task.kind not in _STATES:
         return False
     attacked = task.kind == "attack_state"
@@ -168,8 +168,8 @@ def trains(settings: Settings, task: Task) -> bool:
 
 
 def _knows_defense(settings: Settings, task: Task) -> bool:
-    """Whether an artefact is of one defence; what attacks learn from E alone serves all."""
-    if task.kind == "identity":
+    """Whether an artefact belongs to one defence; attacks that only learn from E serve all."""
+    if task.kind in ("identity", "judge_identity"):
         return False
     if task.kind != "attack_state":
         return True
@@ -186,13 +186,13 @@ def _family(label: str, attacks: Mapping[str, Attack]) -> str:
 
 
 def _copies(families: Sequence[Any], wanted: int | None) -> dict[Any, int]:
-    """How often each of the configured ones occurs among so many, in turn."""
+    """Distributes a number over the configured items in turn; returns how often each occurs."""
     count = len(families) if wanted is None else wanted
     return {family: max(0, math.ceil((count - place) / len(families))) for place, family in enumerate(families)}
 
 
 def _graph(settings: Settings, plan: Plan, size: Size, seconds: Mapping[str, float]) -> list[Node]:
-    """The plan's artefacts and cells, copied as often as the size asks; a control goes with its defence."""
+    """The plan's artefacts and cells, copied to the requested size; a control is copied with its defence."""
     defenses = _copies([label for label in settings.defenses if not is_harness(label)], size.defenses)
     attacks = _copies(list(dict.fromkeys(_family(label, settings.attacks) for label in settings.attacks)), size.attacks)
     datasets, seeds = _copies(settings.run.datasets, size.datasets), _copies(settings.run.seeds, size.seeds)
@@ -203,7 +203,7 @@ def _graph(settings: Settings, plan: Plan, size: Size, seconds: Mapping[str, flo
         times = (
             datasets[cell.dataset],
             seeds[cell.seed],
-            defenses.get(harness_part(cell.defense)[0], 1),  # the canaries stand once
+            defenses.get(harness_part(cell.defense)[0], 1),  # canaries occur only once
             attacks[_family(cell.attack, settings.attacks)] if cell.attack else 1,
         )
         yield from product(*map(range, times))

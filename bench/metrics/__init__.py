@@ -1,1 +1,1 @@
-"""The field's metrics, each with its variant stated, from libraries where there are good ones."""
+"""The benchmark's metrics, each with its variant stated; they use established libraries where possible."""

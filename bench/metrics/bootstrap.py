@@ -1,4 +1,4 @@
-"""95 % intervals by vertex bootstrap: people are drawn again, not images, because a person's images are alike."""
+"""Computes 95 % bootstrap intervals over people instead of images, because images of one person are similar."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from bench.storage.records import Measure
 
 
 def _weights(owners: NDArray[Any], seed: int, resamples: int) -> NDArray[np.float64]:
-    """(R, N): how much each value counts in each resample.
+    """Weight of each value in each resample, (R, N).
 
-    An image weighs its person's count; a pair the product of its two people's (Snijders and Borgatti 1999). A pair of
-    one person's images weighs that person's count, not its square: it is one draw of one person, as an image is.
+    An image has the weight of its person's count; a pair, the product of its two people's counts (Snijders and Borgatti
+    1999). A pair of images of one person has that person's count and not its square, because it is one draw of one
+    person, as an image is.
     """
     names, inverse = np.unique(owners, return_inverse=True)
     inverse = inverse.reshape(owners.shape)
@@ -39,17 +40,17 @@ def _interval(values: NDArray[np.float64], weights: NDArray[np.float64], level: 
 def interval(
     values: NDArray[Any], owners: NDArray[Any], *, seed: int, resamples: int = 1000, level: float = 0.95
 ) -> tuple[float, float, float]:
-    """(mean, low, high): the plain mean of values, and the percentile interval of its resamples.
+    """Returns (mean, low, high): the plain mean of the values and the percentile interval of its resamples.
 
     Args:
-        values: (N,), of images or of pairs. A NaN has no place in a mean that means anything: it raises.
+        values: (N,), one per image or pair; all finite.
         owners: (N,) the person that each image shows, or (N, 2) the two people of each pair.
         seed: the same seed and people give the same resamples, so that figures of two cells are paired.
         resamples: how often the people are drawn again, with replacement.
-        level: the share of resamples inside the interval.
+        level: the fraction of resamples inside the interval.
 
     Raises:
-        ValueError: no values, some that are not finite, or another number of owners.
+        ValueError: there are no values, some are not finite, or the number of owners differs.
     """
     values = np.asarray(values, dtype=np.float64)
     if len(values) == 0 or len(values) != len(owners):
@@ -63,14 +64,14 @@ def interval(
 def paired_difference(
     first: NDArray[Any], second: NDArray[Any], owners: NDArray[Any], *, seed: int, resamples: int = 1000
 ) -> tuple[float, float, float]:
-    """(mean, low, high) of first - second, both (N,), on the same images or pairs; as `interval` otherwise."""
+    """Returns (mean, low, high) of first - second, both (N,), on the same images or pairs; see `interval`."""
     return interval(np.asarray(first, float) - np.asarray(second, float), owners, seed=seed, resamples=resamples)
 
 
 def measure(values: NDArray[Any], owners: NDArray[Any], *, seed: int, resamples: int = 1000) -> Measure:
-    """The mean with its interval, as a record keeps it; without one, and a note, where resamples cannot differ.
+    """The mean with its interval, as stored in a record. If resamples cannot differ, a note replaces the interval.
 
-    For means of scores. Shares of decisions, which come near 0 and 1, have `bench.metrics.proportions`.
+    For means of scores. For proportions of decisions, which can be close to 0 or 1, use `bench.metrics.proportions`.
     """
     mean, low, high = interval(values, owners, seed=seed, resamples=resamples)
     if low < high:

@@ -1,4 +1,4 @@
-"""Every metric in one row: what it is called, how it is printed, which way is better, and what counts as a change."""
+"""The catalogue of metrics, one row each: heading, format, direction, and the change that counts as a difference."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Literal
 
 Direction = Literal[1, -1]
 
-PSNR_CAP_DB = 100.0  #: identical images would be infinitely many dB
+PSNR_CAP_DB = 100.0  #: dB; the cap for identical images, whose PSNR is infinite
 
-# What a record's settings say of its intervals; part of the key of a cell that has no other statistics.
+# What a record's settings say about its intervals; part of the key of a cell that has no other statistics.
 MEAN_INTERVAL = "95 %, percentiles of the vertex bootstrap over identities"
 SHARE_INTERVAL = "95 %, Agresti-Coull, effective size from residuals summed by person"
 RATE_INTERVAL = "95 %, both rates' Agresti-Coull intervals carried over (MOVER)"
@@ -17,24 +17,24 @@ RATE_INTERVAL = "95 %, both rates' Agresti-Coull intervals carried over (MOVER)"
 
 @dataclass(frozen=True)
 class Metric:
-    """How one metric is shown and compared.
+    """How one metric is displayed and compared.
 
     A name that ends in `_` stands for a family: `tar_at_far_` for `tar_at_far_0.01` and `tar_at_far_0.001`.
     """
 
-    name: str  #: as in a record's `metrics`
-    heading: str  #: with its variant and unit, as it stands over a column
+    name: str  #: its name in a record's `metrics`
+    heading: str  #: column heading, with variant and unit
     decimals: int
-    better: Direction  #: +1: larger is better for whoever is protected or recognised
-    tolerance: float  #: a difference that `veilbench compare` takes for no change
-    kind: Literal["utility", "reconstruction", "replay", "linkage"]  #: of the cells that have it
-    group: str = ""  #: the key of its tolerance in `[compare]`, where several share one
-    column: str = ""  #: of the per-image or per-pair scores, where that is called otherwise
-    compared: bool = True  #: whether `veilbench compare` looks at it
+    better: Direction  #: +1: larger is better for the person who is protected or recognised
+    tolerance: float  #: `veilbench compare` ignores differences up to this
+    kind: Literal["utility", "reconstruction", "replay", "linkage"]  #: the kinds of cell that have this metric
+    group: str = ""  #: the key of its tolerance in `[compare]`, where several metrics share one
+    column: str = ""  #: the name of its per-image or per-pair scores, if different
+    compared: bool = True  #: whether `veilbench compare` checks it
 
     @property
     def arrow(self) -> str:
-        """Points to what is better."""
+        """An arrow that points in the better direction."""
         return "↑" if self.better > 0 else "↓"
 
     @property
@@ -44,11 +44,11 @@ class Metric:
 
     @property
     def key(self) -> str:
-        """The name of its tolerance in `[compare]`."""
+        """The key of its tolerance in `[compare]`."""
         return self.group or self.name.rstrip("_")
 
 
-# Accuracy restates itself as `rank1_login`, and `ssim_other` tests attacks: neither is a change of its own.
+# `rank1_login` restates the accuracy and `ssim_other` tests attacks, so neither is compared separately.
 METRICS = (
     Metric("acc", "ACC", 3, +1, 0.01, "utility", column="correct"),
     Metric("acc_raw_probe", "ACC, raw probe", 3, +1, 0.01, "utility", group="acc", column="correct_raw_probe"),
@@ -61,6 +61,9 @@ METRICS = (
     Metric("lpips", "LPIPS (alex)", 3, +1, 0.02, "reconstruction"),
     Metric("cosine", "cosine", 3, -1, 0.03, "reconstruction"),
     Metric("ssim_other", "SSIM with another face", 3, -1, 0.02, "reconstruction", group="ssim", compared=False),
+    Metric("judge_cosine", "judge's cosine", 3, -1, 0.03, "reconstruction"),
+    Metric("judge_sar_0.01", "judge's SAR at FMR 1e-2", 3, -1, 0.05, "reconstruction", group="judge_sar"),
+    Metric("judge_sar_0.001", "judge's SAR at FMR 1e-3", 3, -1, 0.05, "reconstruction", group="judge_sar"),
     Metric("srra1", "SRRA I", 3, -1, 0.05, "replay", group="srra"),
     Metric("srra2", "SRRA II", 3, -1, 0.05, "replay", group="srra"),
     Metric("rank1", "rank 1", 3, -1, 0.05, "linkage"),
@@ -71,16 +74,16 @@ _BY_NAME = {metric.name: metric for metric in METRICS}
 
 
 def find(name: str) -> Metric | None:
-    """The row of a metric of a record, families included; None where there is none (a record of another version)."""
+    """The row of a metric in a record, families included; None if this version does not have the metric."""
     family = next((m for m in METRICS if m.name.endswith("_") and name.startswith(m.name)), None)
     return _BY_NAME.get(name, family)
 
 
 def metric(name: str) -> Metric:
-    """The row of a metric that this version has.
+    """The row of a metric of this version.
 
     Raises:
-        KeyError: there is none.
+        KeyError: there is no such metric.
     """
     found = find(name)
     if found is None:
@@ -89,5 +92,5 @@ def metric(name: str) -> Metric:
 
 
 def of_kind(kind: str) -> tuple[Metric, ...]:
-    """The metrics that cells of a kind have, in the order in which they are shown."""
+    """The metrics of a kind of cell, in display order."""
     return tuple(m for m in METRICS if m.kind == kind and m.compared)

@@ -1,4 +1,4 @@
-"""Pixel metrics of a reconstruction: SSIM (Wang et al. 2004), PSNR, MSE, with scikit-image's values."""
+"""Pixel metrics of a reconstruction: SSIM (Wang et al. 2004), PSNR and MSE, equal to scikit-image's."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ IMAGE_SETTINGS: dict[str, str] = {
     "mae": "mean absolute difference, on [0, 1]",
 }
 
-_CHUNK = 2  #: images at once: few enough to stay in a processor's cache, enough to keep threads from each other's way
+_CHUNK = 2  #: images per call: few enough for the processor's cache, enough to use all threads
 
 
 def image_scores(originals: Tensor, reconstructions: Tensor) -> dict[str, NDArray[np.float64]]:
-    """`ssim` (at most 1), `psnr_db` (at most 100 dB), `mse` and `mae` (0 to 1) of each image, (B,).
+    """Per image (B,): `ssim` (at most 1), `psnr_db` (at most 100 dB), `mse` and `mae` (0 to 1).
 
-    Values are those of scikit-image's `structural_similarity` and `peak_signal_noise_ratio` on float64 images, which
-    the tests hold them to; its loop over images takes twice as long.
+    The values equal those of scikit-image's `structural_similarity` and `peak_signal_noise_ratio` on float64 images
+    (the tests compare them). Its loop over images takes twice as long.
 
     Args:
         originals, reconstructions: (B, 3, H, W) in [0, 1].
 
     Raises:
-        ValueError: shapes differ, values are not finite, or images are smaller than the window.
+        ValueError: the shapes differ, values are not finite, or the images are smaller than the window.
     """
     if originals.shape != reconstructions.shape or originals.ndim != 4:
         raise ValueError(f"expected two (B, 3, H, W), got {tuple(originals.shape)} and {tuple(reconstructions.shape)}")
@@ -48,7 +48,7 @@ def image_scores(originals: Tensor, reconstructions: Tensor) -> dict[str, NDArra
     ssim, mse, mae = (
         np.concatenate([np.empty(0), *part]) for part in (zip(*found, strict=True) if found else ((),) * 3)
     )
-    with np.errstate(divide="ignore"):  # identical images: infinitely many dB, before the cap
+    with np.errstate(divide="ignore"):  # identical images have infinite PSNR before the cap
         psnr = np.minimum(-10 * np.log10(mse), PSNR_CAP_DB)
     return {"ssim": ssim, "psnr_db": psnr, "mse": mse, "mae": mae}
 
@@ -66,7 +66,7 @@ def _scores(originals: Tensor, reconstructions: Tensor) -> tuple[NDArray[np.floa
 
 
 def _window_mean(planes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean of every window that lies inside; a row and a column at a time."""
+    """Means of all windows inside the image, computed separably by rows and columns."""
     edge = slice(SSIM_WINDOW // 2, -(SSIM_WINDOW // 2))
     columns = uniform_filter1d(planes, SSIM_WINDOW, axis=-1)[..., edge]
     found: NDArray[np.float64] = uniform_filter1d(columns, SSIM_WINDOW, axis=-2)[..., edge, :]

@@ -1,4 +1,4 @@
-"""LPIPS (Zhang et al. 2018) by the lpips package, or a plain word that it is not to be had."""
+"""LPIPS (Zhang et al. 2018) from the lpips package, or a stated reason why it is unavailable."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from bench.errors import DataError
 from bench.storage.files import file_hash
 from bench.storage.weights import load_strictly, read_weights
 
-_CACHED = "alexnet-owt-*.pth"  #: torchvision's own name for the backbone
+_CACHED = "alexnet-owt-*.pth"  #: the file name that torchvision uses for the backbone
 _FEATURE = re.compile(r"(?:features\.)?(\d+\.(?:weight|bias))")
-#: What `_digest` makes of torchvision's ImageNet features. The heads in the lpips package were fitted to these and no
-#: others; with them the package's example pairs give its published 0.7219 and 0.1376.
+#: `_digest` of torchvision's ImageNet features, to which the heads in the lpips package were fitted. With them, the
+#: package's example pairs give the published 0.7219 and 0.1376.
 _BACKBONE = "75e6a889035bb6078511a8412db5b05606bc8372b2eeabe845eb1fc4cc8b7aed"
 
 
 @dataclass(frozen=True)
 class Unavailable:
-    """Why there is no LPIPS; never taken for 0."""
+    """The reason why there is no LPIPS; it is never reported as 0."""
 
     reason: str
 
@@ -43,16 +43,16 @@ class Lpips:
         self.settings = {
             "net": "alex",
             "lpips": version("lpips"),
-            "backbone_sha256": backbone,  # of the file
-            "weights_sha256": weights,  # of what is in it, the same for every format
+            "backbone_sha256": backbone,  # hash of the file
+            "weights_sha256": weights,  # hash of the weights, the same in every file format
         }
 
     @classmethod
     def load(cls, backbone: Path | None, *, device: torch.device, download: bool = False) -> Lpips | Unavailable:
-        """From a local file of AlexNet's `features.*`, from torchvision's cache, or from its download if allowed.
+        """Loads AlexNet's `features.*` from a local file, from torchvision's cache, or by download if allowed.
 
         Raises:
-            DataError: the file is missing, damaged, or holds other weights than those that LPIPS was fitted to.
+            DataError: the file is missing or damaged, or holds weights that LPIPS was not fitted to.
         """
         import lpips
 
@@ -65,14 +65,14 @@ class Lpips:
 
                 try:
                     AlexNet_Weights.DEFAULT.get_state_dict(progress=False)
-                except (OSError, RuntimeError) as error:  # RuntimeError: what came has another hash
+                except (OSError, RuntimeError) as error:  # RuntimeError: the download has another hash
                     return Unavailable(f"AlexNet's weights could not be downloaded ({error})")
                 path = next(iter(sorted(folder.glob(_CACHED))), None)
             if path is None:
                 return Unavailable("no AlexNet backbone: set metrics.lpips_backbone, or metrics.lpips_download = true")
         if not path.is_file():
             raise DataError(f"{path}: no such LPIPS backbone; set metrics.lpips_backbone, or metrics.lpips = false")
-        # lpips calls torchvision in a way that it has deprecated, and first fills AlexNet from the global generator.
+        # lpips calls torchvision in a deprecated way, and initialises AlexNet from the global generator.
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             warnings.simplefilter("ignore")
             network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
@@ -90,22 +90,22 @@ class Lpips:
         return cls(network, file_hash(path), digest, device)
 
     def __call__(self, originals: Tensor, reconstructions: Tensor) -> NDArray[np.float64]:
-        """Distance of each pair, (B,), of images (B, 3, H, W) in [0, 1]; 0 is identical.
+        """LPIPS distance of each pair, (B,), of images (B, 3, H, W) in [0, 1]; 0 for identical images.
 
         Raises:
-            ValueError: the shapes differ (lpips would broadcast them in silence).
+            ValueError: the shapes differ (lpips would silently broadcast them).
         """
         if originals.shape != reconstructions.shape:
             raise ValueError(f"shapes differ: {tuple(originals.shape)} and {tuple(reconstructions.shape)}")
         with torch.no_grad():
-            # normalize: lpips wants [-1, 1], and moves [0, 1] there itself.
+            # normalize: lpips expects [-1, 1] and converts from [0, 1] itself.
             found: Any = self._network(originals.to(self._device), reconstructions.to(self._device), normalize=True)
         values: NDArray[np.float64] = found.flatten().double().cpu().numpy()
         return values
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """sha256 of names and float32 values: the same weights from a .pth and from a .safetensors are the same."""
+    """sha256 of names and float32 values: the same digest for the same weights in a .pth and a .safetensors."""
     total = hashlib.sha256()
     for name in sorted(tensors):
         total.update(name.encode() + b"\0" + tensors[name].float().cpu().contiguous().numpy().tobytes())

@@ -1,8 +1,8 @@
-"""EER and TAR at FAR with 95 % intervals: genuine pairs and impostors are both drawn by chance.
+"""EER and TAR at FAR with 95 % intervals that account for both sampled genuine pairs and sampled impostors.
 
-The intervals of the two rates are carried over to the figure one at a time, and their reaches added as squares: "method
-of variance estimates recovery", Zou and Donner (2008). Either rate's own interval is that of a share
-(`bench.metrics.proportions`), for impostors with the effective size that all comparisons among few people are worth.
+The intervals of the two rates are translated to the figure one at a time and combined as a root sum of squares: the
+"method of variance estimates recovery" (MOVER), Zou and Donner (2008). Each rate has the interval of a proportion
+(`bench.metrics.proportions`); for impostors with the effective size of all comparisons among few people.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from bench.storage.records import Measure
 def error_rates(
     genuine: NDArray[Any], owners: NDArray[Any], impostors: Impostors, fars: Sequence[float], eer: bool = True
 ) -> Mapping[str, Measure]:
-    """`eer`, if wanted, and `tar_at_far_FAR` of each rate, with intervals; no value where too little is behind one.
+    """`eer` if requested, and `tar_at_far_FAR` for each rate, with intervals; no value where the data is too small.
 
     Args:
-        genuine: (G,) similarities of pairs of one person's images.
-        owners: (G,) whose they are.
-        impostors: of different people.
+        genuine: (G,) similarities of pairs of images of one person.
+        owners: (G,) the person of each pair.
+        impostors: similarities of different people.
         fars: false-accept rates, 0 to 1.
 
     Raises:
-        ValueError: the EER is wanted, and there are no genuine or no impostor scores.
+        ValueError: the EER is requested and there are no genuine or no impostor scores.
     """
     trial = _Trial(np.asarray(genuine, dtype=np.float64), np.asarray(owners), impostors)
     found = {"eer": trial.eer()} if eer else {}
@@ -42,7 +42,7 @@ def error_rates(
 
 @dataclass(frozen=True, eq=False)
 class _Trial:
-    """Genuine and impostor similarities, the impostors sorted once for all figures."""
+    """Genuine and impostor similarities; the impostors are sorted once for all figures."""
 
     genuine: NDArray[np.float64]
     owners: NDArray[Any]
@@ -57,10 +57,10 @@ class _Trial:
         return np.sort(self.impostors.similarity)
 
     def _impostor_size(self, accepted: int) -> float:
-        """How many independent comparisons the impostors are worth where so many are let in.
+        """Effective number of impostor comparisons at the threshold that accepts so many of them.
 
-        Nobody let in says nothing about whether the same people are let in again and again: at least `TRUSTED` are
-        looked at.
+        Very few acceptances say nothing about whether the same people are accepted repeatedly, so it looks at `TRUSTED`
+        comparisons or more.
         """
         count = len(self._others)
         place = count - min(max(accepted, TRUSTED), count)
@@ -70,7 +70,7 @@ class _Trial:
         alone = count * rate * (1 - rate)
         if alone == 0 or people < 2:
             return float(min(people, count))
-        # By person as in `proportions`: each comparison counts with both of its people, and once too often.
+        # Summed by person as in `proportions`: each comparison counts for both people, and is subtracted once.
         together = float(((let_in - rate * taken) ** 2).sum()) - alone
         worth = count * alone / max(alone, together * people / (people - 1))
         return max(worth * few_people(count, people), 1.0)
@@ -79,7 +79,7 @@ class _Trial:
         return effective_size(passed, self.owners)
 
     def tar(self, far: float) -> Measure:
-        """Share of genuine pairs above the threshold that lets in at most `far` of the impostors."""
+        """The fraction of genuine pairs above the threshold that accepts at most `far` of the impostors."""
         count = len(self._others)
         allowed = math.floor(far * count + 1e-9)
         if allowed < TRUSTED or not len(self._own):
@@ -89,24 +89,24 @@ class _Trial:
         value = float(passed.mean())
         low, high = agresti_coull(value, self._genuine_size(passed))
         rate_low, rate_high = agresti_coull(min(far, 1.0), self._impostor_size(allowed))
-        # With another threshold: the one that would let in that many, had the impostors been others.
+        # The thresholds that would accept that many, had the impostors been sampled differently.
         fewer, more = (float((self.genuine > self._refused(round(r * count))).mean()) for r in (rate_low, rate_high))
         return _joined(value, (low, fewer), (high, more), len(passed))
 
     def _refused(self, allowed: int) -> float:
-        """The highest impostor's similarity that is not let in, where so many are."""
+        """The similarity of the highest-scoring impostor that is rejected, if so many are accepted."""
         place = len(self._others) - 1 - allowed
         return float(self._others[place]) if place >= 0 else -math.inf
 
     def eer(self) -> Measure:
-        """Where false rejection and false acceptance cross."""
+        """The point where the false-reject and false-accept rates cross."""
         value = self._eer(0.0)
         count = len(self._others)
         let_in = min(round(value * count), count)
         threshold = self._others[count - let_in] if let_in else np.nextafter(self._others[-1], math.inf)
         own = agresti_coull(value, self._genuine_size(self.genuine >= threshold))
         others = agresti_coull(value, self._impostor_size(let_in))
-        # False acceptances raised by some amount cross where false rejections lowered by it do, that much higher.
+        # Raising false acceptance by some amount moves the crossing like lowering false rejection, but higher by it.
         lows, highs = ((self._eer(own[k] - value), self._eer(value - others[k]) + others[k] - value) for k in (0, 1))
         return _joined(value, lows, highs, len(self._own))
 
@@ -115,6 +115,6 @@ class _Trial:
 
 
 def _joined(value: float, lows: tuple[float, float], highs: tuple[float, float], count: int) -> Measure:
-    """The interval that reaches as far as both causes together, at a right angle."""
+    """The interval from both sources of error, combined as a root sum of squares."""
     down, up = (math.hypot(*(value - end for end in ends)) for ends in (lows, highs))
     return Measure(value, max(0.0, value - down), min(1.0, value + up), count)

@@ -1,4 +1,4 @@
-"""How well embeddings tell people apart: fold-wise accuracy, impostors, EER, TAR at FAR."""
+"""Verification metrics of embeddings: fold-wise accuracy, impostor scores, EER and TAR at FAR."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-TRUSTED = 10  #: impostor pairs that a false-accept rate must stand for before it is reported
-_BLOCK = 512  #: rows of similarities that are held at once
+TRUSTED = 10  #: a false-accept rate is reported only if it stands for at least this many impostor pairs
+_BLOCK = 512  #: rows of the similarity matrix held at once
 
 
 @dataclass(frozen=True, eq=False)
 class FoldAccuracy:
-    """LFW's protocol: each fold is decided with a threshold chosen on the others."""
+    """Accuracy by LFW's protocol: the threshold of each fold is chosen on the other folds."""
 
     accuracy: float  #: mean over folds
     thresholds: tuple[float, ...]  #: by fold number
     correct: NDArray[np.bool_]  #: (P,)
-    in_sample: bool  #: there was one fold only, and its threshold was chosen on it
-    weights: NDArray[np.float64]  #: (P,) of each pair in the mean over folds; they sum to 1
+    in_sample: bool  #: there was only one fold, and its threshold was chosen on it
+    weights: NDArray[np.float64]  #: (P,) weight of each pair in the mean over folds; they sum to 1
 
 
 def best_threshold(similarity: NDArray[Any], genuine: NDArray[np.bool_]) -> float:
-    """The threshold (accept at or above) with most correct decisions; the middle of the best interval.
+    """The threshold (accept at or above) with the most correct decisions: the midpoint of the best interval.
 
-    Exact: only where it falls between the sorted scores matters, and every place is tried. Among equally good
-    intervals the median one. An end interval gives its one score, nudged outwards by 1e-6.
+    Exact: it tries every position between the sorted scores. Among equally good intervals it takes the median one. At
+    either end the threshold is the extreme score, moved outwards by 1e-6.
 
     Args:
         similarity: (P,), finite.
-        genuine: (P,) True where both show the same person.
+        genuine: (P,) True where both images show the same person.
     """
     similarity = np.asarray(similarity, dtype=np.float64)
     order = np.argsort(similarity, kind="stable")
     scores, labels = similarity[order], genuine[order]
-    # Accept everything from position k on: k impostors rejected rightly, genuine ones below k wrongly.
+    # Accept everything from position k on: the impostors below k are correct, the genuine pairs below k are wrong.
     right = np.concatenate([[0], np.cumsum(~labels)]) + labels.sum() - np.concatenate([[0], np.cumsum(labels)])
-    edges = np.concatenate([[True], scores[1:] > scores[:-1], [True]])  # a threshold cannot part equal scores
+    edges = np.concatenate([[True], scores[1:] > scores[:-1], [True]])  # a threshold cannot separate equal scores
     candidates = np.flatnonzero(edges & (right == right[edges].max()))
     k = int(candidates[len(candidates) // 2])
     if k == 0:
@@ -48,7 +48,7 @@ def best_threshold(similarity: NDArray[Any], genuine: NDArray[np.bool_]) -> floa
     if k == len(scores):
         return float(max(scores[-1] + 1e-6, np.nextafter(scores[-1], np.inf)))
     middle = scores[k - 1] + (scores[k] - scores[k - 1]) / 2
-    return float(middle if middle > scores[k - 1] else scores[k])  # neighbouring floats have no middle
+    return float(middle if middle > scores[k - 1] else scores[k])  # adjacent floats have no midpoint
 
 
 def fold_accuracy(
@@ -56,21 +56,22 @@ def fold_accuracy(
 ) -> FoldAccuracy:
     """Accuracy of pairs (P,) in folds numbered from 0.
 
-    A pair that is not `valid` (an image without a face) is never decided correctly and chooses no threshold.
+    A pair that is not `valid` (an image without a face) counts as a wrong decision and is not used to choose a
+    threshold.
 
     Args:
-        similarity: (P,) higher for more alike; only its order matters, but for rounding.
-        genuine: (P,) True where both show the same person.
+        similarity: (P,) higher for more similar; apart from rounding, only the order matters.
+        genuine: (P,) True where both images show the same person.
         fold: (P,) 0, 1, ...
         valid: (P,) False where an image of the pair shows no face.
 
     Raises:
-        ValueError: no valid pairs to choose a threshold on, or a similarity of one that is not finite.
+        ValueError: no fold has valid pairs to choose a threshold on, or the similarity of a valid pair is not finite.
     """
-    # Thresholds are float64: compared in float32 they could round onto the score that they should lie above.
+    # Thresholds are float64; compared in float32, they could round onto the score that they should exceed.
     similarity = np.asarray(similarity, dtype=np.float64)
     if not np.isfinite(similarity[valid]).all():
-        raise ValueError("similarities that are not finite: the embeddings hold NaN, or have no length")
+        raise ValueError("similarities are not finite: the embeddings contain NaN or have length 0")
     folds = np.unique(fold)
     alone = len(folds) == 1
     thresholds = []
@@ -88,36 +89,36 @@ def fold_accuracy(
 
 
 def accepted(similarity: NDArray[Any], fold: NDArray[np.int64], thresholds: tuple[float, ...]) -> NDArray[np.bool_]:
-    """Whether each comparison (P,) passes at its fold's threshold; `thresholds` are those of a `FoldAccuracy`."""
+    """Whether each comparison (P,) passes its fold's threshold, given the `thresholds` of a `FoldAccuracy`."""
     passed: NDArray[np.bool_] = np.asarray(similarity, dtype=np.float64) >= np.array(thresholds)[fold]
     return passed
 
 
 @dataclass(frozen=True, eq=False)
 class Impostors:
-    """Similarities of images of different people, and whose images they are.
+    """Similarities of images of different people, and the people.
 
-    Images are the rows and the columns of a table; `similarity` lists its comparable cells, row by row.
+    Images are the rows and columns of a matrix; `similarity` lists its comparable entries row by row.
     """
 
     similarity: NDArray[np.float64]  #: (I,)
-    person: NDArray[np.int64]  #: (N,) whom each row, and each column, shows: 0, 1, ...
-    both_ways: bool = False  #: a cell and its mirror image are two comparisons, and not one
+    person: NDArray[np.int64]  #: (N,) the person of each row and of each column: 0, 1, ...
+    both_ways: bool = False  #: whether an entry and its transpose are two comparisons
 
     @classmethod
     def among(cls, embeddings: NDArray[Any], subjects: NDArray[Any]) -> Impostors:
-        """All pairs of different people, each once, from unit embeddings (N, D) and whose they are (N,)."""
+        """All pairs of different people, each once, from unit embeddings (N, D) and their owners (N,)."""
         return cls(all_impostors(embeddings, subjects), np.unique(subjects, return_inverse=True)[1])
 
     @classmethod
     def off_diagonal(cls, scores: NDArray[Any]) -> Impostors:
-        """Of (N, N) scores, template against photograph, of N people."""
+        """Comparisons of templates with photographs, from scores (N, N) of N people."""
         count = len(scores)
         others = np.asarray(scores, dtype=np.float64)[~np.eye(count, dtype=bool)]
         return cls(others, np.arange(count), both_ways=True)
 
     def accepted(self, thresholds: Sequence[float]) -> NDArray[np.int64]:
-        """(T, M): how many comparisons that each person takes part in score at least as much as each threshold."""
+        """For each threshold and person, (T, M): the number of their comparisons that score at least the threshold."""
         people = int(self.person.max()) + 1 if len(self.person) else 0
         counts = np.zeros((len(thresholds), people), dtype=np.int64)
         filled = 0
@@ -133,7 +134,7 @@ class Impostors:
 
 
 def _comparable(person: NDArray[np.int64], both_ways: bool) -> Iterator[tuple[slice, NDArray[np.bool_]]]:
-    """Blocks of rows, and which of their cells compare different people: on both sides of the diagonal, or above it."""
+    """Blocks of rows with a mask of entries that compare different people: above the diagonal, or on both sides."""
     position = np.arange(len(person))
     for start in range(0, len(person), _BLOCK):
         rows = slice(start, start + _BLOCK)
@@ -142,10 +143,10 @@ def _comparable(person: NDArray[np.int64], both_ways: bool) -> Iterator[tuple[sl
 
 
 def all_impostors(embeddings: NDArray[Any], subjects: NDArray[Any]) -> NDArray[np.float64]:
-    """Similarities of all pairs of different people, from unit embeddings (N, D) and whose they are (N,).
+    """Similarities of all pairs of different people, from unit embeddings (N, D) and their owners (N,).
 
-    Each pair once, in the order of `numpy.triu_indices`. Goes by blocks of rows: beyond its result (8 bytes a pair) it
-    holds a block only.
+    Each pair occurs once, in the order of `numpy.triu_indices`. Computed in blocks of rows: memory is the result (8
+    bytes per pair) and one block.
     """
     _, person = np.unique(subjects, return_inverse=True)
     vectors = np.asarray(embeddings, dtype=np.float64)
@@ -160,22 +161,22 @@ def all_impostors(embeddings: NDArray[Any], subjects: NDArray[Any]) -> NDArray[n
 
 
 def equal_error_rate(genuine: NDArray[Any], impostor: NDArray[Any], raised: float = 0.0) -> float:
-    """Where false rejection and false acceptance cross, 0 to 1, linearly between the operating points.
+    """The rate, 0 to 1, where false rejection and false acceptance cross; linear between operating points.
 
     Args:
-        genuine: (G,) similarities of one person's images; sorted ones take less time.
-        impostor: (I,) of different people's.
-        raised: added to the rate of false rejections at every threshold, to see what that would do.
+        genuine: (G,) similarities of one person's images; faster if sorted.
+        impostor: (I,) similarities of different people.
+        raised: added to the false-reject rate at every threshold, for sensitivity analysis.
 
     Raises:
-        ValueError: no genuine or no impostor scores.
+        ValueError: there are no genuine or no impostor scores.
     """
     if not len(genuine) or not len(impostor):
         raise ValueError("an equal error rate needs genuine and impostor scores")
     own, others = _sorted(genuine), _sorted(impostor)
 
     def rates(threshold: float) -> tuple[float, float]:
-        """False rejections and false acceptances of those who accept from here on."""
+        """False-reject and false-accept rates with the threshold at this score."""
         rejected = np.searchsorted(own, threshold, side="left") / len(own)
         return float(rejected) + raised, float(1 - np.searchsorted(others, threshold, side="left") / len(others))
 
@@ -183,8 +184,8 @@ def equal_error_rate(genuine: NDArray[Any], impostor: NDArray[Any], raised: floa
         rejected, let_in = rates(threshold)
         return rejected >= let_in
 
-    # Their difference rises with the threshold: the first score at which it isn't negative is found by halving, without
-    # an array of thresholds, since impostors may be a hundred million.
+    # The difference rises with the threshold, so bisection finds the first score where it is not negative. There may be
+    # a hundred million impostors, too many for an array of thresholds.
     places = [bisect_left(scores, True, key=crossed) for scores in (own, others)]  # type: ignore[call-overload]
     above = [scores[place] for scores, place in zip((own, others), places, strict=True) if place < len(scores)]
     below = [scores[place - 1] for scores, place in zip((own, others), places, strict=True) if place]
@@ -203,7 +204,7 @@ def _sorted(scores: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def tar_at_far(genuine: NDArray[Any], impostor: NDArray[Any], far: float) -> float | None:
-    """Share of genuine pairs accepted where at most `far` of the impostors are; None if too few stand behind it."""
+    """The fraction of genuine pairs accepted where at most `far` of the impostors are; None with too few impostors."""
     allowed = int(np.floor(far * len(impostor) + 1e-9))
     if allowed < TRUSTED or not len(genuine):
         return None

@@ -1,1 +1,1 @@
-"""The AdvFace paper's tables and figures (Wang et al., CVPR 2023), each by one command, from whatever data there is."""
+"""Reproduces the tables and figures of the AdvFace paper (Wang et al., CVPR 2023) with the data that is available."""

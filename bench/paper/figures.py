@@ -1,4 +1,4 @@
-"""The paper's figures as PNG and PDF, at its column's width (3.3 inches) or the page's (6.9)."""
+"""Draws the paper's figures as PNG and PDF, at the width of its column (3.3 inches) or page (6.9)."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _STYLE: Any = {
     "legend.fontsize": 6.5,
     "xtick.labelsize": 6.5,
     "ytick.labelsize": 6.5,
-    "pdf.fonttype": 42,  # letters stay letters: type 3 fonts are refused by publishers
+    "pdf.fonttype": 42,  # embed TrueType fonts, because publishers refuse type 3
 }
-_THIN = 0.5  #: of a picture's width: a line without any picture
+_THIN = 0.5  #: as a fraction of a picture's width: a row without pictures
 _MARKERS = {"lfw": "o", "cfp_fp": "s", "agedb": "^"}
 
 
 def write_figure(filled: Filled, run: Run) -> list[Path]:
-    """NAME.png and NAME.pdf in the run's folder. Figures 3, 5 and 6 show faces of whoever is in the data."""
+    """Writes NAME.png and NAME.pdf into the run's folder. Figures 3, 5 and 6 show faces of people in the data."""
     written = []
     with rc_context(_STYLE):
         figure = _trade_off(filled) if filled.layout.name == "figure4" else _faces(filled, run)
@@ -47,7 +47,7 @@ def write_figure(filled: Filled, run: Run) -> list[Path]:
 
 
 def _under(figure: Figure, text: str, width: float) -> None:
-    """A caption below the drawing: a figure travels without its page."""
+    """Puts the caption below the drawing, so that the figure stands alone."""
     figure.supxlabel("\n".join(textwrap.wrap(text, int(width * 23))), fontsize=6, x=0.01, ha="left")
 
 
@@ -55,8 +55,8 @@ def _under(figure: Figure, text: str, width: float) -> None:
 
 
 def _trade_off(filled: Filled) -> Figure:
-    """Accuracy against PSNR, a line a data set, a point a noise bound."""
-    import seaborn  # takes a second, which a command that draws nothing should not
+    """Accuracy against PSNR, a line per data set, a point per noise bound."""
+    import seaborn  # the import takes a second, which commands that draw nothing should not spend
 
     figure = Figure(figsize=(_COLUMN, 3.2), layout="constrained")
     FigureCanvasAgg(figure)
@@ -96,7 +96,7 @@ def _trade_off(filled: Filled) -> Figure:
 
 
 def _points(filled: Filled, role: str) -> list[tuple[str, list[Cell]]]:
-    """(bound, [accuracy, PSNR]) where both are there."""
+    """(bound, [accuracy, PSNR]) for bounds that have both."""
     found: dict[str, list[Cell]] = {}
     for cell in filled.cells:
         if cell.slot.role == role and cell.measure is not None:
@@ -105,7 +105,7 @@ def _points(filled: Filled, role: str) -> list[tuple[str, list[Cell]]]:
 
 
 def _errors(measures: list[Any], factor: float) -> list[list[float]]:
-    """Distances down and up, as errorbar wants them; none where there is no interval."""
+    """Lower and upper distances, as `errorbar` expects them; None if there is no interval."""
     down = [factor * max(0.0, m.value - m.low) if m.low is not None else 0.0 for m in measures]
     up = [factor * max(0.0, m.high - m.value) if m.high is not None else 0.0 for m in measures]
     return [down, up]
@@ -119,8 +119,8 @@ def _why(filled: Filled, role: str) -> str:
 
 
 def _faces(filled: Filled, run: Run) -> Figure:
-    """A line a data set (and level of knowledge): one person's original, then what was rebuilt of it."""
-    # Cells that share row and column differ in the metric alone: pictures belong to any one of them.
+    """A row per data set (and level of knowledge): one person's original and its reconstructions."""
+    # Cells with the same row and column differ only in the metric, so any of them has the pictures.
     cells = [c for c in filled.cells if c.slot.kind == "reconstruction"]
     metric = "ssim" if any(c.slot.metric == "ssim" for c in cells) else "psnr_db"
     cells = [c for c in cells if c.slot.metric == metric]
@@ -169,7 +169,7 @@ def _panel(axis: Axes, picture: NDArray[Any] | None, why: str) -> None:
 
 
 def _pictures(filled: Filled, run: Run, cell: Cell) -> dict[str, NDArray[Any]]:
-    """`original`, `reconstruction` and `name` of the kept samples; empty where there are none."""
+    """`original`, `reconstruction` and `name` of the stored samples; empty if there are none."""
     board = filled.boards.get(cell.slot.role)
     entry = board.find(cell.slot.kind, cell.slot.defense, cell.slot.attack) if board else None
     samples = run.samples(entry.cell) if entry and cell.measure else {}

@@ -1,4 +1,4 @@
-"""Runs the cells that the paper's tables and figures need and that no record has, and looks their figures up."""
+"""Runs the missing cells of the paper's tables and figures, and collects their figures."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from bench.toolkit.progress import Advance
 
 @dataclass(frozen=True)
 class Cell:
-    """A slot with what was measured for it."""
+    """A slot with its measured figure."""
 
     slot: Slot
     status: Status
@@ -35,7 +35,7 @@ class Cell:
 
     @property
     def deviation(self) -> float | None:
-        """Measured less published, in the metric's unit."""
+        """Measured minus published, in the metric's unit."""
         if self.measure is None or self.measure.value is None or self.published is None:
             return None
         return self.measure.value - self.published
@@ -43,32 +43,32 @@ class Cell:
 
 @dataclass(frozen=True, eq=False)
 class Filled:
-    """A layout with every slot filled or labelled; what it was measured on."""
+    """A layout with every slot filled or labelled, and the data behind it."""
 
     layout: Layout
     cells: tuple[Cell, ...]
     recognizer: str
-    datasets: Mapping[str, str]  #: role to label
+    datasets: Mapping[str, str]  #: label by role
     boards: Mapping[str, Board] = field(default_factory=dict, repr=False)  #: by role
 
 
 @dataclass(frozen=True, eq=False)
 class Campaign:
-    """The wanted layouts, with the settings that make what they need."""
+    """The requested layouts, with the settings for what they need."""
 
     layouts: tuple[Layout, ...]
-    settings: Settings | None  #: None where there is no data at all
-    missing: Mapping[str, str]  #: role: why nothing can be run there
+    settings: Settings | None  #: None if there is no data at all
+    missing: Mapping[str, str]  #: by role: the reason why nothing can be run
     paper: PaperSettings
     output: Path
 
     @property
     def run(self) -> Run:
-        """Where records go, beside the tables."""
+        """The folder of the records, next to the tables."""
         return Run(self.output)
 
     def plan(self) -> Plan:
-        """What the layouts need of the matrix, and each defence's utility: it says how many pairs there are."""
+        """The cells that the layouts need, including each defence's utility cell for the number of pairs."""
         if self.settings is None:
             return Plan(())
         slots = [slot for one in self.layouts for slot in one.slots]
@@ -89,10 +89,10 @@ def campaign(
     output: Path | None,
     knowledge: str = "",
 ) -> Campaign:
-    """Settings for the wanted tables, on the columns whose data is there.
+    """Settings for the requested tables, with the columns whose data is available.
 
     Raises:
-        UserError: wrong settings; `[paper]` incomplete.
+        UserError: the settings are wrong, or `[paper]` is incomplete.
     """
     paper = load_paper(config, profile, overrides)
     layouts = tuple(layout(name, paper, knowledge) for name in names)
@@ -108,7 +108,7 @@ def campaign(
 
     def settings(datasets: list[str]) -> Settings:
         every = {**chosen, "run.datasets": datasets}
-        # JSON's lists of plain names are TOML's too.
+        # JSON lists of plain names are valid TOML.
         return load(config, profile, [*overrides, *(f"{key}={json.dumps(value)}" for key, value in every.items())])
 
     missing: dict[str, str] = {}
@@ -136,7 +136,7 @@ def campaign(
 
 
 def compute(work: Campaign, cluster: Cluster, report: Callable[[Advance], None] = lambda _: None) -> list[str]:
-    """Judges the cells that have no record yet, in this process or on a cluster; the names of those that failed."""
+    """Judges the cells without a record, in this process or on a cluster; returns the names of failed cells."""
     work.run.prepare()
     if work.settings is None:
         return []

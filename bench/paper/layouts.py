@@ -1,4 +1,4 @@
-"""Which cells each of the paper's tables and figures needs, and where in it each figure stands."""
+"""The layout of the paper's tables and figures: which cell each figure comes from."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from bench.storage.records import Kind
 
 ROLES = {"lfw": "LFW", "cfp_fp": "CFP-FP", "agedb": "AgeDB-30"}
 NAMES = ("table1", "table2", "table3", "table4", "figure3", "figure4", "figure5", "figure6")
-#: The paper's section 5.1.1; which says, for AgeDB-30, only that it has as many as LFW.
+#: The paper's section 5.1.1; for AgeDB-30 it only says that there are as many as for LFW.
 PAIRS = {"lfw": 6000, "cfp_fp": 7000, "agedb": 6000}
 BOUNDS = (0.0, 0.05, 0.10, 0.15, 0.20, 0.25, 0.30)  #: section 5.2
-MAIN = "ResRec"  #: the attack where none is named
+MAIN = "ResRec"  #: the attack if the paper names none
 
 
 @dataclass(frozen=True)
 class Printed:
-    """How the paper prints a metric: its own decimals, and per cent for shares."""
+    """How the paper prints a metric: its decimals, and per cent for fractions."""
 
     heading: str
     decimals: int
@@ -44,39 +44,39 @@ METRICS = {
 
 @dataclass(frozen=True)
 class Slot:
-    """One place in a table or figure: which record's figure stands there, and which published one beside it."""
+    """One position in a table or figure: the record of its figure, and the published figure."""
 
     row: tuple[str, ...]
     column: tuple[str, ...]
     role: str
     metric: str
     kind: Kind
-    defense: str  #: label in bench.toml; empty where `[paper]` names none
+    defense: str  #: label in bench.toml; empty if `[paper]` names none
     attack: str = ""
     published: Key | None = None
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A table, or a figure's panels, as the paper arranges it."""
+    """A table, or a figure's panels, in the paper's arrangement."""
 
     name: str
     title: str
-    heads: tuple[str, ...]  #: of the columns that name a line
+    heads: tuple[str, ...]  #: headings of the columns that name a row
     slots: tuple[Slot, ...]
     note: str = ""
 
     @property
     def is_table(self) -> bool:
-        """Tables are printed, figures drawn."""
+        """Tables are printed, figures are drawn."""
         return self.name.startswith("table")
 
     def defenses(self) -> list[str]:
-        """Labels, each once."""
+        """Distinct labels."""
         return list(dict.fromkeys(s.defense for s in self.slots if s.defense))
 
     def attacks(self) -> list[str]:
-        """Labels of reconstruction attacks, each once; a replay's is what it wraps."""
+        """Distinct labels of reconstruction attacks; for a replay, the attack that it wraps."""
         return list(dict.fromkeys(labels.replayed(s.attack) for s in self.slots if s.attack))
 
 
@@ -84,16 +84,16 @@ def layout(name: str, paper: PaperSettings, knowledge: str = "") -> Layout:
     """The layout of one table or figure.
 
     Args:
-        knowledge: also the same attacks at this level, beside the paper's; Table 4 and Figure 6 alone take it.
+        knowledge: also include the same attacks at this level; only for Table 4 and Figure 6.
 
     Raises:
-        UserError: `[paper]` does not name what it takes.
+        UserError: `[paper]` lacks something that it needs.
     """
     for part in ("recognizer", "methods", "shadows", "attacks", "bounds"):
         if not getattr(paper, part):
-            raise UserError(f"[paper] {part} is not set: it says which label plays which part in the paper")
+            raise UserError(f"[paper] {part} is not set: it must name the label for this part of the paper")
     if MAIN not in paper.attacks:
-        raise UserError(f"[paper] attacks names no {MAIN}, which is the paper's attack where it names none")
+        raise UserError(f"[paper] attacks does not name {MAIN}, the paper's default attack")
     makers = {
         "table1": _table1,
         "table2": _table2,
@@ -163,7 +163,7 @@ def _table3(name: str, paper: PaperSettings) -> Layout:
 
 
 def _transfer(name: str, paper: PaperSettings, knowledge: str) -> Layout:
-    """Table 4 and Figure 6: every shadow against every attack, and that at another level of knowledge beside it."""
+    """Table 4 and Figure 6: every shadow against every attack, optionally also at another level of knowledge."""
     levels = ("encoder", knowledge) if knowledge and knowledge != "encoder" else ("encoder",)
     slots = []
     for metric in ("ssim", "psnr_db"):
@@ -191,7 +191,7 @@ def _transfer(name: str, paper: PaperSettings, knowledge: str) -> Layout:
 
 
 def _bounds(name: str, paper: PaperSettings) -> Layout:
-    """Figures 3 and 4: the noise bound from 0 to 0.30, in accuracy and PSNR."""
+    """Figures 3 and 4: noise bounds from 0 to 0.30, in accuracy and PSNR."""
     slots = []
     for bound in BOUNDS:
         for role, title in ROLES.items():

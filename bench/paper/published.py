@@ -1,4 +1,4 @@
-"""What the paper printed, from `results/paper/*.csv`; what the paper implies about itself is held to here."""
+"""The paper's published figures from `results/paper/*.csv`, checked for consistency with each other."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 from bench.errors import DataError
 from bench.storage.files import shipped
 
-# One figure: (table, row, role of the data set, metric). A row is what the table's line heads say.
+# One figure: (table, row, role of the data set, metric). A row is identified by the headings of its line.
 Key = tuple[str, tuple[str, ...], str, str]
 
 _ROLES = {"LFW": "lfw", "CFP-FP": "cfp_fp", "AgeDB-30": "agedb"}
 _HEADS = {"table1": ("defense",), "table2": ("defense",), "table3": ("shadow",), "table4": ("shadow", "attack")}
-# Column of the file: metric, and what a unit of the file is in the metric's own.
+# Column of the file: the metric, and the file's unit in the metric's own.
 _METRICS = {
     "ssim": ("ssim", 1.0),
     "psnr_db": ("psnr_db", 1.0),
@@ -22,17 +22,17 @@ _METRICS = {
     "srra_percent": ("srra2", 0.01),
     "accuracy_percent": ("acc", 0.01),
 }
-#: The main setting, printed twice: shadow and attacker of the same architecture.
+#: The main setting, which is printed twice: shadow and attacker of the same architecture.
 _MAIN_SHADOW, _MAIN_ATTACK = "resnet", "ResRec"
 
 
 def folder() -> Path:
-    """`results/paper` beside the package, or where an installed copy keeps it."""
+    """`results/paper` next to the package, or where an installed copy has it."""
     return shipped("results/paper", "paper")
 
 
 def published(place: Path | None = None) -> Mapping[Key, float]:
-    """Every printed figure, in the benchmark's units (shares, dB).
+    """Every published figure, in the benchmark's units (fractions, dB).
 
     Raises:
         DataError: a file is missing or damaged, names no source, or contradicts the paper's other tables.
@@ -52,13 +52,15 @@ def published(place: Path | None = None) -> Mapping[Key, float]:
                         key = (table, tuple(row[head] for head in heads), _ROLES[row["dataset"]], metric)
                         found[key] = round(float(row[column]) * unit, 6)
         except (OSError, KeyError, ValueError, TypeError) as error:
-            raise DataError(f"{path}: not the paper's figures ({type(error).__name__}: {error})") from error
+            raise DataError(
+                f"{path}: cannot be read as the paper's figures ({type(error).__name__}: {error})"
+            ) from error
     check(found)
     return found
 
 
 def check(figures: Mapping[Key, float]) -> None:
-    """The consistency that the paper implies: its main setting stands in two tables each.
+    """Checks consistency: the paper's main setting is in two tables.
 
     Raises:
         DataError: a figure contradicts another.

@@ -1,4 +1,4 @@
-"""`[paper]`: which label plays which part in the AdvFace paper's tables."""
+"""The section `[paper]`, which maps labels to their parts in the AdvFace paper's tables."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def _one_of(*names: str) -> Any:
 
 
 class PaperSettings(Strict):
-    """`[paper]`: which label plays which part in the AdvFace paper's tables and figures."""
+    """`[paper]`: the labels for each part of the AdvFace paper's tables and figures."""
 
     recognizer: str = ""
-    #: Columns; one that is left out is missing data.
+    #: Columns; omit those without data.
     datasets: dict[Annotated[str, _one_of("lfw", "cfp_fp", "agedb")], str] = Field(default={})
     methods: dict[
         Annotated[str, _one_of("Unprotected", "Random", "DP", "DuetFace", "AdvFace", "AdvFace (offline)")], str
@@ -33,10 +33,10 @@ class PaperSettings(Strict):
 
 
 def load_paper(path: Path | None = None, profile: str | None = None, overrides: Sequence[str] = ()) -> PaperSettings:
-    """`[paper]` alone, so that a data set that is not there need not be resolved.
+    """Reads only `[paper]`, so that missing data sets need not be resolved.
 
     Raises:
-        UserError: as `load`.
+        UserError: as for `load`.
     """
     path = path or default_path()
     try:

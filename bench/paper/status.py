@@ -1,4 +1,4 @@
-"""How near a measured cell stands to the paper's own: `same protocol`, `stand-in` or `impossible here`."""
+"""Classifies how closely a cell follows the paper's protocol: `same protocol`, `stand-in` or `impossible here`."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ _TUNED = "FaceNet's weights as configured; the paper fine-tunes its own on CASIA
 
 @dataclass(frozen=True)
 class Status:
-    """A label, and what it rests on: what differs, what is missing and how to get it, or what went wrong."""
+    """A label and its reason: what differs, what is missing and how to get it, or what went wrong."""
 
     label: Label
     detail: str = ""
 
 
 def judge(settings: Settings, paper: PaperSettings, role: str, defense: str, attack: str, pairs: int | None) -> Status:
-    """Compares what ran with the paper's section 5.1.
+    """Compares the run with the paper's section 5.1.
 
     Args:
-        pairs: verification pairs judged, where known.
+        pairs: number of verification pairs judged, if known.
     """
     differs = [*_data(settings, paper, role, pairs), *_recognizer(settings, paper), *_faces(settings)]
-    differs += [d for d in _parameters(settings.defenses[defense], "shadow") if d not in defense]  # a sweep's point
+    differs += [d for d in _parameters(settings.defenses[defense], "shadow") if d not in defense]  # of the sweep
     wrapped = replayed(attack)
     if wrapped:
         differs += _parameters(settings.attacks[wrapped], "attack")
@@ -71,21 +71,21 @@ def _recognizer(settings: Settings, paper: PaperSettings) -> list[str]:
 
 
 def _faces(settings: Settings) -> list[str]:
-    """The paper trains shadows on CASIA-WebFace and attackers on CelebA: both large sets of photographs."""
+    """The paper trains shadows on CASIA-WebFace and attackers on CelebA, both large sets of photographs."""
     found = []
-    for side, lender, paper in (
+    for side, source, paper in (
         ("shadow", settings.run.public_defender, "casia_webface"),
         ("attacker", settings.run.public_attacker, "celeba"),
     ):
-        own = settings.public.get(lender)
+        own = settings.public.get(source)
         whole = _is(own, "dataset", "folder") and not own.limit and not settings.run.public_limit  # type: ignore[union-attr]
-        if not whole or lender != paper:
-            found.append(f"{side}'s faces: {lender if lender != 'rest' else 'people in no pair'}, not {paper}")
+        if not whole or source != paper:
+            found.append(f"{side}'s faces: {source if source != 'rest' else 'people in no pair'}, not {paper}")
     return found
 
 
 def _parameters(plugin: Any, who: str) -> list[str]:
-    """Section 5.1.2, where a plugin has such a parameter (for the noise: those that have both)."""
+    """Section 5.1.2, for plugins with such a parameter (for the noise: those that have both)."""
     wanted: dict[str, float] = {}
     if hasattr(plugin, "alpha") and hasattr(plugin, "iterations"):
         wanted = {"alpha": 0.2, "epsilon": 0.2, "iterations": 40}

@@ -1,4 +1,4 @@
-"""The paper's tables as Markdown, CSV and LaTeX (booktabs): ours, the published figure, the deviation, a label."""
+"""Writes the paper's tables as Markdown, CSV and LaTeX (booktabs): measured, published, deviation and label."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from bench.paper.status import MARKS
 from bench.report.text import escape_tex, markdown
 from bench.storage.files import replacing
 
-_WIDE = 6  #: columns of figures that fit beside each other, brackets and all
+_WIDE = 6  #: number of columns that fit next to each other, including brackets
 _LEGEND = "Cells: ours (published; deviation) label"
 
 
 def frame(filled: Filled) -> pd.DataFrame:
-    """A line a cell, in plain units (shares, dB); `detail` says what a label rests on."""
+    """A line per cell, in plain units (fractions, dB); `detail` gives the reason for a label."""
     rows = []
     for cell in filled.cells:
         slot, measure = cell.slot, cell.measure
@@ -47,7 +47,7 @@ def frame(filled: Filled) -> pd.DataFrame:
 
 
 def _text(cell: Cell) -> tuple[str, str]:
-    """Ours and, in brackets, the published figure and the deviation; empty where there is none."""
+    """The measured figure, and in brackets the published one and the deviation; empty if there is none."""
     metric = METRICS[cell.slot.metric]
 
     def printed(value: float, sign: str = "") -> str:
@@ -70,10 +70,10 @@ def _grid(filled: Filled) -> tuple[list[_Head], list[_Head], dict[tuple[_Head, _
 
 
 def notes(filled: Filled) -> list[str]:
-    """What each label rests on, a line a reason, with the columns that it holds for; then the layout's own note."""
+    """The reason for each label, one per line, with its columns; then the layout's own note."""
     found: dict[tuple[str, str], list[Cell]] = {}
     for cell in filled.cells:
-        # A stand-in differs in several ways, an error is one text.
+        # A stand-in differs in several ways, an error has one text.
         stand_in = cell.status.label == "stand-in"
         for part in cell.status.detail.split("; ") if stand_in else [cell.status.detail]:
             found.setdefault((cell.status.label, part), []).append(cell)
@@ -88,7 +88,7 @@ def notes(filled: Filled) -> list[str]:
 
 
 def caption(filled: Filled) -> str:
-    """Data, recogniser, n and what the intervals are."""
+    """Data, recogniser, n and the kind of interval."""
     parts = []
     for role, title in ROLES.items():
         own = [c.measure for c in filled.cells if c.slot.role == role and c.measure]
@@ -99,13 +99,13 @@ def caption(filled: Filled) -> str:
 
 
 def _marked(cell: Cell) -> str:
-    """`0.27 (0.28; -0.01) [s]`; what has no figure says its label in words."""
+    """`0.27 (0.28; -0.01) [s]`; a cell without a figure shows its label."""
     own, beside = _text(cell)
     return " ".join(filter(None, (own or cell.status.label, beside, f"[{MARKS[cell.status.label]}]")))
 
 
 def render_markdown(filled: Filled) -> str:
-    """The paper's layout; the intervals stand in the CSV."""
+    """The paper's layout; the intervals are in the CSV."""
     rows, columns, cells = _grid(filled)
     head = [*filled.layout.heads, *(" ".join(column) for column in columns)]
     body = [[*row, *(_marked(cells[row, column]) for column in columns)] for row in rows]
@@ -115,7 +115,7 @@ def render_markdown(filled: Filled) -> str:
 
 
 def render_latex(filled: Filled) -> str:
-    """A `table*` that compiles as it is with booktabs, graphicx and the T1 encoding's defaults."""
+    """A `table*` that compiles with booktabs, graphicx and the T1 encoding's defaults."""
     rows, columns, cells = _grid(filled)
     heads = filled.layout.heads
     lines = []
@@ -133,7 +133,7 @@ def render_latex(filled: Filled) -> str:
     for row in rows:
         if previous and len(row) > 1 and row[0] != previous[0]:
             lines.append(r"\midrule")
-        # A head that repeats the line above is left out, as the paper does.
+        # Omit a heading that repeats the line above, as the paper does.
         shown = [
             "" if row[: i + 1] == previous[: i + 1] and i < len(row) - 1 else _tex(part) for i, part in enumerate(row)
         ]
@@ -161,7 +161,7 @@ def render_latex(filled: Filled) -> str:
 
 
 def _lines(heads: list[str], cells: list[Cell]) -> list[str]:
-    """One line, or where a table is wide two: what stands in brackets goes under our own figures."""
+    """One line; in a wide table two, with the brackets below the measured figure."""
     texts = [_text(cell) for cell in cells]
     own = [f"{_tex(ours) or '--'}$^{{{MARKS[c.status.label]}}}$" for c, (ours, _) in zip(cells, texts, strict=True)]
     beside = [_tex(text) for _, text in texts]
@@ -173,12 +173,12 @@ def _lines(heads: list[str], cells: list[Cell]) -> list[str]:
 
 
 def _tex(text: str) -> str:
-    # A bracket after a line break would be its optional argument.
+    # A bracket after a line break would be parsed as its optional argument.
     return escape_tex(text).replace("[", "{[}").replace("]", "{]}")
 
 
 def write_table(filled: Filled, folder: Path) -> list[Path]:
-    """NAME.md, NAME.csv and NAME.tex."""
+    """Writes NAME.md, NAME.csv and NAME.tex."""
     texts = {
         "md": render_markdown(filled),
         "csv": frame(filled).to_csv(index=False),

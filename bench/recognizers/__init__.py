@@ -1,1 +1,1 @@
-"""Face recognisers, each cut into a client and a server at a named layer."""
+"""The built-in face recognisers, each split into a client and a server at a named layer."""

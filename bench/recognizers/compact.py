@@ -1,4 +1,4 @@
-"""A compact recogniser for synthetic faces, its weights shipped: the AdvFace paper's client before a light body."""
+"""A compact recogniser for synthetic faces, with weights included: the AdvFace paper's client and a light body."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _POINTS = ((34.0, 40.0), (62.0, 40.0), (48.0, 56.0), (37.0, 72.4), (59.6, 72.2))
 
 
 def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1, padding: int = 0) -> nn.Sequential:
-    """As in Inception-ResNet-v1: no bias, batch norm with its epsilon, ReLU."""
+    """As in Inception-ResNet-v1: no bias, batch norm with the same epsilon, ReLU."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False), nn.BatchNorm2d(outputs, eps=0.001), nn.ReLU()
     )
@@ -45,7 +45,7 @@ def _client() -> nn.Sequential:
 
 
 def _server() -> nn.Sequential:
-    """Down to 6 x 6 at once, where convolutions are cheap; every place of the face then has a filter of its own."""
+    """Reduces to 6 x 6 early, where convolutions are cheap; each position of the face then has its own filter."""
     return nn.Sequential(
         _conv(64, 96, 3, 2, 1), _Bottleneck(96, 48), _Bottleneck(96, 48),
         _conv(96, 160, 3, 2, 1), _Bottleneck(160, 80), _Bottleneck(160, 80),
@@ -57,14 +57,14 @@ def _server() -> nn.Sequential:
 
 @dataclass(frozen=True, kw_only=True)
 class Compact(Recognizer):
-    """96 x 96 pixels; features of 64 x 45 x 45; 128-d embeddings; 1.0 M parameters. Knows synthetic people only.
+    """96 x 96 pixels; features of 64 x 45 x 45; 128-d embeddings; 1.0 M parameters. Trained on synthetic people only.
 
-    At another size (160: the paper's, features of 64 x 77 x 77) the server pools the features to 45 x 45 first; the
-    weights are the same, and recognition as good.
+    At another size (160 is the paper's, with features of 64 x 77 x 77) the server first pools the features to 45 x 45.
+    The weights are the same, and recognition is equally good.
     """
 
-    weights: str = ""  #: a state dict; empty: the one that comes with the package
-    size: int = _SIZE  #: of the images, a side
+    weights: str = ""  #: path of a state dict; empty: the one included in the package
+    size: int = _SIZE  #: height and width of the images, in pixels
 
     def __post_init__(self) -> None:
         if self.size < _SIZE:
@@ -72,9 +72,9 @@ class Compact(Recognizer):
 
     @property
     def alignment(self) -> Alignment:
-        """Five points, wide enough for chin and hairline."""
+        """A five-point alignment wide enough for chin and hairline."""
         scale = self.size / _SIZE
-        # Pixels are counted from their centres.
+        # Pixel coordinates refer to pixel centres.
         points = tuple((scale * (x + 0.5) - 0.5, scale * (y + 0.5) - 0.5) for x, y in _POINTS)
         return Alignment("five-point", (self.size, self.size), points=points)
 
@@ -82,11 +82,11 @@ class Compact(Recognizer):
         return find_weights(self.weights or str(SHIPPED), "[recognizers.compact] weights")
 
     def weights_hash(self) -> str:
-        """sha256 of the weights' file."""
+        """sha256 of the weight file."""
         return file_hash(self._path())
 
     def build(self) -> SplitNetwork:
-        """The network, untrained."""
+        """Builds the network without weights."""
         layout = (Conv(3, 32, 3, 2), Conv(32, 32, 3), Conv(32, 64, 3, 1, 1))
         server = _server()
         if self.size != _SIZE:
@@ -94,7 +94,7 @@ class Compact(Recognizer):
         return SplitNetwork(_client(), server, image_size=(self.size, self.size), layout=layout)
 
     def load(self) -> SplitNetwork:
-        """The network, strictly filled."""
+        """Builds the network and loads its weights strictly."""
         path = self._path()
         with torch.random.fork_rng(devices=[]):
             network = self.build()

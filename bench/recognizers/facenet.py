@@ -22,12 +22,12 @@ _MIDDLE = (
     "maxpool_3a", "conv2d_3b", "conv2d_4a", "conv2d_4b", "repeat_1", "mixed_6a", "repeat_2", "mixed_7a", "repeat_3",
     "block8", "avgpool_1a", "dropout",
 )  # fmt: skip
-# The names under which facenet-pytorch's own download keeps its weights.
+# The file names of facenet-pytorch's own downloads.
 _DOWNLOADS = {"vggface2": "20180402-114759-vggface2.pt", "casia-webface": "20180408-102900-casia-webface.pt"}
 
 
 class _Server(nn.Module):
-    """The rest of Inception-ResNet-v1, in its own forward order (the final normalisation is the caller's)."""
+    """The rest of Inception-ResNet-v1, in its own forward order (the caller normalises the embedding)."""
 
     def __init__(self, whole: nn.Module) -> None:
         super().__init__()
@@ -48,10 +48,10 @@ class FaceNet(Recognizer):
     """160 x 160 pixels; features of 64 x 77 x 77; 512-d embeddings."""
 
     weights: str = ""  #: a local state dict; empty: facenet-pytorch's own download
-    #: What the weights were trained on, which decides how many classes they have.
+    #: The training set of the weights, which determines the number of classes.
     pretrained: Literal["vggface2", "casia-webface"] = "vggface2"
-    normalisation: Literal["fixed", "unit"] = "fixed"  #: (x - 127.5) / 128; or the paper's [0, 1]
-    margin: int = 14  #: pixels around MTCNN's box; facenet-pytorch's examples evaluate LFW with 14 at this size
+    normalisation: Literal["fixed", "unit"] = "fixed"  #: (x - 127.5) / 128, or the paper's [0, 1]
+    margin: int = 14  #: pixels around MTCNN's box; facenet-pytorch's LFW example uses 14 at this size
 
     @property
     def alignment(self) -> Alignment:
@@ -64,12 +64,12 @@ class FaceNet(Recognizer):
         from facenet_pytorch.models.inception_resnet_v1 import InceptionResnetV1, get_torch_home
 
         name = _DOWNLOADS[self.pretrained]
-        # Its own folder: torch.hub's lies one deeper, in hub/checkpoints.
+        # facenet-pytorch's own folder; torch.hub's is hub/checkpoints below it
         path = Path(get_torch_home()) / "checkpoints" / name
         if not path.is_file():
             try:
                 with torch.random.fork_rng(devices=[]):
-                    InceptionResnetV1(pretrained=self.pretrained)  # downloads there
+                    InceptionResnetV1(pretrained=self.pretrained)  # this downloads the file
             except (OSError, RuntimeError, HTTPException) as error:
                 raise DataError(
                     f"FaceNet's weights could not be downloaded ({error}): get {name} from facenet-pytorch's releases "
@@ -80,17 +80,19 @@ class FaceNet(Recognizer):
         return path
 
     def weights_hash(self) -> str:
-        """sha256 of the weights' file, which is downloaded first where there is none."""
+        """sha256 of the weight file, which is downloaded first if it is missing."""
         return file_hash(self._path())
 
     def build(self) -> SplitNetwork:
-        """The network, untrained."""
+        """Builds the network without weights."""
         from facenet_pytorch import InceptionResnetV1
 
         return self._split(InceptionResnetV1(pretrained=None, classify=False))
 
     def load(self) -> SplitNetwork:
-        """The network, strictly filled but for the classifier that recognition has no use for."""
+        """Builds the network and loads its weights strictly, except for the classifier, which recognition does not
+        need.
+        """
         path = self._path()
         tensors = read_weights(path)
         from facenet_pytorch import InceptionResnetV1

@@ -1,1 +1,1 @@
-"""Tables and pictures of a finished run."""
+"""Renders tables and figures of a finished run."""

@@ -1,4 +1,4 @@
-"""How a comparison of two runs is shown: Markdown, JSON, JUnit."""
+"""Renders a comparison of two runs as Markdown, JSON or JUnit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bench.report.text import figure_text, markdown
 
 
 def render(findings: list[Finding], fmt: Literal["md", "json"]) -> str:
-    """`md` for a pull request's comment: counts, then what changed; `json` for scripts: everything."""
+    """`md` for a pull request's comment: counts, then changes; `json` for scripts: everything."""
     counts = Counter(f.verdict for f in findings)
     if fmt == "json":
         every = [asdict(f) for f in findings]
@@ -31,7 +31,7 @@ def render(findings: list[Finding], fmt: Literal["md", "json"]) -> str:
 
 
 def junit(findings: list[Finding]) -> str:
-    """One test case a finding, as CI systems read them."""
+    """One test case per finding, as CI systems expect."""
     suite = ET.Element("testsuite", name="veilbench compare", tests=str(len(findings)))
     suite.set("failures", str(sum(f.verdict in BAD for f in findings)))
     for f in findings:

@@ -1,4 +1,4 @@
-"""What an attack gains by more of something, say of enrolled faces: its score along a sweep of one parameter."""
+"""Draws an attack's score along a sweep of one of its parameters, such as the number of enrolled faces."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bench.storage.records import Run
 
 
 def curve(run: Run, metric: str = "ssim") -> Figure | None:
-    """A panel a dataset, recogniser, attack and swept parameter; a line a defence. None where no attack was swept.
+    """A panel per dataset, recogniser, attack and swept parameter; a line per defence. None if no attack was swept.
 
     Raises:
         DataError: there are no records, or damaged ones.
@@ -22,7 +22,7 @@ def curve(run: Run, metric: str = "ssim") -> Figure | None:
     points = curve_points(run, metric)
     if not len(points):
         return None
-    import seaborn  # takes a second, which a command that draws nothing should not
+    import seaborn  # the import takes a second, which commands that draw nothing should not spend
 
     floors = {(board.dataset, board.recognizer): blind_floor(board) for board in boards(run)}
     groups = list(points.groupby(["dataset", "recognizer", "attack", "parameter"], sort=False))

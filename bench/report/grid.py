@@ -1,4 +1,4 @@
-"""Originals beside what each attack rebuilt of them, a picture a defence."""
+"""Draws originals beside each attack's reconstructions, one picture per defence."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from bench.report.heatmap import save
 from bench.storage.files import file_name
 from bench.storage.records import Run
 
-_PEOPLE = 8  #: columns at most
-_WIDTH, _GAP, _CAPTION, _TITLE = 1.0, 0.06, 0.17, 0.5  #: inches: a picture, between them, under one, above all
+_PEOPLE = 8  #: maximum number of columns
+_WIDTH, _GAP, _CAPTION, _TITLE = 1.0, 0.06, 0.17, 0.5  #: inches: picture, gap, space under a picture, space above all
 
 
 @dataclass(frozen=True, eq=False)
 class _Row:
-    """One attack's pictures and their SSIM, by the image's name; none where it failed."""
+    """One attack's pictures and their SSIM, by the image's name; empty if it failed."""
 
     label: str
     pictures: dict[str, NDArray[Any]] = field(default_factory=dict)
@@ -34,7 +34,7 @@ class _Row:
 
 
 def _rows(run: Run, board: Board, defense: str) -> list[_Row]:
-    """The originals, then the attacks as in the heatmap. Empty where no attack kept pictures."""
+    """The originals, then the attacks as in the heatmap. Empty if no attack has pictures."""
     originals: dict[str, NDArray[Any]] = {}
     rows = []
     for attack in board.attacks:
@@ -62,7 +62,7 @@ def _rows(run: Run, board: Board, defense: str) -> list[_Row]:
 def grid(run: Run, board: Board, defense: str) -> Figure | None:
     """Columns: at most 8 people; rows: the original, then each attack, with the SSIM of each picture.
 
-    An attack that failed keeps its row, and says so. None where no pictures were kept.
+    A failed attack keeps its row, with a note. None if there are no pictures.
     """
     rows = _rows(run, board, defense)
     if not rows:
@@ -75,7 +75,7 @@ def grid(run: Run, board: Board, defense: str) -> Figure | None:
     size = max(margin + len(names) * (_WIDTH + _GAP), 4.0), _TITLE + sum(heights)
     figure = Figure(figsize=size)
     FigureCanvasAgg(figure)
-    # All in one pair of axes, in inches from the top left: dozens of them cost seconds.
+    # All in one pair of axes, in inches from the top left, because dozens of axes take seconds.
     axis = figure.add_axes((0, 0, 1, 1), xlim=(0, size[0]), ylim=(size[1], 0))
     axis.axis("off")
     axis.text(
@@ -105,7 +105,7 @@ def write_grids(run: Run, defense: str | None = None) -> list[Path]:
     """RUN/grid_DEFENCE.png for one defence, or for all.
 
     Raises:
-        UserError: no such defence in the run.
+        UserError: there is no such defence in the run.
         DataError: there are no records, or damaged ones.
     """
     some = boards(run)
@@ -119,13 +119,13 @@ def write_grids(run: Run, defense: str | None = None) -> list[Path]:
             figure = grid(run, board, label)
             if figure is not None:
                 name = _place(board, label, some)
-                if shared[name] > 1:  # a_b and c, and a and b_c
+                if shared[name] > 1:  # for example a_b with c, and a with b_c
                     name = file_name(board.dataset, board.recognizer, label)
                 written += save(figure, run.folder / f"grid_{name}", ("png",))
     return written
 
 
 def _place(board: Board, label: str, among: Sequence[Board]) -> str:
-    """What a grid is called; a label is free text, and must stay one file in the folder."""
+    """The file name of a grid; a label is free text, so it must be confined to the folder."""
     parts = (board.dataset, board.recognizer, label) if len(among) > 1 else (label,)
     return file_name(*parts, divider="_")

@@ -1,4 +1,4 @@
-"""Transferability heatmaps: defences (or AdvFace's shadows) against attacks."""
+"""Draws transferability heatmaps: defences (or AdvFace's shadows) against attacks."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ METRICS = tuple(m.name for m in of_kind("reconstruction"))
 
 
 def heatmap(run: Run, metric: str = "ssim") -> Figure:
-    """Rows: defences; columns: attacks from the least knowing to the most; a map a dataset and recogniser.
+    """Rows: defences; columns: attacks by ascending knowledge; a map per dataset and recogniser.
 
     Raises:
-        UserError: no such metric.
+        UserError: there is no such metric.
         DataError: there are no records, or damaged ones.
     """
     if metric not in METRICS:
@@ -37,7 +37,7 @@ def heatmap(run: Run, metric: str = "ssim") -> Figure:
     width = max(5.0, 2.6 + 0.95 * max(len(b.attacks) for b in some))
     heights = [1.9 + 0.52 * len(b.defenses) for b in some]
     figure = Figure(figsize=(width, sum(heights)), layout="constrained")
-    FigureCanvasAgg(figure)  # seaborn asks for a renderer
+    FigureCanvasAgg(figure)  # seaborn needs a renderer
     axes = figure.subplots(len(some), 1, squeeze=False, height_ratios=heights)[:, 0]
     for axis, board in zip(axes, some, strict=True):
         _draw(axis, board, metric)
@@ -45,7 +45,7 @@ def heatmap(run: Run, metric: str = "ssim") -> Figure:
 
 
 def _draw(axis: Axes, board: Board, metric: str) -> None:
-    import seaborn  # takes a second, which a command that draws nothing should not
+    import seaborn  # the import takes a second, which commands that draw nothing should not spend
 
     shown = find_metric(metric)
     heading, more_leaks = shown.heading, shown.better < 0
@@ -68,14 +68,14 @@ def _draw(axis: Axes, board: Board, metric: str) -> None:
     elif len(gaps) < values.size:
         low, high = float(np.nanmin(values)), float(np.nanmax(values))
     else:
-        low, high = 0.0, 1.0  # nothing to show; a scale without ends would warn
+        low, high = 0.0, 1.0  # nothing to show; a scale without limits would warn
     seaborn.heatmap(
         values,
         ax=axis,
         annot=np.vectorize(lambda value: _label(value, decimals), otypes=[object])(values),
         fmt="",
-        # Perceptually even, lightness alone tells it apart for colour-blind eyes and in grey print, and figures stay
-        # readable on all of it; the dark end is always what gives most away.
+        # Perceptually uniform; it works for colour-blind readers and in grey print, and figures are readable on all of
+        # it. The dark end always means most leaked.
         cmap="rocket_r" if more_leaks else "rocket",
         vmin=low,
         vmax=high,
@@ -87,7 +87,7 @@ def _draw(axis: Axes, board: Board, metric: str) -> None:
         annot_kws={"fontsize": 10},
     )
     for text, (red, green, blue, _) in zip(axis.texts, _filled(axis, values), strict=True):
-        # Black or white, whichever stands out more by WCAG 2's relative luminance: seaborn puts white on orange.
+        # Black or white, whichever has more contrast by WCAG 2's relative luminance: seaborn puts white on orange.
         linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (red, green, blue)]
         text.set_color("black" if np.dot([0.2126, 0.7152, 0.0722], linear) > 0.179 else "white")
     for (row, column), why in gaps.items():
@@ -104,13 +104,13 @@ def _draw(axis: Axes, board: Board, metric: str) -> None:
 
 
 def _filled(axis: Axes, values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Colours (K, 4) of the cells that have a figure, in the order in which seaborn labels them."""
+    """Colours (K, 4) of the cells with a figure, in the order in which seaborn labels them."""
     colours = np.asarray(axis.collections[0].get_facecolor(), dtype=np.float64).reshape(-1, 4)
     return colours[~np.isnan(values).ravel()]
 
 
 def _gap(entry: Entry | None) -> str:
-    """Why a cell has no figure, in a word."""
+    """A short reason why a cell has no figure."""
     if entry is None:
         return "not run"
     if entry.failed:
@@ -119,7 +119,7 @@ def _gap(entry: Entry | None) -> str:
 
 
 def _label(value: float, decimals: int) -> str:
-    """.26: the zero before the point says nothing, and many cells stand side by side."""
+    """.26: drops the zero before the point, because many cells are side by side."""
     text = f"{value:.{decimals}f}"
     return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text
 
@@ -130,10 +130,10 @@ def save(figure: Figure, base: Path, formats: tuple[str, ...] = ("png", "svg")) 
     for suffix in formats:
         path = base.with_name(f"{base.name}.{suffix}")
         how: dict[str, Any] = {"metadata": {"Date": None}}
-        if suffix == "png":  # quicker than zlib's usual level, an eighth larger
+        if suffix == "png":  # faster than zlib's default level, an eighth larger
             how = {"metadata": {"Software": None}, "pil_kwargs": {"compress_level": 3}}
         with replacing(path) as temporary, rc_context({"svg.hashsalt": "veilbench", "svg.fonttype": "none"}):
             figure.savefig(temporary, format=suffix, dpi=200, **how)
-        figure.set_layout_engine("none")  # things have found their places: once is enough
+        figure.set_layout_engine("none")  # the layout is final, so compute it only once
         written.append(path)
     return written

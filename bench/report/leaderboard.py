@@ -1,7 +1,8 @@
-"""The leaderboard: defences as rows, from the one that gives away least under its worst attack.
+"""Renders the leaderboard: defences as rows, the most private under its worst attack first.
 
-Only attacks on templates count; one on embeddings answers another question. Where an attack is missing, the worst case
-is marked as a lower bound, and stands below the defences that faced every attack: nobody wins by not being attacked.
+Only attacks on templates count; those on embeddings answer another question. If an attack is missing, the worst case is
+marked as a lower bound and ranked below the defences that faced every attack, so that a defence cannot win by not being
+attacked.
 """
 
 from __future__ import annotations
@@ -23,17 +24,18 @@ from bench.report.side_tables import sections
 from bench.report.text import Format, booktabs, figure_text, markdown, plain
 from bench.storage.records import Record, Run
 
-# A page is narrow: some columns under shorter headings, and intervals for two of them. The CSV has everything.
+# A page is narrow: it has fewer columns with shorter headings, and intervals for two of them. The CSV has everything.
 _TEX_COLUMNS = {column.name: column.narrow for column in COLUMNS if column.narrow}
 _TEX_INTERVALS = ("acc", "worst_ssim")
 _CELL_METRICS = ("ssim", "psnr_db", "lpips", "cosine")
+_JUDGED = ("judge_cosine", "judge_sar_0.01", "judge_sar_0.001")  #: shown where `run.judge` named one
 
 
 # ------------------------------------------------------------------------------------------------------ rendering
 
 
 def _table(frame: pd.DataFrame, columns: Sequence[str], intervals: Sequence[str]) -> list[list[str]]:
-    """Headings, then a row a defence."""
+    """Headings, then a row per defence."""
     rows = [["defence", *(BY_NAME[name].heading for name in columns), "failed"]]
     if "worst_ssim" in columns:
         rows[0].insert(1 + list(columns).index("worst_ssim"), "worst attack (level)")
@@ -44,15 +46,20 @@ def _table(frame: pd.DataFrame, columns: Sequence[str], intervals: Sequence[str]
             text = figure_text(row[name], low, high, BY_NAME[name].decimals)
             if name == "worst_ssim":
                 cells.append(f"{row['worst_attack']} ({row['worst_level']})" if row["worst_attack"] else "–")
-            # What a missing attack would have rebuilt is not known, nor what more training would reach.
+            # The result of a missing attack, or of further training, is unknown.
             text = f"≥ {text}" if lower_bound(row, name) and text != "–" else text
             cells.append("incomplete" if name == "bound_ssim" and row["bound_note"] else text)
         rows.append([*cells, row["failed"] or "0"])
     return rows
 
 
+def _has_figures(frame: pd.DataFrame, name: str) -> bool:
+    """Whether a column belongs into the table: those of a judge only where there was one."""
+    return "judge" not in name or bool(frame[name].notna().any())
+
+
 def _remarks(frame: pd.DataFrame) -> str:
-    """What must be known to read a row: flags, and what is missing."""
+    """Remarks needed to read a row: flags, and what is missing."""
     lines = []
     for row in frame.to_dict("records"):
         said = "; ".join(part for part in (row["flags"], row["bound_note"]) if part)
@@ -67,7 +74,7 @@ def render(frame: pd.DataFrame, fmt: Format, run: Run | None = None, columns: Se
     Args:
         fmt: `md` for people, `csv` and `json` with raw numbers, `tex` as a booktabs table that compiles as it is.
         run: for `md`: adds a table of all cells.
-        columns: names of `bench.analysis.columns`; empty: all that the format has room for.
+        columns: names from `bench.analysis.columns`; empty: all that the format has space for.
     """
     if columns and fmt in ("csv", "json"):
         kept = ["dataset", "recognizer", "defense", *(f"{c}{part}" for c in columns for part in ("", "_low", "_high"))]
@@ -81,7 +88,7 @@ def render(frame: pd.DataFrame, fmt: Format, run: Run | None = None, columns: Se
         if fmt == "tex":
             parts.append(_tex(some, f"{dataset}, {recognizer}", columns))
         else:
-            shown = [BY_NAME[name] for name in columns] or COLUMNS
+            shown = [BY_NAME[name] for name in columns] or [c for c in COLUMNS if _has_figures(some, c.name)]
             table = _table(some, [c.name for c in shown], [c.name for c in shown if c.interval])
             missed = int(some["images_without_a_face"].max())
             note = f"{_NOTE} No face was found in {missed} images; they count as failures." if missed else _NOTE
@@ -96,7 +103,7 @@ def render(frame: pd.DataFrame, fmt: Format, run: Run | None = None, columns: Se
 
 
 def render_files(records: Sequence[Record]) -> str:
-    """What was odd about the files, a list a dataset; empty where nothing was."""
+    """Irregularities of the files, a list per dataset; empty if there are none."""
     parts = []
     for dataset, notes in file_notes(records).items():
         lines = [f"- {plain(note.what)}: {note.count} ({plain(note.some())})" for note in notes]
@@ -105,14 +112,14 @@ def render_files(records: Sequence[Record]) -> str:
 
 
 _NOTE = (
-    "95 % intervals over identities. *worst*: the single attack that rebuilds most, and what it reaches; "
-    "≥: an attack is missing, and the row stands below those that faced all, or, of accuracy, the server had not "
-    "converged; *oracle bound*: per image the best of all attacks. Arrows point to better protection or better use."
+    "95 % intervals over identities. *worst*: the single best attack, and what it reaches; "
+    "≥: an attack is missing, and the row is ranked below those that faced all, or, for accuracy, the server had not "
+    "converged; *oracle bound*: the best of all attacks per image. Arrows point to better protection or better utility."
 )
 
 
 def as_html(frame: pd.DataFrame) -> str:
-    """The leaderboard for a notebook: the columns of the printed page, a table a dataset and recogniser."""
+    """The leaderboard for a notebook: the columns of the printed page, a table per dataset and recogniser."""
     parts = []
     for (dataset, recognizer), some in frame.groupby(["dataset", "recognizer"], sort=False):
         head, *rows = _narrow(some)
@@ -129,16 +136,18 @@ def as_html(frame: pd.DataFrame) -> str:
 
 def _every_cell(board: Board) -> str:
     rows = []
+    judged = any(e.metric(_JUDGED[0]).value is not None for e in board.entries)
+    metrics = (*_CELL_METRICS, *(_JUDGED if judged else ()))
     for defense in board.defenses:
         for attack in board.attacks:
             entry = board.find("reconstruction", defense, attack)
             if entry is None or entry.failed:
                 why = entry.why if entry else "not run"
-                rows.append([defense, attack, entry.cell.level if entry else "", why, "", "", "", "", ""])
+                rows.append([defense, attack, entry.cell.level if entry else "", why, *[""] * (len(metrics) + 1)])
                 continue
             figures = [
                 m.note if m.value is None and m.note else figure_text(m.value, m.low, m.high, metric(name).decimals)
-                for name in _CELL_METRICS
+                for name in metrics
                 for m in [entry.metric(name)]
             ]
             spread = figure_text(entry.spread.get("ssim"), None, None, 3)
@@ -149,9 +158,17 @@ def _every_cell(board: Board) -> str:
             figures = [entry.why] if entry.failed else [f"SRRA I {srra[0]}", f"SRRA II {srra[1]}"]
             counted = "" if entry.failed else str(entry.metric("srra1").n)
             rows.append(
-                [defense, entry.cell.attack, entry.cell.level, *figures, *[""] * (4 - len(figures)), counted, ""]
+                [
+                    defense,
+                    entry.cell.attack,
+                    entry.cell.level,
+                    *figures,
+                    *[""] * (len(metrics) - len(figures)),
+                    counted,
+                    "",
+                ]
             )
-    headings = ["defence", "attack", "level", *(metric(name).heading for name in _CELL_METRICS), "n", "seeds"]
+    headings = ["defence", "attack", "level", *(metric(name).heading for name in metrics), "n", "seeds"]
     return f"### Every cell: {board.dataset}, {board.recognizer}\n\n{markdown([headings, *rows])}"
 
 
@@ -159,7 +176,7 @@ _NARROW = "SSIM (7x7): worst attack, best attack up to each level of knowledge, 
 
 
 def _narrow(frame: pd.DataFrame) -> list[list[str]]:
-    """Headings and rows for a page that is narrow."""
+    """Headings and rows for a narrow page."""
     rows = _table(frame, list(_TEX_COLUMNS), _TEX_INTERVALS)
     rows[0] = ["defence", "ACC ↑", "worst attack (level)", *list(_TEX_COLUMNS.values())[1:], "failed"]
     return rows
@@ -169,5 +186,5 @@ def _tex(frame: pd.DataFrame, caption: str, columns: Sequence[str] = ()) -> str:
     if columns:
         rows = _table(frame, columns, [name for name in columns if BY_NAME[name].interval])
         return booktabs(rows, f"l{'r' * (len(rows[0]) - 2)}l", caption)
-    figures = "rl" + "r" * (len(_TEX_COLUMNS) - 1)  # the attack's name stands before the second figure
+    figures = "rl" + "r" * (len(_TEX_COLUMNS) - 1)  # the attack's name is before the second figure
     return booktabs(_narrow(frame), f"l{figures}l", f"{caption}. {_NARROW}")

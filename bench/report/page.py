@@ -1,4 +1,4 @@
-"""The report: a folder with one page that shows everything about a run, and needs nothing from elsewhere."""
+"""Writes the HTML report: a folder with one page that shows all results of a run and loads nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ from bench.report.text import unbroken
 from bench.storage.files import replacing
 from bench.storage.records import Run
 
-#: Ground and ink of the page, light and dark, as in `report.css`. A picture is drawn once, in a pair that nothing else
-#: in it has (a heatmap's figures are plain black and white), and then recoloured.
+#: Background and text colours of the page, light and dark, as in `report.css`. A picture is drawn once, in a pair of
+#: colours that it does not otherwise use (a heatmap's figures are pure black and white), and then recoloured.
 _LIGHT = ("#fefefe", "#1b1e23")
 _DARK = ("#15181d", "#e6e8eb")
 _STYLE: dict[Any, str] = {
@@ -48,7 +48,7 @@ _STYLE: dict[Any, str] = {
     **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), _LIGHT[1]),
 }
 
-#: What each level of knowledge lets an attacker do, from the least on.
+#: What each level of knowledge lets an attacker do, in ascending order.
 _KNOWLEDGE = dict(
     zip(
         LEVELS,
@@ -65,10 +65,10 @@ _KNOWLEDGE = dict(
 
 
 def write_page(run: Run, folder: Path) -> Path:
-    """FOLDER/index.html, and beside it its pictures: `*.svg` and `strip-N.webp`. Nothing else in FOLDER is touched.
+    """Writes FOLDER/index.html and its pictures `*.svg` and `strip-N.webp`. Touches nothing else in FOLDER.
 
-    Names and messages are untrusted text: they are escaped, files are numbered, and the page's policy lets no script
-    run but its own.
+    Names and messages are untrusted text: they are escaped, files are numbered, and the page's policy only allows its
+    own script.
 
     Raises:
         DataError: there are no records, or damaged ones.
@@ -84,7 +84,7 @@ def write_page(run: Run, folder: Path) -> Path:
         shown.append((board, found))
     for stale in folder.glob("strip-*.webp"):
         if stale.stem.partition("-")[2].isdecimal() and int(stale.stem.partition("-")[2]) >= strips:
-            stale.unlink()  # of an earlier run with more to show
+            stale.unlink()  # left by an earlier run with more pictures
     every_strip = [strip for _, found in shown for gallery in found for strip in gallery.strips]
     environment = Environment(
         loader=PackageLoader("bench.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
@@ -131,7 +131,7 @@ def write_page(run: Run, folder: Path) -> Path:
 
 @dataclass(frozen=True)
 class Picture:
-    """An SVG in two colourings."""
+    """An SVG in two colour schemes."""
 
     light: str
     dark: str
@@ -139,7 +139,7 @@ class Picture:
 
 
 def _drawn(folder: Path, name: str, draw: Callable[[], Figure | None], heading: str = "") -> Picture | None:
-    """Writes NAME.svg and NAME-dark.svg; None where there is nothing to draw, and neither is left from before."""
+    """Writes NAME.svg and NAME-dark.svg; returns None, and removes old ones, if there is nothing to draw."""
     light, dark = folder / f"{name}.svg", folder / f"{name}-dark.svg"
     with rc_context(_STYLE):
         figure = draw()
@@ -163,7 +163,7 @@ def _heatmaps(run: Run, some: Sequence[Board], folder: Path) -> list[Picture]:
         for name in METRICS:
             if name not in ("mse", "mae") and any(
                 e.metric(name).value is not None for e in entries
-            ):  # psnr_db says the same
+            ):  # psnr_db shows the same
                 heading = metric(name).heading
                 picture = _drawn(folder, f"heatmap_{name}", partial(heatmap, run, name), heading)
                 found += [picture] if picture else []

@@ -1,4 +1,4 @@
-"""The page's tables, as text and as what their columns are sorted by."""
+"""Builds the HTML page's tables, with text and sort keys."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ _CELLS = (*of_kind("reconstruction"), *of_kind("replay"))
 
 @dataclass(frozen=True)
 class Value:
-    """What stands in a table's cell."""
+    """A table cell."""
 
     text: str
     interval: str = ""
-    sort: float | None = None  #: what a column of figures is sorted by; None: missing, always last
+    sort: float | None = None  #: sort key of a column of figures; None: missing, always last
     best: bool = False
-    badge: str = ""  #: the attacker's knowledge, shown behind the text
+    badge: str = ""  #: the attacker's level of knowledge, shown after the text
     title: str = ""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A table's column."""
+    """A table column."""
 
     heading: str
     title: str = ""
@@ -52,7 +52,7 @@ class Table:
     caption: str
     columns: Sequence[Column]
     rows: Sequence[Sequence[Value]]
-    shown: str = ""  #: the heading of the column by which the rows stand already
+    shown: str = ""  #: the heading of the column by which the rows are sorted initially
 
 
 def _figure(value: Any, low: Any = None, high: Any = None, decimals: int = 3) -> Value:
@@ -63,12 +63,12 @@ def _figure(value: Any, low: Any = None, high: Any = None, decimals: int = 3) ->
 
 
 def _attack(label: str, level: str) -> Value:
-    """`resrec@enrolment` as resrec, with its level behind it."""
+    """Shows `resrec@enrolment` as resrec followed by its level."""
     return Value(at_level(label)[0] or "–", badge=level)
 
 
 def verdict_tables(frame: pd.DataFrame) -> list[Table]:
-    """A narrow table a dataset and recogniser: accuracy, and by level what is rebuilt and let in."""
+    """A narrow table per dataset and recogniser: accuracy, and by level the best SSIM and the accepted logins."""
     tables = []
     for (dataset, recognizer), some in frame.groupby(["dataset", "recognizer"], sort=False):
         rows = some.to_dict("records")
@@ -102,12 +102,12 @@ def verdict_tables(frame: pd.DataFrame) -> list[Table]:
 
 
 def leaderboard_tables(frame: pd.DataFrame) -> list[Table]:
-    """A table a dataset and recogniser; columns in which nobody has a figure are left out."""
+    """A table per dataset and recogniser; columns without any figure are omitted."""
     tables = []
     for (dataset, recognizer), some in frame.groupby(["dataset", "recognizer"], sort=False):
         names = [column for column in (*COLUMNS, *MORE) if some[column.name].notna().any()]
         columns = [Column("defence"), *(Column(column.heading, column.says, True) for column in names)]
-        columns.insert(1, Column("worst attack", "the single attack that rebuilds most, and what it knows"))
+        columns.insert(1, Column("worst attack", "the single best attack and its level of knowledge"))
         rows = []
         for row in some.to_dict("records"):
             cells = [Value(row["defense"]), _attack(row["worst_attack"], row["worst_level"])]
@@ -121,21 +121,22 @@ def leaderboard_tables(frame: pd.DataFrame) -> list[Table]:
             rows.append([*cells, Value(row["failed"] or "none")])
         missed = int(some["images_without_a_face"].max())
         note = f" No face was found in {missed} images; they count as failures." if missed else ""
-        caption = f"{dataset}, {recognizer}: the defence that gives away least first.{note}"
-        # Where a row is incomplete it stands last, whatever its figure.
+        caption = f"{dataset}, {recognizer}: the most private defence first.{note}"
+        # An incomplete row is last, whatever its figure.
         shown = "" if some["bound_note"].any() else BY_NAME["worst_ssim"].heading
         tables.append(Table(caption, [*columns, Column("failed")], rows, shown))
     return tables
 
 
 def embedding_tables(rows: Sequence[Mapping[Any, Any]]) -> list[Table]:
-    """What `bench.report.embeddings` found, in one table; none where there is nothing."""
+    """The rows of `bench.analysis.embeddings` in one table; None if there are none."""
     if not rows:
         return []
+    metrics = [m for m in EMBEDDING_METRICS if any(pd.notna(row[m.name]) for row in rows)]
     columns = [
         Column("defence"), Column("attack"), Column("data"), Column("targets", "", True),
         Column("queries each", "", True),
-        *(Column(m.title, "", True) for m in EMBEDDING_METRICS),
+        *(Column(m.title, "", True) for m in metrics),
     ]  # fmt: skip
     cells = [
         [
@@ -144,11 +145,7 @@ def embedding_tables(rows: Sequence[Mapping[Any, Any]]) -> list[Table]:
             Value(f"{row['dataset']}, {row['recognizer']}"),
             _figure(row["targets"], decimals=0),
             _figure(row["queries"], decimals=0),
-            *(
-                _figure(row[n], row[f"{n}_low"], row[f"{n}_high"], m.decimals)
-                for m in EMBEDDING_METRICS
-                for n in [m.name]
-            ),
+            *(_figure(row[n], row[f"{n}_low"], row[f"{n}_high"], m.decimals) for m in metrics for n in [m.name]),
         ]
         for row in rows
     ]
@@ -156,14 +153,14 @@ def embedding_tables(rows: Sequence[Mapping[Any, Any]]) -> list[Table]:
 
 
 def cells_table(board: Board) -> Table:
-    """Every attack and replay on every defence, also those that failed."""
+    """Every attack and replay on every defence, including failed ones."""
     entries = [
         e
         for defense in board.defenses
         for kind in ("reconstruction", "replay")
         for e in sorted(board.under(defense, kind), key=lambda e: (LEVELS[e.cell.level], e.cell.attack))
     ]
-    # A column without a figure stays where a note says why there is none.
+    # A column without a figure stays if a note explains why.
     used = [c for c in _CELLS if any(e.metric(c.name).value is not None or e.metric(c.name).note for e in entries)]
     rows = []
     for entry in entries:
@@ -178,12 +175,12 @@ def cells_table(board: Board) -> Table:
             ]
         )
     columns = [Column("defence"), Column("attack"), *(Column(m.heading, "", True) for m in used)]
-    columns += [Column("n", "images or pairs behind the figures", True), Column("outcome")]
+    columns += [Column("n", "number of images or pairs behind the figures", True), Column("outcome")]
     return Table(f"Every attack on every defence: {board.dataset}, {board.recognizer}", columns, rows)
 
 
 def side_table(board: Board, side: Side) -> Table:
-    """A table beside the leaderboard: the run's test of itself, controls, names without pictures."""
+    """A table beside the leaderboard: the run's self-test, controls, names without pictures."""
     head, *rows = side.rows
     caption = f"{side.title}: {board.dataset}, {board.recognizer}. {side.note.replace('*', '')}"
     return Table(caption, [Column(heading) for heading in head], [[Value(text) for text in row] for row in rows])
@@ -195,9 +192,9 @@ def _measured(measure: Measure, decimals: int) -> Value:
 
 
 def keys_table(records: Sequence[Record]) -> Table:
-    """What each cell was made from, and how long it took."""
+    """The key and the duration of each cell."""
     columns = [Column("cell"), Column("status"), Column("seed", "", True), Column("seconds", "", True)]
-    columns += [Column("key", "sha256 of everything that the cell was made from"), Column("artefacts", "", True)]
+    columns += [Column("key", "sha256 of all inputs of the cell"), Column("artefacts", "", True)]
     rows = [
         [
             Value(record.cell.name),
@@ -210,5 +207,5 @@ def keys_table(records: Sequence[Record]) -> Table:
         for record in sorted(records, key=lambda record: record.cell.name)
     ]
     artefacts = len(set(chain.from_iterable(record.artefacts for record in records)))
-    caption = f"Cells with the key of what made them and the time they took, {artefacts} shared artefacts included"
+    caption = f"Cells with their keys and times, including {artefacts} shared artefacts"
     return Table(caption, columns, rows)

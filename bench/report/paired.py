@@ -1,4 +1,4 @@
-"""Two defences against each other, attack by attack, on the same images."""
+"""Renders the comparison of two defences on the same images, attack by attack."""
 
 from __future__ import annotations
 

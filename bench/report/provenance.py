@@ -1,4 +1,4 @@
-"""Where a run's figures come from: flags, versions, settings and parameters, gathered from its records."""
+"""Collects the provenance of a run's figures from its records: flags, versions, settings and parameters."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bench.storage.records import Record
 
 
 def flags(records: Sequence[Record], boards: Mapping[str, Collection[str]]) -> list[dict[str, Any]]:
-    """Each flag once: what it means, and where it stands; `boards`: a defence's, seen over all of its cells."""
+    """Each flag once, with its meaning and where it occurs; `boards`: flags of a defence over all of its cells."""
     places: dict[str, dict[str, set[str]]] = {}
     for record in records:
         for flag in record.flags:
@@ -28,7 +28,7 @@ def flags(records: Sequence[Record], boards: Mapping[str, Collection[str]]) -> l
 
 
 def _same(records: Sequence[Record], part: str) -> list[tuple[dict[str, Any], int]]:
-    """The different values of a part of the records, with how many have each, the most frequent first."""
+    """The distinct values of a part of the records, with the number of records for each, the most frequent first."""
     texts = [json.dumps(dict(getattr(record, part)), sort_keys=True, default=str) for record in records]
     counts = sorted(((text, texts.count(text)) for text in set(texts)), key=lambda pair: (-pair[1], pair[0]))
     return [(json.loads(text), count) for text, count in counts]
@@ -44,7 +44,7 @@ def origins(records: Sequence[Record]) -> list[dict[str, Any]]:
 
 
 def settings(records: Sequence[Record]) -> dict[str, list[str]]:
-    """How each metric was taken; several texts where records differ."""
+    """The variant of each metric; several texts if records differ."""
     found: dict[str, set[str]] = {}
     for record in records:
         for name, value in record.settings.items():
@@ -53,7 +53,7 @@ def settings(records: Sequence[Record]) -> dict[str, list[str]]:
 
 
 def parameters(records: Sequence[Record]) -> dict[str, str]:
-    """The defences' and attacks' parameters as JSON, by what they belong to."""
+    """The defences' and attacks' parameters as JSON, by their owner."""
     found: dict[str, str] = {}
     for record in records:
         for role, label in (("defense", record.cell.defense), ("attack", record.cell.attack)):
@@ -65,16 +65,16 @@ def parameters(records: Sequence[Record]) -> dict[str, str]:
 
 
 def time_taken(records: Sequence[Record], calls: Sequence[Mapping[str, Any]]) -> str:
-    """What a run took, and of what that is the time: of its calls, or else only what its records know.
+    """The duration of a run and what it includes: of its calls, or, if unknown, what its records add up to.
 
     Args:
-        calls: what `bench.storage.records.Run.times` returns.
+        calls: the result of `bench.storage.records.Run.times`.
     """
     if calls:
         wall = sum(float(call["wall_s"]) for call in calls)
         spread = sorted({int(call.get("workers") or 0) for call in calls})
         where = "in one process" if spread == [0] else f"on {' and '.join(map(str, spread))} workers"
         count = "one call" if len(calls) == 1 else f"{len(calls)} calls"
-        return f"{duration(wall)} by the clock in {count} {where}, without what lay in the store already"
+        return f"{duration(wall)} of wall-clock time in {count} {where}, without artefacts that were already stored"
     judged = sum(record.time_s for record in records)
-    return f"{duration(judged)} in the cells themselves; what was shared or made by workers is not counted"
+    return f"{duration(judged)} in the cells themselves; shared artefacts and those made by workers are not included"

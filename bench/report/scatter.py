@@ -1,4 +1,4 @@
-"""Privacy against utility (AdvFace paper, section 5.2): what is given away beside how well people are recognised."""
+"""Draws privacy against utility (AdvFace paper, section 5.2): the worst attack's result against accuracy."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _PANELS = (
 
 
 def scatter(run: Run) -> Figure | None:
-    """A row of two panels a dataset and recogniser: SSIM and PSNR of the worst attack against accuracy.
+    """A row of two panels per dataset and recogniser: SSIM and PSNR of the worst attack against accuracy.
 
-    Bars are 95 % intervals; the line is the Pareto front, of defences that none beats in both; the broken line the
-    blind floor. The points of a sweep are joined. None where fewer than two defences have both figures.
+    Bars are 95 % intervals. The solid line is the Pareto front: defences that no other beats in both. The dashed line
+    is the blind floor. The points of a sweep are joined. None if fewer than two defences have both figures.
 
     Raises:
         DataError: there are no records, or damaged ones.
@@ -43,7 +43,7 @@ def scatter(run: Run) -> Figure | None:
         for axis, (name, heading, floor) in zip(row, _PANELS, strict=True):
             _draw(axis, some, name, heading, floor)
         row[0].set_title(f"{dataset}, {recognizer}", loc="left", fontsize=11)
-    figure.draw_without_rendering()  # the layout finds its places, which labels depend on
+    figure.draw_without_rendering()  # compute the layout first, because label positions depend on it
     figure.set_layout_engine("none")
     for axis in axes.flat:
         _spread_labels(axis)
@@ -51,7 +51,7 @@ def scatter(run: Run) -> Figure | None:
 
 
 def _spread_labels(axis: Axes) -> None:
-    """Labels beside their points, and on nothing else; a thin line leads to one that had to move far."""
+    """Places labels next to their points without overlap; a thin line leads to a label that had to move far."""
     from adjustText import adjust_text
 
     points = np.array([text.get_position() for text in axis.texts])
@@ -62,7 +62,7 @@ def _spread_labels(axis: Axes) -> None:
 
 
 def _draw(axis: Axes, frame: pd.DataFrame, name: str, heading: str, floor: str) -> None:
-    import seaborn  # takes a second, which a command that draws nothing should not
+    import seaborn  # the import takes a second, which commands that draw nothing should not spend
 
     colours = seaborn.color_palette("colorblind", 10)
     families = {label: labels.family(str(label)) for label in frame["defense"]}
@@ -77,13 +77,13 @@ def _draw(axis: Axes, frame: pd.DataFrame, name: str, heading: str, floor: str) 
             axis.errorbar(point[name], point["acc"], yerr=up, xerr=across, fmt="o", color=colour, elinewidth=1)
             axis.text(point[name], point["acc"], _label(str(point["defense"])), fontsize=8)
     front = _front(frame, name)
-    ink = rcParams["text.color"]  # so that the picture also stands on a dark page
+    ink = rcParams["text.color"]  # so that the picture is also readable on a dark page
     axis.step(
         front[name], front["acc"], where="post", color=ink, alpha=0.65, linewidth=1.2, zorder=0, label="Pareto front"
     )
     if frame[floor].notna().any():
         axis.axvline(float(frame[floor].max()), color="0.5", linestyle="--", linewidth=1, label="blind floor")
-    axis.set_xlabel(f"{heading} (left: less given away)")
+    axis.set_xlabel(f"{heading} (left: more private)")
     axis.set_ylabel("accuracy")
     axis.margins(0.12)
     axis.legend(fontsize=8, loc="best", frameon=False)
@@ -98,11 +98,11 @@ def _bar(point: Mapping[Any, Any], name: str) -> list[list[float]] | None:
 
 
 def _front(frame: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Those that no other beats in both, from the most private on."""
+    """Those that no other beats in both, the most private first."""
     ordered = frame.sort_values([name, "acc"], ascending=[True, False])
     return ordered[ordered["acc"] > ordered["acc"].cummax().shift(fill_value=-1.0)]
 
 
 def _label(defense: str) -> str:
-    """advface[epsilon=0.1] as epsilon=0.1: its family has a colour."""
+    """Shows advface[epsilon=0.1] as epsilon=0.1, because its family has a colour."""
     return labels.point(defense) or defense

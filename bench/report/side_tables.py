@@ -1,11 +1,11 @@
-"""Tables beside the leaderboard: the run's test of itself, controls of noise, and names instead of pictures."""
+"""Builds the tables beside the leaderboard: the run's self-test, noise controls, and names instead of pictures."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from bench.analysis.board import UNKNOWN, Board, Entry
-from bench.analysis.selftest import board_trials
+from bench.analysis.selftest import board_trials, void_attacks
 from bench.labels import control
 from bench.report.text import figure_text, markdown
 from bench.storage.records import Measure
@@ -13,7 +13,7 @@ from bench.storage.records import Measure
 
 @dataclass(frozen=True)
 class Side:
-    """A table of texts, its head first, with what must be known to read it."""
+    """A table of texts with its heading, and the note needed to read it."""
 
     title: str
     rows: list[list[str]]
@@ -21,7 +21,7 @@ class Side:
 
 
 def side_tables(board: Board) -> list[Side]:
-    """Those that this board has something for."""
+    """The tables for which this board has data."""
     return [side for side in (_selftest(board), _controls(board), _linkage(board)) if len(side.rows) > 1]
 
 
@@ -39,10 +39,10 @@ def _selftest(board: Board) -> Side:
 
 
 _SELFTEST = (
-    "*open*, *fixed*, *secret*, *affine*: systems known to be broken for whoever knows as much as the attack does; it "
-    "has to close half of the gap between the blind floor and a perfect image. *closed*: what is stored has nothing to "
-    "do with the image; reconstructions may be no more like it than like another person's. An attack that fails "
-    "either is void."
+    "*open*, *fixed*, *secret*, *affine*: systems known to be broken for an attacker with the attack's knowledge; it "
+    "must close half of the gap between the blind floor and a perfect image. *closed*: the stored data is independent "
+    "of the image; reconstructions must not be more similar to it than to another person's. An attack that names people "
+    "must name half of those whom a login names, and only by chance on *closed*. An attack that fails either is void."
 )
 
 
@@ -51,7 +51,7 @@ def _best_at_encoder(board: Board, defense: str) -> Entry | None:
     return max(good, key=lambda e: e.metric("ssim").value or 0.0, default=None)
 
 
-_CONTROL_NOISE = {"random": "random", "another image's": "swapped"}  #: what a reader sees, and the label's part
+_CONTROL_NOISE = {"random": "random", "another image's": "swapped"}  #: heading, and the label's part
 
 
 def _controls(board: Board) -> Side:
@@ -83,16 +83,17 @@ def _controls(board: Board) -> Side:
 
 
 _CONTROLS = (
-    "The same strength of noise, image by image, in a random direction, and the noise made for another image. Where "
-    "these hide as much, the defence's direction does nothing."
+    "Noise of the same strength, image by image: in a random direction, and computed for another image. If "
+    "these hide as much, the direction of the defence's noise has no effect."
 )
 
 
 def _linkage(board: Board) -> Side:
+    void = void_attacks(board)
     rows = [["defence", "attack (level)", "rank 1 ↓", "by a login alone", "ACC, raw probe", "gallery"]]
     for defense in board.defenses:
         for entry in board.under(defense, "linkage"):
-            who = f"{entry.cell.attack} ({entry.cell.level})"
+            who = f"{entry.cell.attack} ({entry.cell.level}){', void' if entry.cell.attack in void else ''}"
             if entry.failed:
                 rows.append([defense, who, entry.why, "", "", ""])
                 continue

@@ -1,4 +1,4 @@
-"""Rows of reconstructions for the page: one picture an attack and defence, people side by side."""
+"""Draws rows of reconstructions for the page: one picture per attack and defence, people side by side."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from bench.analysis.board import LEVELS, Board, Entry
 from bench.storage.files import replacing
 from bench.storage.records import Run
 
-_PEOPLE = 8  #: columns at most
-_QUALITY = 90  #: of WebP: a tenth of PNG's weight, and no difference that an eye finds
+_PEOPLE = 8  #: maximum number of columns
+_QUALITY = 90  #: WebP quality: a tenth of PNG's size, without a visible difference
 
 
 @dataclass(frozen=True, kw_only=True)
 class Strip:
-    """One row: the originals (no `attack`), or what one attack rebuilt of them."""
+    """One row: the originals (no `attack`), or one attack's reconstructions."""
 
     attack: str = ""
     level: str = ""
-    file: str = ""  #: the picture's name in the folder; empty where there is none
-    ssim: tuple[float | None, ...] = ()  #: of each picture, from left to right; None where that person is missing
-    why: str = ""  #: why there is no picture
+    file: str = ""  #: the picture's file name in the folder; empty if there is none
+    ssim: tuple[float | None, ...] = ()  #: labels of the pictures from left to right; None for a missing person
+    why: str = ""  #: the reason why there is no picture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,18 +34,18 @@ class Gallery:
     """All strips of one defence; the originals come first."""
 
     defense: str
-    width: int  #: pixels of a strip
+    width: int  #: size of a strip in pixels
     height: int
     strips: tuple[Strip, ...] = field(default=())
 
     @property
     def people(self) -> int:
-        """Columns."""
+        """Number of columns."""
         return len(self.strips[0].ssim)
 
 
 def galleries(run: Run, board: Board, folder: Path, start: int = 0) -> list[Gallery]:
-    """Writes `strip-N.webp` into the folder, N from `start` on, and says what they show. None without pictures."""
+    """Writes `strip-N.webp` into the folder, N from `start` on, and describes them. None without pictures."""
     found = []
     for defense in board.defenses:
         gallery = _gallery(run, board, defense, folder, start)
@@ -72,7 +72,7 @@ def _gallery(run: Run, board: Board, defense: str, folder: Path, start: int) -> 
     def write(number: int, pictures: dict[str, NDArray[Any]]) -> str:
         blank = np.full(shape, 128, dtype=np.uint8)
         row = np.concatenate([pictures.get(name, blank) for name in people], axis=1)
-        # Numbers, not labels: a label is free text, and must not choose where a file goes.
+        # Numbers instead of labels, because a label is free text and must not determine where a file is written.
         path = folder / f"strip-{number}.webp"
         with replacing(path) as temporary:
             Image.fromarray(row).save(temporary, format="webp", quality=_QUALITY, method=2)

@@ -1,4 +1,4 @@
-"""The leaderboard on a terminal: a table that fits its width, a sentence a defence, flags as footnotes."""
+"""Renders the leaderboard on a terminal: a table that fits its width, a sentence per defence, flags as footnotes."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from bench.report.text import figure_text, interval_text, number_text, unbroken
 
 _RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 _ACCURACY, _SSIM, _LOGIN = "acc", "{}_ssim", "{}_srra1"
-_LONGEST_NAME = 24  #: a longer label is folded
+_LONGEST_NAME = 24  #: a longer label is wrapped
 
-#: What is shown, from all to little: (intervals of accuracy, those of attacks, levels at which nobody attacked).
+#: Variants from full to minimal: (intervals of accuracy, intervals of attacks, levels at which no attack ran).
 _DETAIL = ((True, True, True), (True, False, True), (False, False, True), (False, False, False))
 _NOTE = (
-    "[ ]: 95 % intervals. SSIM: what the best attack rebuilds of who knows at most so much; login: the share of logins "
+    "[ ]: 95 % intervals. SSIM: the best attack up to each level of knowledge; login: the share of logins "
     "with a rebuilt face that succeed (SRRA I). The best is bold."
 )
 
 
 def verdict_table(frame: pd.DataFrame, width: int) -> Group:
-    """For each dataset and recogniser: the table in at most `width` columns where that can be, then the sentences.
+    """For each dataset and recogniser: the table in at most `width` columns if possible, then the sentences.
 
-    Two lines a defence: SSIM of the best attack of who knows at most so much, and how many logins with the rebuilt
-    face succeed (SRRA I). The best of a column is bold; a defence that lacks an attack is none of the best.
+    Two lines per defence: SSIM of the best attack up to each level, and the share of logins with the reconstruction
+    that succeed (SRRA I). The best of a column is bold; a defence that lacks an attack cannot be the best.
     """
     marks = _marks(frame)
     sentences = {(v.dataset, v.recognizer, v.defense): v.sentence for v in verdicts(frame)}
@@ -59,11 +59,11 @@ def verdict_table(frame: pd.DataFrame, width: int) -> Group:
 
 
 def rivals_table(found: Sequence[Rivalry], rival: str, against: Sequence[str]) -> Group:
-    """What an attack rebuilds from each defence, beside its rival and the floor; then what the run holds against it.
+    """An attack's result on each defence, with the other attack's and the floor; then its failures in the self-test.
 
     Args:
-        rival: the other attack's label; empty where there is none.
-        against: what `bench.analysis.rivals.selftest` returns.
+        rival: the other attack's label; empty if there is none.
+        against: the result of `bench.analysis.rivals.selftest`.
     """
     table = _empty()
     for heading in ("defence", "level"):
@@ -80,23 +80,23 @@ def rivals_table(found: Sequence[Rivalry], rival: str, against: Sequence[str]) -
         some = [f"{one.defense} ({one.level})" for one in found if one.standing == standing]
         said += [Text(f"{text.format(rival)} {', '.join(some)}.")] if some else []
     said += [Text(f"{one.defense}: {one.why}") for one in found if one.why]
-    trusted = "It passed every trial of the self-test: it opens what is broken, and sees nothing where nothing is."
+    trusted = "It passed every trial of the self-test: it breaks the broken systems, and finds nothing in the safe one."
     verdict = [Text(f"VOID: {text}", style="red") for text in against] or [Text(trusted)]
     return Group(table, "", *said, *verdict, Text(_NOTE.partition(" SSIM")[0], style="dim"))
 
 
 _STANDINGS = {
     "more": "It does better than {} on",
-    "as much": "It cannot be told from {} on",
+    "as much": "No significant difference to {} on",
     "less": "It does worse than {} on",
 }
 
 
 def wide_table(frame: pd.DataFrame, columns: Sequence[str]) -> Group:
-    """The chosen columns, a line a defence, as wide as that takes.
+    """The selected columns, a line per defence, at their full width.
 
     Args:
-        columns: names of `bench.analysis.columns`.
+        columns: names from `bench.analysis.columns`.
     """
     parts: list[RenderableType] = []
     for (dataset, recognizer), some in frame.groupby(["dataset", "recognizer"], sort=False):
@@ -114,7 +114,7 @@ def wide_table(frame: pd.DataFrame, columns: Sequence[str]) -> Group:
 
 
 def needed_width(table: RenderableType, console: Console) -> int:
-    """Columns that it takes up where there is room."""
+    """Number of columns that it needs without wrapping."""
     return console.measure(table, options=console.options.update_width(10_000)).maximum
 
 
@@ -175,7 +175,7 @@ def _flags(row: Mapping[Any, Any]) -> list[str]:
 
 
 def _marks(frame: pd.DataFrame) -> dict[str, int]:
-    """Flags to the numbers of their footnotes."""
+    """Numbers of the footnotes by flag."""
     found = chain.from_iterable(_flags(row) for row in frame.to_dict("records"))
     return {flag: number for number, flag in enumerate(dict.fromkeys(found), 1)}
 

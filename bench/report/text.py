@@ -1,4 +1,4 @@
-"""Tables as Markdown and LaTeX."""
+"""Formats figures, and tables as Markdown and LaTeX."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Format = Literal["md", "csv", "tex", "json"]
 
 
 def number_text(value: Any, decimals: int) -> str:
-    """A figure as tables print it; a dash where there is none."""
+    """A figure as tables print it; a dash if there is none."""
     if value is None or math.isnan(value):
         return "–"
     if decimals == 0:
@@ -26,9 +26,9 @@ def figure_text(value: Any, low: Any, high: Any, decimals: int) -> str:
 
 
 def interval_text(low: Any, high: Any, decimals: int) -> str:
-    """ "[.790, .834]"; nothing where there is no interval, or an empty one.
+    """ "[.790, .834]"; empty if there is no interval.
 
-    Ends that would read the same are rounded outwards: ".9996 to 1" is "[.999, 1.000]" and not "[1.000, 1.000]".
+    Limits that would look the same are rounded outwards: ".9996 to 1" is "[.999, 1.000]" and not "[1.000, 1.000]".
     """
     if low is None or high is None or not low < high:
         return ""
@@ -42,7 +42,7 @@ def interval_text(low: Any, high: Any, decimals: int) -> str:
 
 
 def unbroken(sentence: str) -> str:
-    """The sentence with percentages and intervals that stay on one line."""
+    """Keeps percentages and intervals on one line."""
     return _TOGETHER.sub(lambda match: match[0].replace(" ", "\N{NO-BREAK SPACE}"), sentence)
 
 
@@ -50,12 +50,12 @@ _TOGETHER = re.compile(r"[\d.]+ %( \[[^]]*\])?|\[[^]]*\]")
 
 
 def plain(text: str) -> str:
-    """Text that Markdown shows as it is: an error's message may hold lines, bars and angle brackets."""
+    """Escapes text for Markdown: an error's message may contain lines, bars and angle brackets."""
     return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
 
 
 def markdown(rows: list[list[str]]) -> str:
-    """A table; the first row is its head."""
+    """A table; the first row is its heading."""
     lines = ["| " + " | ".join(map(plain, cells)) + " |" for cells in rows]
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
 
@@ -68,7 +68,7 @@ _SIGNS = {"↑": r"$\uparrow$", "↓": r"$\downarrow$", "–": "--", "≥": r"$\
 
 
 def escape_tex(text: str) -> str:
-    """Text that LaTeX prints as it is."""
+    """Escapes text for LaTeX."""
     text = " ".join(text.split()).translate(_ESCAPES)
     for sign, tex in _SIGNS.items():
         text = text.replace(sign, tex)
@@ -76,12 +76,12 @@ def escape_tex(text: str) -> str:
 
 
 def _shielded(cell: str) -> str:
-    """A cell that begins with a bracket would be read as the optional argument of the line break before it."""
+    """Protects a cell that begins with a bracket, which would be parsed as the optional argument of a line break."""
     return f"{{}}{cell}" if cell.startswith("[") else cell
 
 
 def booktabs(rows: list[list[str]], columns: str, caption: str) -> str:
-    """A table that compiles as it is; the first row is its head."""
+    """A table that compiles as it is; the first row is its heading."""
     lines = [" & ".join(_shielded(escape_tex(cell)) for cell in row) + r" \\" for row in rows]
     return "\n".join(
         [

@@ -1,4 +1,4 @@
-"""Everything that a finished run shows, written beside its records."""
+"""Writes all reports of a finished run beside its records."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Carries a plan out: defending, attacking, judging."""
+"""Carries out a plan: defends, attacks and judges."""

@@ -1,4 +1,4 @@
-"""Makes what an attacker's side of a plan consists of: what it learns, what it rebuilds, and what it presents."""
+"""Computes the attacker's artefacts: trained attacks, reconstructions and presented templates."""
 
 from __future__ import annotations
 
@@ -50,10 +50,11 @@ def _oracle(
 
 
 def make_attack_state(context: RunContext, task: Task, folder: Path) -> None:
-    """What an attack learns from the attacker's faces."""
+    """Trains an attack on the attacker's faces."""
     loaded = context.loaded(task.scene)
     attack = _attack(context, task)
-    # Without the defence's state among its needs the attack cannot ask for it: any defence that shares E serves.
+    # The attack can only use the defence's state if that is among its needs; otherwise any defence with the same E will
+    # do.
     system = context.system(task, attack.depends_on_server)
     rng = context.rng(task.seed, "attack", type(attack).__name__)
     oracle = _oracle(context, task, attack, system, rng)
@@ -68,7 +69,7 @@ def make_attack_state(context: RunContext, task: Task, folder: Path) -> None:
 
 
 def make_reconstruction(context: RunContext, task: Task, folder: Path) -> None:
-    """The images that an attack makes of what was stolen, clamped, and which of the test images they are of."""
+    """Reconstructs images from stolen templates; stores them clamped, with the indices of their test images."""
     loaded = context.loaded(task.scene)
     attack = _attack(context, task)
     fitted, leaked = task.need("attack_state"), task.needs[0]
@@ -116,10 +117,10 @@ def reconstructed(
     rng: ImageRng,
     size: tuple[int, int],
 ) -> Tensor:
-    """Images (B, 3, H, W) of a batch of stolen values, as the attack made them: not clamped yet.
+    """The reconstructions (B, 3, H, W) of a batch, not clamped yet.
 
     Raises:
-        ValueError: they have another shape, or are not finite.
+        ValueError: the attack returned another shape, or values that are not finite.
     """
     made = attack.reconstruct(oracle, prepared, leak, rng)
     wanted = (len(leak.values), 3, *size)
@@ -133,7 +134,7 @@ def reconstructed(
 def _others(
     system: System, test: FaceSet, batch: NDArray[Any], names: Sequence[str], rng: Rng, copies: int
 ) -> Iterator[Tensor]:
-    """Further templates of the same images, each with randomness of its own; made as they are asked for."""
+    """Further templates of the same images, each with its own randomness; computed on demand."""
     if copies < 2:
         return
     with torch.no_grad():
@@ -143,10 +144,11 @@ def _others(
 
 
 def make_linkage(context: RunContext, task: Task, folder: Path) -> None:
-    """Likeness (B, N) of each enrolled template to each probe of a gallery that holds everybody once.
+    """Similarity (B, N) of each enrolled template to each probe of a gallery with one image per person.
 
-    The stolen templates are the left images of genuine pairs, one a person; the gallery their right images, which the
-    attacker found with a name on them. `targets` and `gallery` say which of the test images these are, row by row.
+    The stolen templates are the left images of genuine pairs, one per person. The gallery consists of their right
+    images, which the attacker found together with a name. `targets` and `gallery` are the indices of these test images,
+    row by row.
     """
     loaded = context.loaded(task.scene)
     attack = context.settings.attacks[task.attack]
@@ -175,7 +177,7 @@ def make_linkage(context: RunContext, task: Task, folder: Path) -> None:
 
 
 def gallery_of(pairs: Pairs, test: FaceSet) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(targets, gallery): the two images of one genuine pair of each person, in the order of the pairs."""
+    """(targets, gallery): the two images of one genuine pair per person, in the order of the pairs."""
     genuine = np.flatnonzero(pairs.genuine & (pairs.left != pairs.right))
     if not len(genuine):
         raise ValueError("the protocol has no genuine pairs to link")
@@ -197,9 +199,9 @@ def make_presentation(context: RunContext, task: Task, folder: Path) -> None:
 
 
 def make_login(context: RunContext, task: Task, folder: Path) -> None:
-    """Embeddings (N, D) of reconstructions that passed the whole defended pipeline, as a login would.
+    """Embeddings (N, D) of reconstructions that passed through the whole defended pipeline, as in a login.
 
-    Only the left images of genuine pairs are ever presented; the other rows stay zero. `rows` says which were.
+    Only the left images of genuine pairs are presented; the other rows are zero. `rows` lists the presented images.
     """
     system = context.system(task, recognises=True)
     shown = task.need("presentation")
@@ -223,7 +225,7 @@ def make_login(context: RunContext, task: Task, folder: Path) -> None:
 def _presented(
     context: RunContext, task: Task, system: System
 ) -> tuple[NDArray[np.int64], Iterator[tuple[NDArray[np.int64], Tensor]]]:
-    """(rows, (places in rows, templates) batch by batch) of the rebuilt left images of genuine pairs."""
+    """Yields (rows, (positions in rows, templates)) per batch, for reconstructed left images of genuine pairs."""
     loaded = context.loaded(task.scene)
     made = task.need("reconstruction")
     assert made is not None

@@ -1,4 +1,4 @@
-"""Which images go together: a defence that looks at its batch must not see a pair's two images at once."""
+"""Divides images into batches, such that a batch-dependent defence does not see both images of a pair at once."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ Made = TypeVar("Made")
 def halving(
     work: Callable[[NDArray[np.int64]], Made], batch: NDArray[np.int64], splits: bool = True
 ) -> Iterator[tuple[NDArray[np.int64], Made]]:
-    """Yields (indices, what `work` makes of them): the batch whole, or in halves where memory is too small.
+    """Yields (indices, result of `work`), for the whole batch, or for halves of it if memory is insufficient.
 
-    Only for work whose results do not depend on who else is in the batch. `splits=False` says that they do: then the
-    batch is part of what is measured, and running out of memory is an error.
+    Only for work whose results do not depend on the rest of the batch. `splits=False` says that they do: the batch is
+    then part of what is measured, and running out of memory is an error.
 
     Raises:
-        torch.OutOfMemoryError: a single image is too much, or the batch may not be split.
+        torch.OutOfMemoryError: a single image is too large, or the batch must not be split.
     """
     try:
         made = work(batch)
     except torch.OutOfMemoryError:
         if not splits or len(batch) < 2:
             raise
-        torch.cuda.empty_cache()  # does nothing where there is no CUDA
+        torch.cuda.empty_cache()  # does nothing without CUDA
         middle = len(batch) // 2
-        log.warning("out of memory with %d images at once: going on with %d", len(batch), middle)
+        log.warning("out of memory with %d images at once; continuing with %d", len(batch), middle)
     else:
         yield batch, made
         return
@@ -44,14 +44,14 @@ def halving(
 
 
 def plain_batches(count: int, size: int = 50) -> list[NDArray[np.int64]]:
-    """Consecutive batches, the last one shorter."""
+    """Consecutive batches; the last one may be shorter."""
     return [np.arange(start, min(start + size, count)) for start in range(0, count, size)]
 
 
 def attacked_first(pairs: Pairs, count: int) -> NDArray[np.int64]:
-    """All positions 0 to count - 1, in the order in which an attack that can't take all takes them.
+    """All positions 0 to count - 1, in the order in which an attack with limited images selects them.
 
-    Enrolled images of genuine pairs come first, since those can be replayed, one of each fold in turn.
+    Enrolled images of genuine pairs come first, because these can be replayed; it alternates between the folds.
     """
     _, first = np.unique(pairs.left[pairs.genuine], return_index=True)
     left, fold = pairs.left[pairs.genuine][np.sort(first)], pairs.fold[pairs.genuine][np.sort(first)]
@@ -63,53 +63,53 @@ def attacked_first(pairs: Pairs, count: int) -> NDArray[np.int64]:
 
 
 def coupled_batches(count: int, size: int, rng: Rng, pairs: Pairs | None = None) -> list[NDArray[np.int64]]:
-    """A seeded permutation of all images in batches of `size`; a remainder joins the last one.
+    """A seeded permutation of all images in batches of `size`; a remainder is added to the last batch.
 
-    Two images of one pair never share a batch where there are three batches and nobody is in more than one pair; in
-    denser protocols, or with fewer batches, some may have to. `shared_pairs` counts them.
+    The two images of a pair never share a batch if there are at least three batches and nobody is in more than one
+    pair. In denser protocols or with fewer batches, some may have to; `shared_pairs` counts them.
     """
     order = rng.numpy().permutation(count)
     bins = max(1, count // size)
     if bins == 1:
         return [order] if count else []
-    rivals: list[set[int]] = [set() for _ in range(count)]
+    partners: list[set[int]] = [set() for _ in range(count)]
     if pairs is not None:
         for left, right in zip(pairs.left.tolist(), pairs.right.tolist(), strict=True):
             if left != right:
-                rivals[left].add(right)
-                rivals[right].add(left)
-    room = [size] * (bins - 1) + [count - size * (bins - 1)]
+                partners[left].add(right)
+                partners[right].add(left)
+    capacity = [size] * (bins - 1) + [count - size * (bins - 1)]
     batches: list[list[int]] = [[] for _ in range(bins)]
     home = np.full(count, -1)
 
     def fits(image: int, batch: int) -> bool:
-        return all(home[other] != batch for other in rivals[image])
+        return all(home[other] != batch for other in partners[image])
 
-    # Those with most rivals choose first; a stable sort keeps the permutation otherwise.
-    for image in sorted(order.tolist(), key=lambda i: -len(rivals[i])):
+    # Images with the most partners are placed first; a stable sort otherwise preserves the permutation.
+    for image in sorted(order.tolist(), key=lambda i: -len(partners[i])):
         start = int(rng.child("bin", image).seed % bins)
         for batch in (*range(start, bins), *range(start)):
-            if len(batches[batch]) < room[batch] and fits(image, batch):
+            if len(batches[batch]) < capacity[batch] and fits(image, batch):
                 break
         else:
-            batch = _make_room(image, batches, room, home, rivals)
+            batch = _free_slot(image, batches, capacity, home, partners)
         batches[batch].append(image)
         home[image] = batch
     place = np.argsort(order)
     return [np.array(sorted(batch, key=place.__getitem__), dtype=np.int64) for batch in batches]
 
 
-def _make_room(
-    image: int, batches: list[list[int]], room: list[int], home: NDArray[np.int64], rivals: list[set[int]]
+def _free_slot(
+    image: int, batches: list[list[int]], capacity: list[int], home: NDArray[np.int64], partners: list[set[int]]
 ) -> int:
-    """Moves somebody out of a full batch that would suit `image`; returns that batch, or any with room if none does."""
-    open_batches = [b for b, members in enumerate(batches) if len(members) < room[b]]
+    """Moves an image out of a full batch that suits `image`; returns that batch, or any with space if there is none."""
+    open_batches = [b for b, members in enumerate(batches) if len(members) < capacity[b]]
     for batch, members in enumerate(batches):
-        if any(home[other] == batch for other in rivals[image]):
+        if any(home[other] == batch for other in partners[image]):
             continue
         for other in members:
             for target in open_batches:
-                if all(home[rival] != target for rival in rivals[other]):
+                if all(home[partner] != target for partner in partners[other]):
                     members.remove(other)
                     batches[target].append(other)
                     home[other] = target
@@ -118,7 +118,7 @@ def _make_room(
 
 
 def shared_pairs(batches: list[NDArray[np.int64]], pairs: Pairs, count: int) -> int:
-    """How many pairs have both (different) images in one batch."""
+    """The number of pairs whose two (different) images are in the same batch."""
     home = np.full(count, -1)
     for index, batch in enumerate(batches):
         home[batch] = index

@@ -1,9 +1,9 @@
-"""Makes what a defence's side of a plan consists of: fitted states, templates, and embeddings of them."""
+"""Computes the defender's artefacts: fitted states, templates and their embeddings."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,24 +27,32 @@ _BATCH = 50
 
 
 def make_identity(context: RunContext, task: Task, folder: Path) -> None:
-    """Embeddings (N, D) of the unprotected pipeline, which every defence's cosine is measured in."""
+    """Embeddings (N, D) of the unprotected pipeline, the reference for every defence's cosine."""
     loaded = context.loaded(task.scene)
 
-    def embed(batch: NDArray[np.int64]) -> NDArray[Any]:
-        found: NDArray[Any] = (
-            loaded.network.embed(loaded.network.extract(loaded.test.batch(batch, context.device))).cpu().numpy()
-        )
+    def embed(images: Tensor) -> NDArray[Any]:
+        found: NDArray[Any] = loaded.network.embed(loaded.network.extract(images)).cpu().numpy()
         return found
 
+    artefacts.write_identity(folder, _embedded(embed, loaded.test, context.device))
+
+
+def make_judge_identity(context: RunContext, task: Task, folder: Path) -> None:
+    """Embeddings (N, D) of the test images by the judge, cut out as it wants them."""
+    test = context.judged_faces(task.scene)
+    artefacts.write_judged(folder, _embedded(context.judge(task.scene).embed, test, context.device), test.found)
+
+
+def _embedded(embed: Callable[[Tensor], NDArray[Any]], faces: FaceSet, device: torch.device) -> NDArray[Any]:
     parts = []
     with torch.no_grad():
-        for whole in track(plain_batches(len(loaded.test)), "embedding faces", -(-len(loaded.test) // _BATCH)):
-            parts += [found for _, found in halving(embed, whole)]
-    artefacts.write_identity(folder, np.concatenate(parts))
+        for whole in track(plain_batches(len(faces)), "embedding faces", -(-len(faces) // _BATCH)):
+            parts += [found for _, found in halving(lambda batch: embed(faces.batch(batch, device)), whole)]
+    return np.concatenate(parts)
 
 
 def make_defense_state(context: RunContext, task: Task, folder: Path) -> None:
-    """What the defence learns from the defender's faces."""
+    """Fits the defence on the defender's faces."""
     loaded = context.loaded(task.scene)
     plugin = context.settings.defenses[task.defense].at("fit")
     write_state(
@@ -53,7 +61,7 @@ def make_defense_state(context: RunContext, task: Task, folder: Path) -> None:
 
 
 def make_surrogate_state(context: RunContext, task: Task, folder: Path) -> None:
-    """What a copy of the defence learns from the attacker's faces, over the client's extractor alone."""
+    """Fits a copy of the defence on the attacker's faces, with access to the client's extractor only."""
     loaded = context.loaded(task.scene)
     plugin = context.settings.defenses[task.defense].at("fit")
     rng = context.rng(task.seed, "surrogate", type(plugin).__name__)
@@ -61,14 +69,14 @@ def make_surrogate_state(context: RunContext, task: Task, folder: Path) -> None:
 
 
 def make_server_state(context: RunContext, task: Task, folder: Path) -> None:
-    """What the defence's server learns for itself."""
+    """Trains the server's own part of the defence."""
     system = context.system(task, recognises=True)
     rng = context.rng(task.seed, "fit server", type(system.defense).__name__)
     write_state(folder, system.defense.fit_server(system, context.loaded(task.scene).defender, rng))
 
 
 def batches_of(system: System, names: Sequence[str], rng: Rng, pairs: Pairs | None) -> list[NDArray[np.int64]]:
-    """Which images are protected together."""
+    """The batches in which images are protected."""
     size = system.defense.protect_batch
     return plain_batches(len(names)) if size is None else coupled_batches(len(names), size, rng, pairs)
 
@@ -76,7 +84,7 @@ def batches_of(system: System, names: Sequence[str], rng: Rng, pairs: Pairs | No
 def protect(
     system: System, images: Sequence[Tensor] | FaceSet, names: Sequence[str], rng: Rng, pairs: Pairs | None
 ) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor]]:
-    """Yields (indices, features, templates) of each batch, in the batches that the defence asks for."""
+    """Yields (indices, features, templates) of each batch, in the batches that the defence requires."""
     batches = batches_of(system, names, rng, pairs)
 
     def enrol(batch: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
@@ -96,7 +104,7 @@ def protect(
 def _disturb(
     context: RunContext, task: Task, system: System, control: Control
 ) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor]]:
-    """As `protect`, for a control: from what its defence stored of the same images, in the same batches."""
+    """Like `protect`, for a control: uses its defence's templates of the same images, in the same batches."""
     test, parent = context.loaded(task.scene).test, task.need("templates")
     assert parent is not None
     stored = artefacts.read_templates(context.ready(parent))
@@ -111,7 +119,7 @@ def _disturb(
 
 
 def make_templates(context: RunContext, task: Task, folder: Path) -> None:
-    """What the server stores of every test image, streamed to disk, and the noise that was really added."""
+    """Protects every test image, streams the templates to disk and measures the noise that was added."""
     loaded = context.loaded(task.scene)
     system = context.system(task)
     noise = NoiseMeter()
@@ -149,7 +157,7 @@ def make_templates(context: RunContext, task: Task, folder: Path) -> None:
 
 
 def make_embeddings(context: RunContext, task: Task, folder: Path) -> None:
-    """Embeddings of the stored templates, and of probes as the client sends them, through the same server."""
+    """Embeddings of the stored templates, and of probes as the client sends them, from the same server."""
     loaded = context.loaded(task.scene)
     rng = context.rng(task.seed, "probe", type(context.settings.defenses[task.defense]).__name__)
     templates_task = task.need("templates")

@@ -1,4 +1,7 @@
-"""Judges one cell: utility of a defence, quality of a reconstruction, success of a replay; scores with intervals."""
+"""Judges one cell: a defence's utility, a reconstruction's quality or a replay's success, as scores with intervals.
+
+The module exceeds 300 lines because one class judges all kinds of cell, which share owners, decisions and intervals.
+"""
 
 from __future__ import annotations
 
@@ -26,21 +29,23 @@ from bench.plan import Job
 from bench.runner import artefacts
 from bench.runner.batches import attacked_first
 from bench.runner.context import LoadedScene, RunContext
+from bench.runner.second_recognizer import SETTINGS as SECOND
+from bench.runner.second_recognizer import KnownFaces, SecondRecognizer
 from bench.seeds import derive_seed
 from bench.storage.arrays import Rows, read_state
 from bench.storage.records import Measure
 from bench.toolkit.progress import track
 
 _BATCH = 50
-_CONVERGED = 0.9  #: share of the images whose optimisation settled, below which the record says that it did not
-_VANISHED = 1e-10  #: a gradient's norm that moves nothing; its inverse moves too much
-_NAMED = 5  #: files that a record names of those with which something is odd
+_CONVERGED = 0.9  #: a record is flagged as not converged if fewer than this fraction of its images converged
+_VANISHED = 1e-10  #: a smaller gradient norm has no effect; a norm larger than its inverse has too much
+_NAMED = 5  #: the number of odd files that a record names
 _FARS = (1e-1, 1e-2, 1e-3, 1e-4)
 
 
 @dataclass(frozen=True, eq=False)
 class Verdict:
-    """What judging a cell gives: the measures, and the scores that they were made from."""
+    """The result of judging a cell: its measures, and the scores behind them."""
 
     metrics: Mapping[str, Measure]
     scores: pd.DataFrame
@@ -53,13 +58,14 @@ class Verdict:
 
 
 class Judge:
-    """Judges the cells of a plan from artefacts on the workbench."""
+    """Judges the cells of a plan from stored artefacts."""
 
     def __init__(self, context: RunContext) -> None:
         self.context = context
+        self._known: dict[str, KnownFaces] = {}
 
     def judge(self, job: Job) -> Verdict:
-        """The verdict on one cell; its artefacts are there."""
+        """Judges one cell, whose artefacts exist."""
         by_kind = {
             "utility": self._utility,
             "reconstruction": self._reconstruction,
@@ -77,11 +83,12 @@ class Judge:
         return Lpips.load(backbone, device=self.context.device, download=metrics.lpips_download)
 
     def _owners(self, loaded: LoadedScene) -> NDArray[np.object_]:
-        """Whom each test image shows; an unknown person is taken for one of their own."""
+        """The person that each test image shows; each unknown person counts as a different one."""
         return np.array(loaded.test.subjects or loaded.test.names, dtype=object)
 
     def _measure(self, job: Job, values: NDArray[Any], owners: NDArray[np.object_]) -> Measure:
-        seed = derive_seed("bootstrap", job.cell.dataset)  # the same resamples for every cell: differences are paired
+        # Every cell of a dataset uses the same resamples, so that differences are paired.
+        seed = derive_seed("bootstrap", job.cell.dataset)
         resamples = self.context.settings.metrics.bootstrap
         return measure(np.asarray(values, dtype=np.float64), owners, seed=seed, resamples=resamples)
 
@@ -167,7 +174,7 @@ class Judge:
         return found
 
     def _fit_info(self, job: Job) -> dict[str, Any]:
-        """How the fitted parts came about, and whether the server stores what the client sends, as it is."""
+        """How the fitted parts were trained, and whether the server stores exactly what the client sends."""
         plugin = self.context.settings.defenses[job.cell.defense]
         open_ = type(plugin).protect is Defense.protect and not plugin.has_own_client
         found: dict[str, Any] = {"stores_features": True} if open_ else {}
@@ -204,7 +211,9 @@ class Judge:
         test = loaded.test.subset(rows)
         owners = self._owners(loaded)[rows]
         strangers = test.subset(_somebody_else(owners))
+        second = self._second(job, loaded)
         columns: dict[str, list[NDArray[Any]]] = {}
+        crops: list[NDArray[Any]] = []
         steps = range(0, len(test), _BATCH)
         for start in track(steps, f"judging: {job.cell.defense} x {job.cell.attack}", len(steps)):
             some = slice(start, start + _BATCH)
@@ -216,11 +225,25 @@ class Judge:
             with torch.no_grad():
                 again = loaded.network.embed(loaded.network.extract(rebuilt.to(self.context.device))).cpu().numpy()
             scores["cosine"] = (again * clean[some]).sum(1).astype(np.float64)
+            if second is not None:
+                judge, known = second
+                seen = known.embeddings[rows[some]]
+                scores["judge_cosine"] = (judge.see(rebuilt) * seen).sum(1).astype(np.float64)
+                if judge.transform is not None:
+                    crops.append((judge.see(original) * seen).sum(1))
             scores["ssim_other"] = image_scores(strangers.batch(some), rebuilt)["ssim"]
             for name, values in scores.items():
                 columns.setdefault(name, []).append(values)
         table = pd.DataFrame({name: np.concatenate(parts) for name, parts in columns.items()})
         metrics = {name: self._measure(job, table[name].to_numpy(), owners) for name in columns}
+        judged: dict[str, Any] = {}
+        if second is not None:
+            shares, accepted = second[1].accepted(table["judge_cosine"].to_numpy(), rows)
+            metrics |= shares
+            table = table.assign(**accepted)
+            judged = {"judge": self.context.settings.run.judge}
+            if crops:  # what a perfect reconstruction would reach, which lacks what lies outside its crop
+                judged["judge_cosine_of_the_original_in_this_crop"] = round(float(np.concatenate(crops).mean()), 4)
         lpips: dict[str, Any] = {}
         if isinstance(self._lpips, Unavailable):
             metrics["lpips"] = Measure(None, note=f"unavailable: {self._lpips.reason}")
@@ -231,19 +254,29 @@ class Judge:
         settings = {
             **IMAGE_SETTINGS,
             **lpips,
+            **(SECOND if second is not None else {}),
             "cosine": "embedding of the reconstruction against the original's, both through the unprotected system",
-            "ssim_other": "of the reconstruction with another person's image; a face like any other scores no less",
+            "ssim_other": "of the reconstruction with another person's image; a generic face scores no less",
             "interval": MEAN_INTERVAL,
         }
         attacked = read_state(self.context.ready(made))
-        info = {**self._fit_info(job), "reconstruction": dict(attacked.info) if attacked else {}}
+        info = {**self._fit_info(job), "reconstruction": dict(attacked.info) if attacked else {}, **judged}
         samples = self._samples(loaded, images, rows)
         flags = self._defense_flags(job)
         flags += _attack_flags(attacked.info if attacked else {}, metrics)
         return Verdict(metrics, table, samples, self._parameters(job), {}, flags, info, settings)
 
+    def _second(self, job: Job, loaded: LoadedScene) -> tuple[SecondRecognizer, KnownFaces] | None:
+        """The recogniser of `run.judge` and the test images as it sees them, if there is one."""
+        task = job.need("judge_identity")
+        if task is None:
+            return None
+        if task.key not in self._known:
+            self._known[task.key] = KnownFaces(*artefacts.read_judged(self.context.ready(task)), self._owners(loaded))
+        return self.context.judge(job.scene), self._known[task.key]
+
     def _samples(self, loaded: LoadedScene, images: Rows, rows: NDArray[Any]) -> dict[str, NDArray[Any]]:
-        """A few reconstructions beside their originals, of different people, the same ones in every cell."""
+        """Saves a few reconstructions beside their originals, of different people, the same ones in every cell."""
         owners = self._owners(loaded)
         order = attacked_first(loaded.pairs, len(loaded.test))
         _, first = np.unique(owners[order], return_index=True)
@@ -262,14 +295,14 @@ class Judge:
     # --------------------------------------------------------------------------------------------------- linkage
 
     def _linkage(self, job: Job) -> Verdict:
-        """Closed-set identification of stolen templates (rank 1), and TAR at FAR of all template-photograph pairs."""
+        """Closed-set identification of stolen templates (rank 1), and TAR at FAR over all template-photograph pairs."""
         loaded, task, embedded = self.context.loaded(job.scene), job.need("linkage"), job.need("embeddings")
         assert task is not None and embedded is not None
         linked = artefacts.Linkage.read(self.context.ready(task))
         scores, targets, gallery = linked.scores, linked.targets, linked.gallery
         owners = self._owners(loaded)[targets]
         own = np.diagonal(scores)
-        # A tie is no hit: a constant score would name everybody right.
+        # A tie counts as a miss; otherwise a constant score would name everybody correctly.
         rank = 1 + (scores >= own[:, None]).sum(1) - 1
         usable = loaded.test.found[targets] & loaded.test.found[gallery]
         table = pd.DataFrame(
@@ -284,7 +317,7 @@ class Judge:
         )
         metrics = {"rank1": proportion(table["rank1"].to_numpy(), owners)}
         metrics |= error_rates(own, owners, Impostors.off_diagonal(scores), _FARS, eer=False)
-        # What the server itself would say of the same pairs: linkage beyond recognition would show as a difference.
+        # The server's own scores of the same pairs, to show linkage that goes beyond recognition.
         stored, probes = self._embeddings(job)
         login = stored[targets] @ probes[gallery].T
         metrics["rank1_login"] = proportion((login.argmax(1) == np.arange(len(login))) & usable, owners)
@@ -301,7 +334,7 @@ class Judge:
     # ---------------------------------------------------------------------------------------------------- replay
 
     def _replay(self, job: Job) -> Verdict:
-        """SRRA (paper 5.1.4): share of genuine pairs where the replay of the left image is accepted."""
+        """SRRA (paper 5.1.4): the fraction of genuine pairs for which the replay of the left image is accepted."""
         loaded = self.context.loaded(job.scene)
         attack = self.context.settings.attacks[job.cell.attack]
         assert isinstance(attack, ReplayAttack)
@@ -315,7 +348,7 @@ class Judge:
         left, right, fold = pairs.left[genuine], pairs.right[genuine], pairs.fold[genuine]
         presented = shown_at.embeddings if shown_at else stored
         shown = (presented[left] * stored[left]).sum(1), (presented[left] * stored[right]).sum(1)
-        # A pair with an image where no face was found stays in the denominator, as not accepted.
+        # A pair with an image without a face counts as not accepted and stays in the denominator.
         usable = loaded.test.found[left] & loaded.test.found[right]
         success = [accepted(s, fold, decisions.thresholds) & usable for s in shown]
         table = pd.DataFrame(
@@ -346,7 +379,7 @@ def _accuracy(decisions: FoldAccuracy, owners: NDArray[np.object_], genuine: NDA
 
 
 def _somebody_else(owners: NDArray[np.object_]) -> NDArray[np.int64]:
-    """For each image the place of one that shows another person, where there is any."""
+    """For each image, the index of an image of another person, if there is one."""
     count = len(owners)
     places = np.arange(count)
     chosen = np.roll(places, -(count // 2)) if count > 1 else places
@@ -358,7 +391,7 @@ def _somebody_else(owners: NDArray[np.object_]) -> NDArray[np.int64]:
 
 
 def _attack_flags(info: Mapping[str, Any], metrics: Mapping[str, Measure]) -> tuple[str, ...]:
-    """What the attack said of itself, and figures that cannot be true together."""
+    """Flags from the attack's own report, and for measures that contradict each other."""
     said = {
         "attack not converged": info.get("converged", 1) < _CONVERGED,
         "gradients masked": info.get("gradients_masked", 0) > 0,
@@ -367,6 +400,6 @@ def _attack_flags(info: Mapping[str, Any], metrics: Mapping[str, Measure]) -> tu
     }
     mse, psnr = metrics["mse"].value, metrics["psnr_db"].value
     if mse and psnr is not None:
-        # Jensen: the mean of decibels is at least the decibels of the mean error, but for the cap.
+        # By Jensen's inequality, mean PSNR is at least the PSNR of the mean error, unless the cap applies.
         said["metric lint: PSNR below that of the mean error"] = psnr < min(-10 * math.log10(mse), PSNR_CAP_DB) - 1e-6
     return tuple(flag for flag, true in said.items() if true)

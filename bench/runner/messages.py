@@ -1,4 +1,4 @@
-"""What a run, its Dask workers and their processes tell each other. No heavy imports: a worker loads no torch."""
+"""Messages between a run, its Dask workers and their processes; does not load torch."""
 
 from __future__ import annotations
 
@@ -6,30 +6,30 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-STARTED = "began"  #: said by a process when its waiting for others is over: from here on the time limit counts
-MAX_WORKER_DEATHS = 3  #: workers that may die of a task before it is given up
+STARTED = "began"  #: sent by a process when work begins, after any wait for other runs: the time limit starts here
+MAX_WORKER_DEATHS = 3  #: number of workers that may die of a task before it is given up
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why something could not be made or judged; every cell's record says so that wanted it."""
+    """The reason why an item could not be made or judged, reported in the record of every cell that needs it."""
 
     reason: str
     traceback: str = ""
     status: Literal["skipped", "error"] = "error"
-    fatal: bool = False  #: not this cell's alone (data, weights, disk): the run ends, and `reason` says why
+    fatal: bool = False  #: affects all cells (data, weights, disk): the run ends with `reason`
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunSpec:
-    """What a run's processes are told first."""
+    """The first message to a run's processes."""
 
-    run: str  #: a name that no other run has
-    folder: str  #: where the run was started; relative paths in the settings start here
-    settings: bytes  #: pickled as resolved, so that a `bench.toml` edited meanwhile changes nothing
-    plugins: Mapping[str, str]  #: modules to load before that: name to file, built-in ones from the package's root
-    fingerprint: Mapping[str, str]  #: what must be the same there as here
-    marks: str  #: a folder where a worker notes what it is at, so that whose task killed it is known
+    run: str  #: a unique name
+    folder: str  #: the folder in which the run was started; relative paths in the settings refer to it
+    settings: bytes  #: pickled after they were resolved, so that later edits of `bench.toml` have no effect
+    plugins: Mapping[str, str]  #: modules to load before unpickling: name to file, relative to the package if built in
+    fingerprint: Mapping[str, str]  #: what must be the same on the worker's machine
+    marks: str  #: a folder where workers mark the tasks that they process, to identify those that kill them
     threads: int | None
     time_limit: float | None
     local: bool  #: whether the workers were started for this run, on this machine

@@ -1,4 +1,4 @@
-"""What a defence really added to features: measured, not believed."""
+"""Measures the noise that a defence actually adds to features."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from torch import Tensor
 
 
 class NoiseMeter:
-    """Sums a defence's noise over batches."""
+    """Accumulates a defence's noise over batches."""
 
     def __init__(self) -> None:
         self._sums: dict[str, list[float]] = {}
 
     def add(self, features: Tensor, reference: Tensor, templates: Tensor) -> None:
-        """One batch. Where the template has another shape than the features there is no noise to speak of."""
+        """Adds one batch; ignored if the template's shape differs from the features'."""
         if reference.shape == templates.shape:
             self._add("", reference, templates)
         if reference is not features and reference.shape == features.shape:
@@ -22,7 +22,7 @@ class NoiseMeter:
 
     def _add(self, name: str, start: Tensor, end: Tensor) -> None:
         sums = self._sums.setdefault(name, [0.0] * 6)
-        # One image at a time: a batch of large templates, in double precision, would not fit everywhere.
+        # One image at a time, because a batch of large templates in double precision may not fit into memory.
         for one, other in zip(start, end, strict=True):
             step = (other - one).double()
             square = float(step.square().sum())

@@ -1,4 +1,4 @@
-"""Carries a plan out in this process: resumes, keeps what is finished, and lets one cell's failure stay one cell's."""
+"""Carries out a plan in this process: resumes, keeps finished work, and confines a failure to its cell."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ _PACKAGES = ("facenet-pytorch", "lpips", "numpy", "pandas", "scikit-image", "tor
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: cells by what became of them in this call."""
+    """The outcome of a run: the number of cells by result."""
 
-    done: int  #: judged now
-    kept: int  #: stood from before
-    failed: tuple[str, ...]  #: names of the cells that ended in an error
+    done: int  #: judged in this call
+    kept: int  #: already finished before
+    failed: tuple[str, ...]  #: names of the cells with errors
 
 
 @dataclass(frozen=True, eq=False)
 class JudgedCell:
-    """A cell's record, and what belongs beside it."""
+    """A cell's record, with its scores and samples."""
 
     record: Record
     scores: pd.DataFrame | None = None
@@ -51,20 +51,20 @@ class JudgedCell:
 
 
 def pending(plan: Plan, run: Run) -> list[Job]:
-    """The cells that have no finished record made from the same parts."""
+    """The cells that have no finished record with the same key."""
     waiting = []
     for job in plan.jobs:
         try:
             record = run.find(job.cell)
         except DataError:
-            record = None  # a damaged record is a cell to judge again
+            record = None  # judge a cell with a damaged record again
         if record is None or record.key != job.key or record.status == "error":
             waiting.append(job)
     return waiting
 
 
 def missing_tasks(jobs: list[Job], store: Path) -> list[Task]:
-    """The artefacts that these cells still want made, needs first; nothing under one that is there already."""
+    """The missing artefacts of these cells, in order of dependency; skips what only existing artefacts need."""
     roots = (need for job in jobs for need in job.needs)
     return every_task(roots, leave_out=lambda task: (store / task.kind / task.key).exists())
 
@@ -73,7 +73,7 @@ class Executor:
     """Makes artefacts and judges cells, one at a time, in this process.
 
     Args:
-        say: called with what is about to be done.
+        say: called with a description of each step before it starts.
     """
 
     def __init__(self, settings: Settings, store: Store, say: Callable[[str], None] = lambda _: None) -> None:
@@ -85,14 +85,14 @@ class Executor:
         self._judge = Judge(self._context)
         self._broken: dict[str, Failure] = {}
         self._say = say
-        self.made = self.effort = 0  #: artefacts, those that failed included, and what they took of the effort
+        self.made = self.effort = 0  #: number of artefacts made or failed, and their estimated effort
         self.origin = provenance(self._context)
 
     def make(self, task: Task) -> Failure | None:
-        """Makes an artefact, and before it what it needs, where they are not there yet.
+        """Makes an artefact and its missing dependencies.
 
         Raises:
-            UserError, OSError: something is wrong that other artefacts will need too.
+            UserError, OSError: an error that will affect other artefacts too.
         """
         if task.key in self._broken:
             return self._broken[task.key]
@@ -114,10 +114,10 @@ class Executor:
         return None
 
     def judge(self, job: Job) -> JudgedCell:
-        """Judges a cell, and makes what it needs.
+        """Judges a cell, after making what it needs.
 
         Raises:
-            UserError, OSError: as `make`.
+            UserError, OSError: as for `make`.
         """
         started = time.perf_counter()
         for need in job.needs:
@@ -149,14 +149,14 @@ class Executor:
 
 
 def _failure(error: Exception, label: str = "") -> Failure:
-    """An exception that is being handled."""
+    """A failure from an exception that is being handled."""
     if isinstance(error, NotApplicable):
         return Failure(str(error), status="skipped")
     return Failure(f"{label}{type(error).__name__}: {error}", traceback.format_exc())
 
 
 def failed(job: Job, failure: Failure, origin: Mapping[str, Any], seconds: float = 0.0) -> Record:
-    """The record of a cell that has no figures."""
+    """The record of a failed cell, without metrics."""
     return Record(
         cell=job.cell,
         key=job.key,
@@ -171,16 +171,16 @@ def failed(job: Job, failure: Failure, origin: Mapping[str, Any], seconds: float
 def execute(
     settings: Settings, plan: Plan, store: Store, run: Run, report: Callable[[Advance], None] = lambda _: None
 ) -> Outcome:
-    """Judges every cell that has no finished record.
+    """Judges every cell without a finished record.
 
     Args:
-        report: called with what is about to be done, and how far the run has come.
+        report: called with a description of each step before it starts, and the run's progress.
 
     Raises:
-        UserError: something that all cells need is wrong (data, weights, disk). What was finished is kept.
+        UserError: something that all cells need is wrong (data, weights, disk). Finished work is kept.
     """
     if settings.run.time_limit is not None:
-        raise UserError("run.time_limit: only a worker can be stopped; add --workers 1, or more")
+        raise UserError("run.time_limit needs a worker process, which can be stopped; add --workers 1, or more")
     jobs = pending(plan, run)
     tasks = missing_tasks(jobs, store.root)
     artefacts, cells = len(tasks), 0
@@ -205,7 +205,7 @@ def execute(
 
 
 def provenance(context: RunContext) -> dict[str, Any]:
-    """Versions and hardware that a figure may depend on."""
+    """Versions and hardware that may affect a figure."""
     versions = {"veilbench": __version__, "python": platform.python_version(), "torch": torch.__version__}
     for package in _PACKAGES:
         try:
@@ -226,6 +226,7 @@ def provenance(context: RunContext) -> dict[str, Any]:
 
 _MAKERS = {
     "identity": defending.make_identity,
+    "judge_identity": defending.make_judge_identity,
     "defense_state": defending.make_defense_state,
     "surrogate_state": defending.make_surrogate_state,
     "templates": defending.make_templates,
@@ -240,5 +241,5 @@ _MAKERS = {
 
 
 def make(context: RunContext, task: Task) -> Path:
-    """The artefact's folder in the store, whole."""
+    """The folder of the finished artefact in the store."""
     return context.store.make(task.kind, task.key, lambda folder: _MAKERS[task.kind](context, task, folder))

@@ -1,4 +1,4 @@
-"""A defence's templates of a folder of faces, and what an attack rebuilds from them: no pairs, no protocol."""
+"""Protects a folder of faces without pairs or protocol: the implementation of `veilbench protect`."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ from bench.contracts import (
     System,
 )
 from bench.datasets.folder import ImageFolder
+from bench.datasets.inspection import public_section
 from bench.datasets.public_faces import REST
 from bench.errors import DataError, UserError
-from bench.plan import lending
+from bench.plan import public_sources
 from bench.runner.defending import protect
 from bench.runner.noise import NoiseMeter
 from bench.runner.standalone_files import Protected
@@ -36,7 +37,7 @@ from bench.settings.toml import default_path, parse_values, read_file
 from bench.storage.keys import source_hash
 from bench.toolkit.precision import pick_device, precision_name
 
-_PUBLIC = "public_folder"  #: the label that `public` has among the datasets
+_PUBLIC = "public_folder"  #: the dataset label of `public`
 
 
 def settings_of(
@@ -47,29 +48,28 @@ def settings_of(
     defense: str,
     recognizer: str = "",
     attack: str = "",
+    attacks: Sequence[str] = (),
     public: Path | None = None,
     detect: bool = False,
 ) -> Settings:
-    """Settings with one recogniser, one defence and at most one attack, each by its label in the config.
+    """Selects one recogniser, one defence and some attacks, each by its label in the config.
 
     Args:
-        recognizer: empty: the config's, where it names one alone.
-        public: a folder of faces that defender and attacker learn from, half of its people each; None: the config's.
-        detect: faces in `public` are to be found first; else they are cut out already.
+        recognizer: empty: the only one in the config.
+        public: a folder or pack of faces for training, half of its people for each side; None: as in the config.
+        detect: detect faces in `public`; otherwise they are already cropped.
 
     Raises:
-        UserError: an unknown label, or one that stands for several.
+        UserError: a label is unknown or stands for several plugins.
     """
     labels = [recognizer] if recognizer else read_file(config or default_path(), profile, overrides).run.recognizers
     chosen: dict[str, Any] = {
         **parse_values(overrides, "--set"),
-        "run.recognizers": labels, "run.defenses": [defense], "run.attacks": [attack] if attack else [],
-        "run.replay": False, "run.controls": False, "run.canaries": False,
+        "run.recognizers": labels, "run.defenses": [defense], "run.attacks": [attack] if attack else list(attacks),
+        "run.judge": "", "run.replay": False, "run.controls": False, "run.canaries": False,
     }  # fmt: skip
     if public is not None:
-        people = any(path.is_dir() for path in public.glob("*"))
-        folder = {"plugin": "folder", "path": str(public), "identities": people, "aligned": not detect}
-        chosen = {**chosen, f"datasets.{_PUBLIC}": folder}
+        chosen = {**chosen, f"datasets.{_PUBLIC}": public_section(public, aligned=not detect)}
         chosen |= {"run.public_defender": _PUBLIC, "run.public_attacker": _PUBLIC}
     settings = load(config, profile, chosen)
     for what, some in (("recogniser", settings.recognizers), ("defence", settings.defenses)):
@@ -79,22 +79,24 @@ def settings_of(
 
 
 def faces_of(folder: Path, settings: Settings, detect: bool = False) -> FaceSet:
-    """The images of a folder as the recogniser wants them; those in which no face was found are left out.
+    """The images of a folder, aligned for the recogniser; images without a face are left out.
 
     Raises:
-        DataError: no such folder, no images, a damaged one, or no face in any.
+        DataError: the folder or its images are missing, an image is damaged, or no image has a face.
     """
     (recognizer,) = settings.recognizers.values()
     source = ImageFolder(path=str(folder), identities=False, aligned=not detect)
     with tempfile.TemporaryDirectory() as cache:
         found = source.load(recognizer.alignment, Path(cache)).public
         if found is None or not len(found):
-            raise DataError(f"{folder}: no face was found in any image; without --detect they count as cut out already")
+            raise DataError(
+                f"{folder}: no face was found in any image; without --detect the images count as already cropped"
+            )
         return replace(found, pixels=found.pixels[found.rows], rows=np.arange(len(found)))
 
 
 class Parts:
-    """The loaded recogniser, the defence, and whose faces may be learned from."""
+    """The loaded recogniser, the defence and the public faces."""
 
     def __init__(self, settings: Settings, seed: int) -> None:
         self.settings, self.seed = settings, seed
@@ -104,26 +106,26 @@ class Parts:
         self.network: SplitNetwork = self.recognizer.load().to(self.device).eval().requires_grad_(False)
 
     def rng(self, *names: object) -> Rng:
-        """As a run derives it: the same face under the same name gets the same noise here and there."""
+        """Derived as in a run, so that the same face under the same name gets the same noise."""
         return Rng(derive_seed(self.seed, *names))
 
     def public(self, judged: FaceSet) -> tuple[FaceSet, FaceSet]:
-        """(defender's, attacker's) faces, who share nobody with each other and with the judged ones."""
+        """The (defender's, attacker's) public faces, disjoint from each other and from the judged ones."""
         run, alignment = self.settings.run, self.recognizer.alignment
         first = next(iter(self.settings.datasets.values()))
 
-        def lend(label: str) -> FaceSet:
+        def load(label: str) -> FaceSet:
             dataset = first if label == REST else self.settings.public[label]
             found = dataset.load(alignment, Path(run.cache)).public
             if found is None or not len(found):
-                raise UserError("there are no public faces to learn from: name a folder by --public")
+                raise UserError("there are no public faces to train on: name a folder with --public")
             return found
 
-        lent = lending(self.settings).divide(judged, judged, lend)
-        return lent.defender, lent.attacker
+        sides = public_sources(self.settings).divide(judged, judged, load)
+        return sides.defender, sides.attacker
 
     def system(self, state: State | None) -> System:
-        """The defended system without what its server may train for itself, which templates do not depend on."""
+        """The defended system without the part that its server trains, which does not affect templates."""
         return System(
             recognizer=self.network,
             defense=self.defense.at("protect"),
@@ -133,8 +135,7 @@ class Parts:
         )
 
     def identity(self) -> dict[str, Any]:
-        """What templates depend on, beside the faces and the seed; JSON-able."""
-        recognizer = {k: v for k, v in asdict(self.recognizer).items() if k != "weights"}
+        """What templates depend on, besides the faces and the seed; JSON-able."""
         return {
             "defense": {
                 "label": self.label,
@@ -143,20 +144,20 @@ class Parts:
             },
             "recognizer": {
                 "label": self.recognizer_label,
-                "parameters": recognizer,
+                "parameters": self.recognizer.identity(),
                 "weights": self.recognizer.weights_hash(),
             },
         }
 
     def origin(self) -> dict[str, Any]:
-        """Where figures come from."""
+        """Versions and hardware that may affect a figure."""
         precision = precision_name(self.device)
         versions = {"veilbench": __version__, "torch": torch.__version__}
         return {"seed": self.seed, "device": str(self.device), "precision": precision, "versions": versions}
 
 
 def protect_faces(settings: Settings, faces: FaceSet, seed: int = 0) -> Protected:
-    """What the defence stores of the faces, fitted on the defender's public faces where it learns anything."""
+    """Protects the faces; first fits the defence on the defender's public faces if necessary."""
     parts = Parts(settings, seed)
     kind = type(parts.defense).__name__
     state = None

@@ -1,4 +1,4 @@
-"""What an attack rebuilds from templates that `protect_faces` made: it learns and asks as in a run, without a plan."""
+"""Attacks templates that `protect_faces` made, without a plan: the implementation of `veilbench attack`."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from bench.settings.model import Settings
 
 
 def attack_templates(settings: Settings, leaked: Protected, seed: int = 0, originals: FaceSet | None = None) -> Rebuilt:
-    """What the attack of the settings rebuilds; it learns from the attacker's public faces, as in a run.
+    """Trains the attack on the attacker's public faces, as in a run, and reconstructs images from the templates.
 
     Args:
-        originals: for measuring alone; the attack never sees them.
+        originals: only to measure the result; the attack never sees them.
 
     Raises:
         UserError: the templates were made with other settings, or the attack needs more than templates.
@@ -40,25 +40,25 @@ def attack_templates(settings: Settings, leaked: Protected, seed: int = 0, origi
     _refuse_others(parts, leaked)
     ((label, attack),) = settings.attacks.items()
     if not isinstance(attack, ReconstructionAttack) or attack.leaks != "template":
-        raise UserError(f"attack {label!r} rebuilds no images from templates alone; veilbench run judges it")
+        raise UserError(f"attack {label!r} does not reconstruct images from templates alone; veilbench run judges it")
     shown = _aligned_with(originals, leaked) if originals is not None else None
     blank = np.zeros((0, *parts.network.image_size, 3), dtype=np.uint8)
     count = len(leaked.names)
     judged = FaceSet(blank, np.zeros(count, dtype=np.int64), leaked.names, None, np.ones(count, dtype=bool))
     defender, attacker = parts.public(judged)
     try:
-        images, info = _carried_out(parts, label, attack, leaked, defender, attacker)
+        images, info = carried_out(parts, label, attack, leaked, defender, attacker)
     except NotApplicable as error:
-        raise UserError(f"attack {label!r} has nothing to try on {parts.label!r}: {error}") from error
+        raise UserError(f"attack {label!r} does not apply to {parts.label!r}: {error}") from error
     rows = np.arange(len(images))
     names = [leaked.names[i] for i in rows]
-    # A name comes from anybody's file: it may not choose where a picture goes.
+    # The name may come from an untrusted file, so it must not determine where a picture is written.
     plain = [re.sub(r"[^0-9A-Za-z-]+", "_", name.rpartition(".")[0])[-80:] for name in names]
     files = [f"images/{row:05}_{name}.png" for row, name in enumerate(plain)]
     table = pd.DataFrame({"row": rows, "name": names, "file": files})
     scores: dict[str, Any] = {}
     if shown is not None:
-        table, scores = _measured(parts, table, images, shown, attacker)
+        table, scores = measured(parts, table, images, shown, attacker)
     account = {
         "attack": {"label": label, "level": str(attack.level), "parameters": asdict(attack)},
         **parts.identity(),
@@ -67,28 +67,31 @@ def attack_templates(settings: Settings, leaked: Protected, seed: int = 0, origi
         "public_faces": {"defender": len(defender), "attacker": len(attacker)},
         **info,
         "scores": scores,
-        "settings": {**IMAGE_SETTINGS, "blind_ssim, blind_psnr_db": "of the mean public face, which never looked"},
+        "settings": {
+            **IMAGE_SETTINGS,
+            "blind_ssim, blind_psnr_db": "of the mean public face, which ignores the template",
+        },
         **parts.origin(),
     }
     return Rebuilt(images, table, account)
 
 
 def _refuse_others(parts: Parts, leaked: Protected) -> None:
-    """Templates and settings must be of one system."""
+    """Checks that templates and settings belong to the same system."""
     own = json.loads(json.dumps(parts.identity()))
     for what in ("defense", "recognizer"):
         there, here = _flat(leaked.account[what]), _flat(own[what])
-        other = [f"{name} is {there.get(name)!r} there and {here.get(name)!r} here"
+        other = [f"{name} was {there.get(name)!r} and is now {here.get(name)!r}"
                  for name in sorted({*there, *here}) if there.get(name) != here.get(name)]  # fmt: skip
         if other:
             raise UserError(
-                f"the templates were made with another {what}: {'; '.join(other)}; give the same options as "
-                "veilbench protect had, or protect again"
+                f"the templates were made with another {what}: {'; '.join(other)}; use the options of "
+                "veilbench protect, or protect again"
             )
 
 
 def _flat(table: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted names."""
+    """Flattens nested settings to dotted names."""
     found: dict[str, Any] = {}
     for name, value in table.items():
         found |= _flat(value, f"{above}{name}.") if isinstance(value, Mapping) else {f"{above}{name}": value}
@@ -100,15 +103,15 @@ def _aligned_with(originals: FaceSet, leaked: Protected) -> FaceSet:
     missing = [name for name in leaked.names if name not in place]
     if missing:
         raise UserError(
-            f"--originals: {len(missing)} of {len(leaked.names)} images are not there, such as {missing[0]!r}"
+            f"--originals: {len(missing)} of {len(leaked.names)} images are missing, such as {missing[0]!r}"
         )
     return originals.subset([place[name] for name in leaked.names])
 
 
-def _carried_out(
+def carried_out(
     parts: Parts, label: str, attack: ReconstructionAttack, leaked: Protected, defender: FaceSet, attacker: FaceSet
 ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-    """Learns and rebuilds, as `bench.runner.attacking` does for a plan."""
+    """Trains and reconstructs, as `bench.runner.attacking` does for a plan."""
     system = parts.system(leaked.state)
     if attack.depends_on_server and system.templates_only:
         system = replace(system, defense=parts.defense, templates_only=False)
@@ -159,10 +162,10 @@ def _carried_out(
     return images, info
 
 
-def _measured(
+def measured(
     parts: Parts, table: pd.DataFrame, images: NDArray[np.float32], originals: FaceSet, attacker: FaceSet
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Scores of each image, and their means with 95 % intervals over people (folders; else over images)."""
+    """Scores of each image, and their means with 95 % intervals over people (subfolders, or else images)."""
     average = torch.stack([attacker.batch(some).sum(0) for some in plain_batches(len(attacker))]).sum(0) / len(attacker)
     columns: dict[str, list[NDArray[Any]]] = {}
     for some in plain_batches(len(images)):

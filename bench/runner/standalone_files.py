@@ -1,4 +1,4 @@
-"""What `veilbench protect` and `veilbench attack` write: files that other tools read, and that `attack` reads again."""
+"""The files of `veilbench protect` and `veilbench attack`, in formats that other tools can read."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ _ACCOUNT = "protect.json"
 
 @dataclass(frozen=True, eq=False)
 class Protected:
-    """Templates, and what they were made with."""
+    """Templates, and how they were made."""
 
-    templates: NDArray[Any]  #: (N, ...) as the server stores them
-    names: tuple[str, ...]  #: (N,) of the images, relative to their folder
-    state: State | None  #: what the defence learned
-    account: Mapping[str, Any]  #: JSON-able: defence, recogniser, seed, noise that was measured, bytes, time
+    templates: NDArray[Any]  #: (N, ...) as stored by the server
+    names: tuple[str, ...]  #: (N,) names of the images, relative to their folder
+    state: State | None  #: the fitted defence
+    account: Mapping[str, Any]  #: JSON-able: defence, recogniser, seed, measured noise, bytes, time
 
     def write(self, folder: Path, fmt: Format = "npy") -> list[Path]:
-        """templates.npy or .safetensors, templates.csv (row, name), state/, and protect.json, which comes last."""
+        """Writes templates.npy or .safetensors, templates.csv (row, name), state/, and finally protect.json."""
         frame = pd.DataFrame({"row": range(len(self.names)), "name": self.names})
         written = [_write_array(folder, "templates", self.templates, fmt), _write_csv(folder / "templates.csv", frame)]
         (folder / "state").mkdir(exist_ok=True)
@@ -42,22 +42,22 @@ class Protected:
         return [*written, folder / "state", _write_json(folder / _ACCOUNT, self.account)]
 
     def label(self, what: Literal["defense", "recognizer"]) -> str:
-        """What the defence or recogniser was called that made them.
+        """The label of the defence or recogniser that made the templates.
 
         Raises:
-            UserError: a file: templates come from anywhere, and must not choose which code is run.
+            UserError: the label is a file; templates may be untrusted, and must not choose which code runs.
         """
         label = str(self.account[what]["label"])
         if label.endswith(".py"):
-            raise UserError(f"the templates were made by the file {label}: if you trust it, say --{what} FILE.py")
+            raise UserError(f"the templates were made by the file {label}: if you trust it, add --{what} FILE.py")
         return label
 
     @classmethod
     def read(cls, folder: Path) -> Protected:
-        """What `write` wrote.
+        """Reads what `write` wrote.
 
         Raises:
-            DataError: it is not there, or damaged.
+            DataError: the files are missing or damaged.
         """
         try:
             account = json.loads((folder / _ACCOUNT).read_text(encoding="utf-8"))
@@ -66,23 +66,25 @@ class Protected:
             found = cls(templates, tuple(names), read_state(folder / "state"), account)
             shape = tuple(account["templates"]["shape"])
             _ = account["defense"]["label"], account["recognizer"]["label"]
-        except Exception as error:  # whatever a damaged file makes of its reader
-            raise DataError(f"{folder}: no templates that veilbench protect wrote ({error})") from error
+        except Exception as error:  # damaged files can raise nearly any exception
+            raise DataError(f"{folder}: no readable templates from veilbench protect ({error})") from error
         if tuple(templates.shape) != shape or len(names) != len(templates):
-            raise DataError(f"{folder}: templates {tuple(templates.shape)}, {len(names)} names, {shape} announced")
+            raise DataError(
+                f"{folder}: templates of shape {tuple(templates.shape)} and {len(names)} names, but expected {shape}"
+            )
         return found
 
 
 @dataclass(frozen=True, eq=False)
 class Rebuilt:
-    """What an attack made of templates."""
+    """The reconstructions of an attack from templates."""
 
     images: NDArray[np.float32]  #: (M, 3, H, W) in [0, 1]
-    table: pd.DataFrame  #: (M) row and name of the template, file of the picture; scores where originals are known
+    table: pd.DataFrame  #: (M) row and name of the template, file of the picture; scores if the originals are known
     account: Mapping[str, Any]  #: JSON-able: attack, level, queries, mean scores with intervals
 
     def write(self, folder: Path, fmt: Format = "npy") -> list[Path]:
-        """reconstructions.npy or .safetensors, images/*.png, reconstructions.csv, and attack.json, which comes last."""
+        """Writes reconstructions.npy or .safetensors, images/*.png, reconstructions.csv, and finally attack.json."""
         pixels = np.rint(self.images * 255).astype(np.uint8).transpose(0, 2, 3, 1)
         for file, image in zip(self.table["file"], pixels, strict=True):
             with replacing(folder / file) as temporary:
@@ -101,7 +103,7 @@ def _write_array(folder: Path, name: str, array: NDArray[Any], fmt: Format) -> P
         else:
             save_file({name: np.ascontiguousarray(array)}, temporary)
     other = path.with_suffix(".npy" if fmt == "safetensors" else ".safetensors")
-    other.unlink(missing_ok=True)  # of an earlier call: one folder never holds two sets of templates
+    other.unlink(missing_ok=True)  # from an earlier call: a folder never holds two sets of templates
     return path
 
 

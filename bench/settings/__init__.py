@@ -1,1 +1,1 @@
-"""`bench.toml` to plugin instances."""
+"""Reads `bench.toml` and turns it into plugin instances."""

@@ -1,4 +1,4 @@
-"""What a plugin is and takes, read from its code: docstrings, types, and the `#:` comments of its fields."""
+"""Describes a plugin and its parameters from its code: docstrings, types, and the `#:` comments of its fields."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ from bench.errors import UserError
 from bench.labels import Knowledge, PluginKind
 from bench.settings import registry
 
-#: What the end of a parameter's name says of its unit.
+#: Units implied by the end of a parameter's name.
 _UNITS = {"_s": "seconds", "_ms": "milliseconds", "_db": "decibels", "_bytes": "bytes", "_px": "pixels"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Parameter:
-    """One parameter of a plugin; one of a nested table is called `training.epochs`."""
+    """One parameter of a plugin; a nested one has a dotted name, as in `training.epochs`."""
 
     name: str
     type: str  #: "int", "float or none", "list of int"
-    default: Any  #: as JSON has it; null where it is required, or where that is the default
+    default: Any  #: as in JSON; null if it is required, or if null is the default
     required: bool
-    choices: tuple[str | int | float | bool, ...]  #: empty: anything of its type
-    unit: str  #: empty where it has none, or its meaning says it
+    choices: tuple[str | int | float | bool, ...]  #: empty: any value of its type
+    unit: str  #: empty if it has none, or if the description states it
     meaning: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """A plugin, for people and for scripts."""
+    """The description of a plugin, for people and for scripts."""
 
     kind: PluginKind
     name: str
-    summary: str  #: in a line
+    summary: str  #: the summary line
     text: str  #: the whole docstring of its class
-    source: str  #: where it comes from: the first paragraph of its module
+    source: str  #: its source: the first paragraph of its module's docstring
     file: str
-    levels: tuple[str, ...]  #: of knowledge, at which an attack runs; its default first
+    levels: tuple[str, ...]  #: levels of knowledge of an attack, the default first
     leaks: str  #: what an attack steals: template or embedding
     parameters: tuple[Parameter, ...]
 
@@ -56,15 +56,15 @@ class Description:
 
 
 def schema() -> dict[str, Any]:
-    """The JSON Schema of what `veilbench list --json` prints: a list of descriptions."""
+    """The JSON Schema of the output of `veilbench list --json`: a list of descriptions."""
     return TypeAdapter(list[Description]).json_schema()
 
 
 def describe(kind: PluginKind, name: str, where: str = "list") -> Description:
-    """What a plugin is and takes.
+    """Describes a plugin.
 
     Raises:
-        UserError: no such plugin.
+        UserError: there is no such plugin.
     """
     plugin = registry.find(kind, name, where)
     text = inspect.getdoc(plugin) or ""
@@ -83,12 +83,12 @@ def describe(kind: PluginKind, name: str, where: str = "list") -> Description:
 
 
 def levels(plugin: type[Any]) -> tuple[str, ...]:
-    """The levels of knowledge at which an attack runs, its default first; none of a replay, which has another's."""
+    """The levels of knowledge of an attack, the default first; none for a replay, which has another attack's."""
     if not issubclass(plugin, Attack) or issubclass(plugin, ReplayAttack):
         return ()
     try:
         default = str(registry.make(plugin, {}, plugin.__name__).level)
-    except UserError:  # a required parameter may decide
+    except UserError:  # the level may depend on a required parameter
         return ()
     known = [f.name for f in dataclasses.fields(plugin)]
     choices = get_args(get_type_hints(plugin)["knowledge"]) if "knowledge" in known else ()
@@ -152,7 +152,7 @@ def _plain(value: Any) -> Any:
 
 
 def _type(hint: Any) -> str:
-    """A type as people say it."""
+    """A readable name of a type."""
     origin, parts = get_origin(hint), get_args(hint)
     if origin is Literal:
         return " or ".join(dict.fromkeys(type(choice).__name__ for choice in parts))
@@ -173,7 +173,7 @@ def _choices(hint: Any) -> tuple[Any, ...]:
 
 
 def _comments(plugin: type[Any]) -> dict[str, str]:
-    """What `#:` comments say of a class's fields, behind them or on the lines above; of its bases too."""
+    """The `#:` comments of a class's fields, on the same line or above; includes those of its bases."""
     found: dict[str, str] = {}
     for base in reversed(plugin.__mro__):
         try:
@@ -197,6 +197,6 @@ def _comments(plugin: type[Any]) -> dict[str, str]:
 
 
 def _said_of(name: str, text: str) -> str:
-    """The sentences of a docstring that name a parameter in backticks."""
+    """The sentences of a docstring that mention a parameter in backticks."""
     sentences = re.split(r"(?<=[.!?:;]) (?=[A-Z`])", " ".join(text.split()))
     return " ".join(sentence for sentence in sentences if re.search(rf"`{re.escape(name)}\b", sentence))

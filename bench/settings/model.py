@@ -1,4 +1,4 @@
-"""What `bench.toml` may hold: the schema of every section."""
+"""The schema of every section of `bench.toml`."""
 
 from __future__ import annotations
 
@@ -11,49 +11,50 @@ from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator
 
 from bench.metrics.catalogue import METRICS, Metric
 
-if TYPE_CHECKING:  # results are read where torch need not be installed
+if TYPE_CHECKING:  # results can be read without torch
     from bench.contracts import Attack, Dataset, Defense, Recognizer, ReconstructionAttack, ReplayAttack
 
 _SECTIONS = ("datasets", "recognizers", "defenses", "attacks")
 
 
 class Strict(BaseModel):
-    """A section: frozen, nothing unknown, no guessing at types."""
+    """A section: frozen, without unknown keys or implicit conversions."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class RunSettings(Strict):
-    """`[run]`: what is crossed with what, and where things go."""
+    """`[run]`: the dimensions of the matrix, and where its output goes."""
 
     datasets: list[str] = Field(min_length=1)
     recognizers: list[str] = Field(min_length=1)
     defenses: list[str] = Field(min_length=1)
     attacks: list[str]
-    canaries: bool = False  #: also tries every attack on systems that are known to be broken, and known to be safe
-    controls: bool = False  #: beside every defence that adds noise, other noise as strong
-    replay: bool = False  #: also replays what every attack above `blind` rebuilds, as `replay_NAME`
+    canaries: bool = False  #: also run every attack on systems that are known to be broken, and known to be safe
+    controls: bool = False  #: also run, for every defence that adds noise, other noise of the same strength
+    replay: bool = False  #: also replay the reconstructions of every attack above `blind`, as `replay_NAME`
+    judge: str = ""  #: a recogniser that no attack uses, which judges the reconstructions; empty: none
     seeds: list[int] = Field(default=[0], min_length=1)
     public_defender: str = "rest"  #: a dataset's name, or `rest`: half of the people in no pair
     public_attacker: str = "rest"
-    public_limit: int | None = Field(default=None, ge=2)  #: at most so many public faces a side
-    pairs: int | None = Field(default=None, ge=0)  #: verify so many pairs at most, as many genuine as not; 0: all
-    images: int | None = Field(default=None, ge=0)  #: rebuild so many of their images at most; 0: all
+    public_limit: int | None = Field(default=None, ge=2)  #: maximum number of public faces per side
+    pairs: int | None = Field(default=None, ge=0)  #: maximum number of pairs to verify, half of them genuine; 0: all
+    images: int | None = Field(default=None, ge=0)  #: maximum number of their images to reconstruct; 0: all
     device: str = "auto"
-    threads: int | None = Field(default=None, ge=1)  #: processor threads of a task; None: all, or a worker's share
+    threads: int | None = Field(default=None, ge=1)  #: processor threads per task; None: all, or a worker's share
     time_limit: float | None = Field(default=None, gt=0)  #: seconds after which a worker's task is stopped
     output: str = "results/latest"
     store: str = "results/.store"
-    mirror: str = ""  #: an fsspec URL that artefacts are copied to and from: s3://BUCKET/FOLDER
+    mirror: str = ""  #: an fsspec URL with which artefacts are synchronised: s3://BUCKET/FOLDER
     cache: str = "results/.cache"
-    samples: int = Field(default=8, ge=0)  #: reconstructions kept for the grids
+    samples: int = Field(default=8, ge=0)  #: number of reconstructions stored for the grids
 
     @field_validator("datasets", "recognizers", "defenses", "attacks", "seeds")
     @classmethod
     def _once(cls, values: list[Any]) -> list[Any]:
         twice = next((value for index, value in enumerate(values) if value in values[:index]), None)
         if twice is not None:
-            raise ValueError(f"{twice!r} stands in the list twice")
+            raise ValueError(f"{twice!r} is listed twice")
         return values
 
     @field_validator("pairs", "images")
@@ -66,13 +67,13 @@ class MetricSettings(Strict):
     """`[metrics]`."""
 
     lpips: bool = True
-    lpips_backbone: str = ""  #: a local file of AlexNet's features; empty: torchvision's own download, if allowed
+    lpips_backbone: str = ""  #: path of a local file of AlexNet's features; empty: torchvision's download, if allowed
     lpips_download: bool = False
-    bootstrap: int = Field(default=1000, ge=100)  #: resamples behind the intervals of mean scores
+    bootstrap: int = Field(default=1000, ge=100)  #: number of resamples for the intervals of mean scores
 
 
 class _Tolerances(Strict):
-    """`[compare]`: differences that are no change, by metric, beside what the intervals allow."""
+    """`[compare]`: differences per metric to ignore, besides those within the intervals."""
 
     def of(self, metric: Metric) -> float:
         """The tolerance of a metric."""
@@ -92,10 +93,10 @@ else:
 
 
 class File(Strict):
-    """The whole file, before plugins are found."""
+    """The whole file, before plugins are resolved."""
 
     run: RunSettings
-    paper: dict[str, Any] = {}  #: the paper's tables validate their own section
+    paper: dict[str, Any] = {}  #: the section of the paper's tables is validated elsewhere
     metrics: MetricSettings = MetricSettings()
     compare: CompareSettings = CompareSettings()
     training: dict[str, Any] = {}
@@ -107,7 +108,7 @@ class File(Strict):
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything a run needs, resolved: labels to plugin instances."""
+    """The resolved settings of a run, with plugin instances by label."""
 
     run: RunSettings
     metrics: MetricSettings
@@ -116,23 +117,25 @@ class Settings:
     recognizers: Mapping[str, Recognizer]
     defenses: Mapping[str, Defense]
     attacks: Mapping[str, Attack]
-    public: Mapping[str, Dataset]  #: datasets that only lend public faces
+    public: Mapping[str, Dataset]  #: datasets that only supply public faces
     path: Path
+    judge: Recognizer | None = None  #: that of `run.judge`
 
     def wrapped(self, attack: ReplayAttack) -> ReconstructionAttack:
         """The reconstruction attack that a replay presents."""
         return self.attacks[attack.attack]  # type: ignore[return-value]
 
     def moved(self, output: Path) -> Settings:
-        """The same, with records and reports going elsewhere."""
+        """The same settings with another output folder."""
         return replace(self, run=self.run.model_copy(update={"output": str(output)}))
 
     def as_dict(self) -> dict[str, Any]:
-        """The settings as resolved, JSON-able."""
+        """The resolved settings, JSON-able."""
         sections = {name: getattr(self, name) for name in _SECTIONS}
         return {
             "run": self.run.model_dump(),
             "metrics": self.metrics.model_dump(),
             "compare": self.compare.model_dump(),
             **{n: {label: asdict(plugin) for label, plugin in s.items()} for n, s in sections.items()},
+            **({"judge": asdict(self.judge)} if self.judge else {}),
         }

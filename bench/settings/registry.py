@@ -1,4 +1,4 @@
-"""Name to plugin: built-in folders, files named in `bench.toml`, entry points. Nothing is imported unused."""
+"""Finds plugins by name: built-in folders, files named in `bench.toml`, and entry points; only imports what is used."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from bench import contracts
 from bench.errors import UserError, near_miss
-from bench.labels import KINDS, PluginKind, word
+from bench.labels import KINDS, PluginKind, kind_name
 from bench.settings.values import refuse_odd_values
 from bench.storage.files import ROOT, file_hash
 from bench.storage.keys import content_key
@@ -41,7 +41,7 @@ _FOLDERS: dict[PluginKind, Path] = {
 
 
 def _defines_plugin(path: Path) -> bool:
-    """Whether a file has a keyword-only dataclass, which is what plugins are; read without running it."""
+    """Whether a file contains a keyword-only dataclass, as plugins are; parses it without running it."""
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
             for decorator in node.decorator_list:
@@ -61,14 +61,14 @@ def _entry_points(kind: PluginKind) -> dict[str, EntryPoint]:
 
 
 def names(kind: PluginKind) -> list[str]:
-    """Every plugin of a kind that needs no path."""
+    """Every plugin of a kind that can be used without a path."""
     return sorted({*_files(kind), *_entry_points(kind)})
 
 
 def load_file(path: Path) -> ModuleType:
-    """A plugin's module, under a name of its own: a folder `attacks` where the user stands must not shadow ours.
+    """Loads a plugin's module under a unique name, so that a folder `attacks` in the working directory shadows nothing.
 
-    A file that was edited since is another module: a notebook's kernel outlives many versions of a plugin.
+    An edited file becomes another module, because a notebook's kernel may load many versions of a plugin.
     """
     return _load_file(path, file_hash(path))
 
@@ -80,7 +80,7 @@ def _load_file(path: Path, digest: str) -> ModuleType:
     if spec is None or spec.loader is None:
         raise UserError(f"{path}: not a Python file")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[unique] = module  # dataclasses and pydantic look a class's module up by name
+    sys.modules[unique] = module  # dataclasses and pydantic look up a class's module by name
     try:
         spec.loader.exec_module(module)
     except Exception as error:
@@ -90,18 +90,18 @@ def _load_file(path: Path, digest: str) -> ModuleType:
 
 
 def is_place(name: str) -> bool:
-    """Whether a plugin is named by where it is, `path/to/mine.py` or `package.module:Class`, and not by its name."""
+    """Whether a plugin is given by its location, `path/to/mine.py` or `package.module:Class`, and not by its name."""
     return name.endswith(".py") or ":" in name
 
 
 def find(kind: PluginKind, name: str, where: str) -> type[Any]:
-    """The plugin class of that name, or in that file (`path/to/mine.py`), or of that package (`package.module:Class`).
+    """The plugin class with this name, in this file (`path/to/mine.py`), or in a package (`package.module:Class`).
 
     Args:
-        where: what named it, for the error ("bench.toml: run.defenses").
+        where: where the name is used, for the error ("bench.toml: run.defenses").
 
     Raises:
-        UserError: no such plugin; says the near miss.
+        UserError: there is no such plugin; suggests the nearest name.
     """
     if name.endswith(".py"):
         path = Path(name).expanduser().resolve()
@@ -122,23 +122,23 @@ def find(kind: PluginKind, name: str, where: str) -> type[Any]:
                 f"{where}: entry point {name!r} is not a subclass of bench.contracts.{_BASES[kind].__name__}"
             )
         return found
-    raise UserError(f"{where}: unknown {word(kind)} {name!r}.{near_miss(name, names(kind))}")
+    raise UserError(f"{where}: unknown {kind_name(kind)} {name!r}.{near_miss(name, names(kind))}")
 
 
 def find_any(name: str, kind: PluginKind | None, where: str) -> type[Any]:
-    """As `find`, for a plugin of whatever kind has that name, or is in that place.
+    """Like `find`, for a plugin of any kind.
 
     Raises:
-        UserError: no such plugin, or several kinds have one.
+        UserError: there is no such plugin, or several kinds have one.
     """
     return find(find_kind(name, kind, where), name, where)
 
 
 def find_kind(name: str, kind: PluginKind | None, where: str) -> PluginKind:
-    """The kind of the plugin of that name, or in that place; `kind` itself where that is given.
+    """The kind of a plugin given by name or location; `kind` itself if that is given.
 
     Raises:
-        UserError: no such plugin, or several kinds have one.
+        UserError: there is no such plugin, or several kinds have one.
     """
     if kind is not None:
         return kind
@@ -154,16 +154,16 @@ def find_kind(name: str, kind: PluginKind | None, where: str) -> PluginKind:
     else:
         kinds = [k for k in KINDS if name in names(k)]
     if len(kinds) > 1:
-        raise UserError(f"{where}: {name!r} could be {' or '.join(kinds)}: say which by --kind")
+        raise UserError(f"{where}: {name!r} could be {' or '.join(kinds)}: choose one with --kind")
     if not kinds and is_place(name):
-        raise UserError(f"{where}: {name} holds no frozen dataclass derived from a class of bench.contracts")
+        raise UserError(f"{where}: {name} contains no frozen dataclass derived from a class of bench.contracts")
     if not kinds:
         raise UserError(f"{where}: unknown plugin {name!r}.{near_miss(name, [n for k in KINDS for n in names(k)])}")
     return kinds[0]
 
 
 def _imported(name: str, where: str) -> type[Any]:
-    """The class that `package.module:Class` names."""
+    """The class of `package.module:Class`."""
     module, _, wanted = name.partition(":")
     try:
         found = importlib.import_module(module)
@@ -181,7 +181,7 @@ def _imported(name: str, where: str) -> type[Any]:
 def _plugin_class(kind: PluginKind, module: ModuleType, where: str) -> type[Any]:
     own = _classes(kind, module)
     if len(own) != 1:
-        raise UserError(f"{where}: expected one {word(kind)} class, found {len(own)}")
+        raise UserError(f"{where}: expected one {kind_name(kind)} class, found {len(own)}")
     return own[0]
 
 
@@ -200,7 +200,7 @@ def make(plugin: type[Any], parameters: Mapping[str, Any], where: str) -> Any:
     """An instance with validated parameters.
 
     Raises:
-        UserError: an unknown parameter (with its near miss), or a value of the wrong type or out of range.
+        UserError: a parameter is unknown (suggests the nearest name), has the wrong type or is out of range.
     """
     _refuse_unknown(plugin, parameters, where)
     refuse_odd_values(parameters, where)
@@ -213,23 +213,25 @@ def make(plugin: type[Any], parameters: Mapping[str, Any], where: str) -> Any:
 
 
 def refuse_foreign(kind: PluginKind, plugin: Any, where: str) -> None:
-    """Sees that an object is a plugin of that kind, with parameters that settings could hold.
+    """Checks that an object is a plugin of this kind, with parameters that settings could hold.
 
     Raises:
-        UserError: it is a class, of another kind, no frozen dataclass, or holds something that is no JSON.
+        UserError: it is a class, of another kind, not a frozen dataclass, or has parameters that are not JSON-able.
     """
     if inspect.isclass(plugin):
-        raise UserError(f"{where}: a class; give an object of it: {plugin.__name__}(...)")
+        raise UserError(f"{where}: got a class; pass an instance: {plugin.__name__}(...)")
     if not issubclass(type(plugin), _BASES[kind]):
         base = _BASES[kind].__name__
-        raise UserError(f"{where}: {type(plugin).__name__} is no {word(kind)}; derive it from bench.contracts.{base}")
+        raise UserError(
+            f"{where}: {type(plugin).__name__} is not a {kind_name(kind)}; derive it from bench.contracts.{base}"
+        )
     parameters = vars(type(plugin)).get("__dataclass_params__")
     if parameters is None or not parameters.frozen:
         raise UserError(f"{where}: put @dataclass(frozen=True, kw_only=True) before class {type(plugin).__name__}")
     try:
         content_key(parameters=dataclasses.asdict(plugin))
     except (TypeError, ValueError) as error:
-        raise UserError(f"{where}: a parameter is nothing that a key or bench.toml could hold: {error}") from error
+        raise UserError(f"{where}: a parameter cannot be stored in a key or in bench.toml: {error}") from error
 
 
 def _refuse_unknown(schema: type[Any], values: Mapping[str, Any], where: str) -> None:

@@ -1,4 +1,4 @@
-"""Resolves validated settings: labels to plugin instances, sweeps, controls and canaries."""
+"""Resolves validated settings into plugin instances, with sweeps, controls and canaries."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, get_args, get_type_hints
 from bench import labels
 from bench.contracts import Knowledge, ReconstructionAttack, ReplayAttack
 from bench.errors import UserError, near_miss
-from bench.labels import PluginKind, word
+from bench.labels import PluginKind, kind_name
 from bench.settings import controls, registry
 from bench.settings.model import File, MetricSettings, Settings
 from bench.settings.toml import Overrides, default_path, overlay, read_file
@@ -32,13 +32,13 @@ def load(
     overrides: Overrides = (),
     given: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Settings:
-    """Reads, overlays the profile, applies overrides, validates and resolves.
+    """Reads the file, overlays the profile, applies overrides, validates and resolves.
 
     Args:
-        given: plugins that are objects already, by section (`defenses`, `attacks`) and label, beside the file's own.
+        given: plugin instances by section (`defenses`, `attacks`) and label, in addition to the file's.
 
     Raises:
-        UserError: one line that names the file, the place and the near miss.
+        UserError: one line with the file, the location and the nearest name.
     """
     path = path or default_path()
     return _resolve(read_file(path, profile, overrides), path, given or {})
@@ -73,7 +73,7 @@ def _resolve(file: File, path: Path, given: Mapping[str, Mapping[str, Any]]) -> 
             where = f"{path}: [attacks.{label}] attack = {attack.attack!r}"
             raise UserError(f"{where} is not among run.attacks.{near_miss(attack.attack, attacks)}")
         if isinstance(attack, ReplayAttack) and not isinstance(attacks[attack.attack], ReconstructionAttack):
-            raise UserError(f"{path}: [attacks.{label}] {attack.attack!r} makes no images to replay")
+            raise UserError(f"{path}: [attacks.{label}] {attack.attack!r} reconstructs no images to replay")
     lenders = {file.run.public_defender, file.run.public_attacker} - {"rest"}
     metrics = file.metrics.model_dump()
     return Settings(
@@ -91,47 +91,65 @@ def _resolve(file: File, path: Path, given: Mapping[str, Mapping[str, Any]]) -> 
         attacks=attacks,
         public=plugins("datasets", sorted(lenders)),
         path=path,
+        judge=_judge(file, path),
     )
 
 
-def _accept(section: str, label: str, plugin: Any, taken: Mapping[str, Any]) -> None:
-    """An object that was given where a label of the config would stand.
+def _judge(file: File, path: Path) -> Any:
+    """The recogniser of `run.judge`, if one is named.
 
     Raises:
-        UserError: no such plugin, a label that is taken, or parameters that no key can hold.
+        UserError: no such recogniser, several at once, or one that is attacked in this run.
+    """
+    label = file.run.judge
+    if not label:
+        return None
+    if label in file.run.recognizers:
+        raise UserError(f"{path}: run.judge = {label!r} is attacked in this run; name another recogniser, or none")
+    found = _instances(file, "recognizers", label, path)
+    if len(found) > 1:
+        raise UserError(f"{path}: run.judge = {label!r} is a sweep of {len(found)} recognisers; name one")
+    return found[label]
+
+
+def _accept(section: str, label: str, plugin: Any, taken: Mapping[str, Any]) -> None:
+    """Checks an object that was passed in place of a label of the config.
+
+    Raises:
+        UserError: it is not a plugin, its label is taken, or its parameters cannot be part of a key.
     """
     where = f"{section}[{label!r}]"
     if not label.isidentifier():
-        raise UserError(f"{where}: a label of letters, digits and _ is wanted, such as my_{_KINDS[section]}")
+        raise UserError(f"{where}: use a label of letters, digits and _, such as my_{_KINDS[section]}")
     if label in taken:
-        raise UserError(f"{where}: the config has a plugin of that label; choose another")
+        raise UserError(f"{where}: the config already has a plugin with this label; choose another")
     registry.refuse_foreign(_KINDS[section], plugin, where)
     source_hash(type(plugin))
 
 
 def _refuse_level(plugin: type[Any], level: str, where: str, label: str) -> None:
-    """`resrec@enrolment` asks for a level that the attack has."""
+    """Checks that an attack has the level that `resrec@enrolment` asks for."""
     known = next((get_args(get_type_hints(plugin)[f.name]) for f in fields(plugin) if f.name == "knowledge"), ())
     if not known:
-        raise UserError(f"{where}: {label!r}: this attack has one level of knowledge only; leave out '@{level}'")
+        raise UserError(f"{where}: {label!r}: this attack has only one level of knowledge; leave out '@{level}'")
     if level not in known:
         raise UserError(f"{where}: {label!r}: no level {level!r}.{near_miss(level, known)}")
 
 
 def _instances(file: File, section: str, label: str, path: Path) -> dict[str, Any]:
-    """The plugin of one label, or of each point of its sweep."""
+    """The plugin of one label, or one for each point of its sweep."""
     kind = _KINDS[section]
     entries: Mapping[str, dict[str, Any]] = getattr(file, section)
     where = f"{path}: [{section}.{label}]" if label in entries else f"{path}: run.{section}"
     if labels.is_harness(label):
-        raise UserError(f"{where}: {label!r}: labels with a ~ are the harness's own: run.controls, run.canaries")
+        raise UserError(f"{where}: {label!r}: labels with a ~ are reserved; use run.controls or run.canaries")
     own, level = labels.at_level(label) if section == "attacks" else (label, "")
     parameters = dict(expand(overlay(entries.get(own, {}), entries.get(label, {})), where))
     name = parameters.pop("plugin", own)
     sweep = parameters.pop("sweep", {})
     if own not in entries and name not in registry.names(kind) and not registry.is_place(str(name)):
         known = {*registry.names(kind), *entries}
-        raise UserError(f"{path}: unknown {word(kind)} {own!r}.{near_miss(own, known)}")
+        raise UserError(f"{path}: unknown {kind_name(kind)} {own!r}.{near_miss(own, known)}")
     plugin = registry.find(kind, str(name), where)
     if level:
         _refuse_level(plugin, level, where, label)
@@ -140,7 +158,7 @@ def _instances(file: File, section: str, label: str, path: Path) -> dict[str, An
         shared = file.training if trained.name == "training" else {}
         parameters[trained.name] = {**vars(trained.default), **shared, **parameters.get(trained.name, {})}
     if not isinstance(sweep, Mapping) or not all(isinstance(values, list) and values for values in sweep.values()):
-        raise UserError(f"{where}: a sweep is a list of values a parameter: sweep.epsilon = [0.1, 0.2]")
+        raise UserError(f"{where}: a sweep is a list of values for a parameter: sweep.epsilon = [0.1, 0.2]")
     made: dict[str, Any] = {}
     for point in itertools.product(*sweep.values()):
         chosen = dict(zip(sweep, point, strict=True))

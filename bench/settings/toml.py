@@ -1,4 +1,4 @@
-"""`bench.toml` to frozen settings. An unknown key or name is an error that names the near miss."""
+"""Reads `bench.toml` into frozen settings; an unknown key or name is an error that suggests the nearest one."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from bench.settings.model import CompareSettings, File, MetricSettings, RunSetti
 from bench.settings.values import refuse_odd_values
 from bench.storage.files import read_text, shipped
 
-#: Settings laid over the file: KEY=VALUE as the command line has them, or a table by dotted names.
+#: Settings that override the file: KEY=VALUE as on the command line, or a table by dotted names.
 Overrides = Sequence[str] | Mapping[str, Any]
 
 
 def default_path() -> Path:
-    """`./bench.toml`, or the one that came with the package."""
+    """`./bench.toml`, or the one included in the package."""
     here = Path("bench.toml")
     return here if here.is_file() else shipped("bench.toml", "bench.toml")
 
 
 def tolerances(path: Path | None = None, profile: str | None = None, overrides: Overrides = ()) -> CompareSettings:
-    """`[compare]` alone: two finished runs are compared where neither their data nor their weights need be.
+    """Only `[compare]`, so that finished runs can be compared without their data and weights.
 
     Raises:
-        UserError: as `load`.
+        UserError: as for `load`.
     """
     return read_file(path or default_path(), profile, overrides).compare
 
 
 def profiles(path: Path) -> list[str]:
-    """The profiles that a file has.
+    """The names of a file's profiles.
 
     Raises:
-        UserError: no such file, or not TOML.
+        UserError: the file is missing or not TOML.
     """
     return [*_raw(path).get("profile", {})]
 
@@ -47,16 +47,16 @@ def _raw(path: Path) -> dict[str, Any]:
         path.stat()
         return tomllib.loads(read_text(path))
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); name another with --config") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror}); use --config to name another file") from error
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path}: not valid TOML: {error}") from error
 
 
 def read_file(path: Path, profile: str | None, overrides: Overrides) -> File:
-    """The file with its profile and overrides laid over it; every section checked but the plugins' own.
+    """The file with its profile and overrides applied; validates every section except the plugins' own.
 
     Raises:
-        UserError: no such file or profile, not TOML, or an unknown key.
+        UserError: the file or profile is missing, the file is not TOML, or a key is unknown.
     """
     raw = _raw(path)
     known = raw.pop("profile", {})
@@ -78,13 +78,13 @@ def read_file(path: Path, profile: str | None, overrides: Overrides) -> File:
 
 
 def _profile(name: str, profiles: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """A profile with those that it extends laid under it."""
+    """A profile merged with those that it extends."""
     chain: list[dict[str, Any]] = []
     seen: list[str] = []
     following: Any = name
     while following is not None:
         if following in seen:
-            raise UserError(f"{path}: profiles extend each other in a circle: {' -> '.join([*seen, following])}")
+            raise UserError(f"{path}: profiles extend each other in a cycle: {' -> '.join([*seen, following])}")
         if following not in profiles:
             raise UserError(f"{path}: unknown profile {following!r}.{near_miss(str(following), profiles)}")
         seen.append(following)
@@ -98,7 +98,7 @@ def _profile(name: str, profiles: Mapping[str, Any], path: Path) -> dict[str, An
 
 
 def overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested tables, the second laid over the first; lists and values are replaced whole."""
+    """Merges nested tables; the second takes precedence, and lists and values are replaced as a whole."""
     merged = dict(base)
     for key, value in over.items():
         below = merged.get(key)
@@ -107,7 +107,7 @@ def overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse_values(texts: Sequence[str], option: str) -> dict[str, Any]:
-    """KEY=VALUE of a repeatable option, as one nested table; values are TOML, or else plain strings."""
+    """Values of a repeatable KEY=VALUE option as one nested table; values are TOML, or else plain strings."""
     values: dict[str, Any] = {}
     for text in texts:
         values = overlay(values, _parse_override(text, option))
@@ -115,7 +115,7 @@ def parse_values(texts: Sequence[str], option: str) -> dict[str, Any]:
 
 
 def _parse_override(text: str, option: str = "--set") -> dict[str, Any]:
-    """`defenses.advface.epsilon=0.1` as nested tables; the value is TOML, or else a plain string."""
+    """Converts `defenses.advface.epsilon=0.1` to nested tables; the value is TOML, or else a plain string."""
     key, separator, value = text.partition("=")
     if not separator or not key.strip():
         form = "section.name.parameter=value" if option == "--set" else "name=value"
@@ -129,13 +129,13 @@ def _parse_override(text: str, option: str = "--set") -> dict[str, Any]:
 
 
 def _nested(key: str, value: Any) -> dict[str, Any]:
-    """A dotted name and its value as nested tables."""
+    """Converts a dotted name and its value to nested tables."""
     first, *rest = key.split(".")
     return {first: _nested(".".join(rest), value) if rest else value}
 
 
 def _plain(value: Any) -> Any:
-    """What TOML would have given: paths as strings, tuples as lists."""
+    """Converts values to TOML's types: paths to strings, tuples to lists."""
     if isinstance(value, Mapping):
         return {str(key): _plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -144,10 +144,10 @@ def _plain(value: Any) -> Any:
 
 
 def explained(error: ValidationError, path: Path, section: str = "", model: type[BaseModel] = File) -> str:
-    """The first mistake in one line, with the near miss.
+    """The first error as one line, with the nearest name.
 
     Args:
-        section: the section that was validated alone, by this model.
+        section: the section that was validated separately, by this model.
     """
     first = error.errors()[0]
     place = [*([section] if section else []), *(str(part) for part in first["loc"])]

@@ -1,4 +1,4 @@
-"""One plugin crossed with the standard set of a profile: a trial's settings, and the lines that make it permanent."""
+"""Builds a trial's settings, one plugin with the standard set of a profile, and the lines that make it permanent."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ _LEARNS = ("fit", "adapt", "base", "asks_surrogate", "copies", "score")
 
 @dataclass(frozen=True)
 class Trial:
-    """What to run, and what to write down."""
+    """The settings of a trial, and the lines to add to `bench.toml`."""
 
     kind: PluginKind
-    label: str  #: of the plugin on trial
-    beside: tuple[str, ...]  #: labels of what it is compared with
+    label: str  #: label of the plugin on trial
+    beside: tuple[str, ...]  #: labels of the plugins that it is compared with
     profile: str | None
-    run: Mapping[str, Any]  #: of [run]
-    section: Mapping[str, Any]  #: of the plugin's own section; empty for one that the settings have already
+    run: Mapping[str, Any]  #: the trial's values of [run]
+    section: Mapping[str, Any]  #: the plugin's own section; empty if the settings already have it
 
     @property
     def overrides(self) -> list[str]:
-        """As `--set` takes them."""
+        """In the form of `--set`."""
         own = {f"{_SECTIONS[self.kind]}.{self.label}.{name}": value for name, value in self.section.items()}
         run = {f"run.{name}": value for name, value in self.run.items()}
         return [f"{name}={as_toml(value)}" for name, value in {**own, **run}.items()]
 
     def lines(self) -> str:
-        """What makes the trial a profile of `bench.toml`."""
+        """The lines that make the trial a profile of `bench.toml`."""
         extends = [f"extends = {as_toml(self.profile)}"] if self.profile else []
         parts = [[f"[profile.{self.label}]", *extends], [f"[profile.{self.label}.run]", *_pairs(self.run)]]
         if self.section:
@@ -61,20 +61,20 @@ def trial(
     parameters: Mapping[str, Any] | None = None,
     kind: PluginKind | None = None,
 ) -> Trial:
-    """A plugin crossed with what the profile has, beside what is most like it.
+    """Combines a plugin with the standard set of a profile and its most similar plugin.
 
-    A defence faces the profile's attacks, at every level of knowledge that one of them has, beside a system without a
-    defence and the nearest other one. An attack meets the profile's defences and the canaries, beside the blind guesses
-    and the nearest other attack. A dataset or recogniser stands beside the profile's own, with the undefended system,
-    one defence and one attack.
+    A defence faces the profile's attacks, at every level of knowledge that one of them has, next to a system without a
+    defence and the most similar defence. An attack faces the profile's defences and the canaries, next to the blind
+    guesses and the most similar attack. A dataset or recogniser is added to the profile's own, with the undefended
+    system, one defence and one attack.
 
     Args:
         place: a name, a file, or `package.module:Class`.
-        parameters: of the plugin.
-        kind: where a name could be of several.
+        parameters: the plugin's parameters.
+        kind: needed if a name could be of several kinds.
 
     Raises:
-        UserError: no such plugin, or settings that cannot be read.
+        UserError: there is no such plugin, or the settings cannot be read.
     """
     file = read_file(path, profile, overrides)
     parameters = parameters or {}
@@ -95,7 +95,7 @@ def trial(
 
 
 def _label(place: str, taken: Collection[str | None]) -> str:
-    """What the settings call the plugin: its file's or its class's name, if nothing else is called that."""
+    """The plugin's label in the settings: its file's or class's name, if that is free."""
     if not registry.is_place(place):
         return place
     own = place.partition(":")[2] or Path(place).stem
@@ -104,7 +104,7 @@ def _label(place: str, taken: Collection[str | None]) -> str:
 
 
 class _Standard:
-    """What the settings run as they are, and what can stand beside a plugin."""
+    """The profile's settings, and the plugins available for comparison."""
 
     def __init__(self, file: File, path: Path) -> None:
         self.file, self.path = file, path
@@ -145,7 +145,7 @@ class _Standard:
         run[_SECTIONS[kind]] = list(dict.fromkeys([own[0], label]))
         if isinstance(plugin, Dataset):
             judged, public = plugin.size()
-            if not judged:  # it lends faces, and judges none
+            if not judged:  # it only supplies faces and is not judged
                 run |= {"datasets": own[:1], "public_defender": label, "public_attacker": label}
             elif not public:
                 run |= {"public_defender": own[0], "public_attacker": own[0], "datasets": [label]}
@@ -154,7 +154,7 @@ class _Standard:
     # ------------------------------------------------------------------------------------------------------- parts
 
     def _undefended(self) -> str:
-        """The label of the system that stores features as they are."""
+        """The label of the system that stores features unchanged."""
         names = [*self.file.run.defenses, *registry.names("defense")]
         return next(name for name in names if _stores_features(self.plugin("defense", name)))
 
@@ -166,7 +166,7 @@ class _Standard:
         return levels(self.plugin("attack", label))[:1] == (str(Knowledge.ENCODER),)
 
     def _at_every_level(self) -> list[str]:
-        """The profile's attacks, and the first one that has several levels at those that nobody has."""
+        """The profile's attacks; the first one with several levels is added at the levels that are missing."""
         attacks = list(self.file.run.attacks)
         tried = {at_level(name)[1] or next(iter(levels(self.plugin("attack", name))), "") for name in attacks}
         for name in self.file.run.attacks:
@@ -178,7 +178,7 @@ class _Standard:
     def _nearest(
         self, kind: PluginKind, plugin: type[Any], but: set[str], fits: Callable[[type[Any]], bool]
     ) -> tuple[str, ...]:
-        """The label whose class does most alike, of the profile's before the others; none where nothing fits."""
+        """The label of the most similar plugin, with preference for the profile's; none if nothing fits."""
         entries: Mapping[str, dict[str, Any]] = getattr(self.file, _SECTIONS[kind])
         single = [label for label, entry in entries.items() if "sweep" not in entry]
         names = dict.fromkeys([*getattr(self.file.run, _SECTIONS[kind]), *single, *registry.names(kind)])
@@ -194,7 +194,7 @@ def _stores_features(plugin: type[Any]) -> bool:
 
 
 def _distance(kind: PluginKind, one: type[Any], other: type[Any]) -> tuple[int, int]:
-    """How little two classes do alike: an attack's level counts first, then the steps that are a class's own."""
+    """The difference between two classes: an attack's level counts first, then the steps that a class overrides."""
     if kind == "defense":
         return 0, len(_own_steps(one, Defense, _STEPS) ^ _own_steps(other, Defense, _STEPS))
     apart = (levels(one)[:1] != levels(other)[:1]) + (one.leaks != other.leaks)
@@ -210,17 +210,17 @@ def _own_steps(plugin: type[Any], base: type[Any], steps: Sequence[str]) -> froz
 
 
 def as_toml(value: Any) -> str:
-    """A value as TOML writes it.
+    """Formats a value as TOML.
 
     Raises:
-        UserError: TOML has no such value.
+        UserError: TOML cannot represent the value.
     """
     if isinstance(value, Mapping):
         return "{ " + ", ".join(f"{json.dumps(k)} = {as_toml(v)}" for k, v in value.items()) + " }"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(as_toml, value))}]"
     if value is None or not isinstance(value, str | int | float | bool):
-        raise UserError(f"{value!r} cannot be written into bench.toml")
+        raise UserError(f"{value!r} cannot be written to bench.toml")
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
@@ -229,15 +229,15 @@ def _pairs(values: Mapping[str, Any]) -> list[str]:
 
 
 def save(trial: Trial, path: Path, target: Path) -> None:
-    """Appends the trial's lines to `target`; where that is not there, to a copy of `path`, whose settings it has.
+    """Appends the trial's lines to `target`; if it does not exist, to a copy of `path`, whose settings the trial used.
 
     Raises:
-        UserError: the lines are there already, or the file would not be valid with them. It is then left as it was.
+        UserError: the section already exists, or the file would become invalid. The file is then unchanged.
     """
     text = (target if target.exists() else path).read_text(encoding="utf-8")
     for heading in re.findall(r"^\[.*\]$", trial.lines(), re.MULTILINE):
         if re.search(rf"^{re.escape(heading)}\s*$", text, re.MULTILINE):
-            raise UserError(f"{target}: has a section {heading} already; change it there")
+            raise UserError(f"{target}: already has a section {heading}; change it there")
     with replacing(target) as temporary:
         temporary.write_text(f"{text.rstrip()}\n\n{trial.lines()}", encoding="utf-8")
         read_file(temporary, trial.label, ())

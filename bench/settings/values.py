@@ -1,4 +1,4 @@
-"""Values of settings: what they may be, and what stands for something else in them (`~`, `${NAME}`)."""
+"""Checks the values of settings and expands `~` and `${NAME}` in them."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
 def refuse_odd_values(value: Any, where: str) -> None:
-    """Sees that a value, and all within it, is text, a number, true or false, a list or a table of such.
+    """Checks that a value, with everything in it, is text, a number, true or false, a list or a table of these.
 
-    Settings become JSON: they are part of keys and stand in records. TOML knows dates, times, nan and inf besides.
+    Settings become JSON, because they are part of keys and records. TOML also has dates, times, nan and inf.
 
     Args:
-        where: what the value is called, for the message; what lies within is named by its place below.
+        where: the name of the value, for the message; nested values are named by their path below it.
 
     Raises:
-        UserError: it holds something else; names the place and what to write instead.
+        UserError: it contains something else; says where, and what to write instead.
     """
     if isinstance(value, Mapping):
         for key, inner in value.items():
@@ -31,17 +31,17 @@ def refuse_odd_values(value: Any, where: str) -> None:
         for index, inner in enumerate(value):
             refuse_odd_values(inner, f"{where}[{index}]")
     elif isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f"{where}: {value} is no number to calculate with; give a finite one")
+        raise UserError(f"{where}: {value} cannot be used as a number; give a finite one")
     elif value is not None and not isinstance(value, str | int | float):
         kind = type(value).__name__
-        raise UserError(f"{where}: a {kind} ({value}) is no value of a setting; if it is text, put it in quotes")
+        raise UserError(f"{where}: a {kind} ({value}) is not a valid value; if it is text, put it in quotes")
 
 
 def expand(value: Any, where: str) -> Any:
-    """`${NAME}` in strings, from the environment, and a leading `~`, the home folder; in all that a table holds.
+    """Expands `${NAME}` from the environment and a leading `~` to the home folder, in all strings of a value.
 
     Raises:
-        DataError: a variable is not set, or a string holds a character that no path has.
+        DataError: a variable is not set, or a string contains a character that paths cannot have.
     """
     if isinstance(value, Mapping):
         return {key: expand(inner, where) for key, inner in value.items()}

@@ -1,1 +1,1 @@
-"""Records, artefacts, keys and files on disk."""
+"""Stores records, artefacts, keys and files on disk."""

@@ -1,4 +1,4 @@
-"""Fitted states and arrays on disk."""
+"""Reads and writes fitted states and arrays."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bench.contracts import State
 
 
 def write_state(folder: Path, state: State | None) -> None:
-    """A fitted state as safetensors and JSON; None as an empty account."""
+    """Writes a fitted state as safetensors and JSON; None is written as an empty file of information."""
     if state is not None and state.tensors:
         save_file({name: value.contiguous() for name, value in state.tensors.items()}, folder / "state.safetensors")
     info = None if state is None else dict(state.info)
@@ -23,7 +23,7 @@ def write_state(folder: Path, state: State | None) -> None:
 
 
 def read_state(folder: Path) -> State | None:
-    """What `write_state` wrote."""
+    """Reads what `write_state` wrote."""
     info = json.loads((folder / "info.json").read_text(encoding="utf-8"))
     if info is None:
         return None
@@ -32,15 +32,16 @@ def read_state(folder: Path) -> State | None:
 
 
 def write_arrays(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Arrays as one `.npy` each."""
+    """Writes each array as a `.npy` file."""
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array, allow_pickle=False)
 
 
 class Rows:
-    """An array on disk of which only the rows in use are in memory.
+    """An array on disk, of which only the rows in use are in memory.
 
-    Every access maps the file anew and copies: what one long-lived mapping has touched would stay in memory.
+    Every access maps the file anew and copies, because the pages that a long-lived mapping has touched would stay in
+    memory.
     """
 
     def __init__(self, path: Path) -> None:
@@ -48,7 +49,7 @@ class Rows:
 
     @classmethod
     def create(cls, path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Rows:
-        """A new file, filled with zeros."""
+        """Creates a file filled with zeros."""
         np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)  # type: ignore[no-untyped-call]
         return cls(path)
 
@@ -58,12 +59,12 @@ class Rows:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the whole array."""
+        """Shape of the whole array."""
         return self._mapped("r").shape
 
     @property
     def row_bytes(self) -> int:
-        """Of one row."""
+        """Shape of one row."""
         whole = self._mapped("r")
         return whole.nbytes // max(1, len(whole))
 

@@ -1,4 +1,4 @@
-"""Files: written aside and renamed, hashed, and found where the package put them."""
+"""File helpers: atomic writing, hashing, locking, and locating files of the package."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from bench.errors import DataError, UserError
 _MARKS = ((codecs.BOM_UTF32_LE, "UTF-32"), (codecs.BOM_UTF32_BE, "UTF-32"), (codecs.BOM_UTF16_LE, "UTF-16"),
           (codecs.BOM_UTF16_BE, "UTF-16"))  # fmt: skip
 
-ROOT = Path(__file__).resolve().parent.parent.parent  #: where the packages `bench`, `defenses` and `attacks` lie
+ROOT = Path(__file__).resolve().parent.parent.parent  #: the folder with the packages `bench`, `defenses` and `attacks`
 
 
 def shipped(place: str, installed: str) -> Path:
-    """A file or folder that comes with the project: at its root, or where an installed copy keeps it.
+    """A file or folder that is part of the project: in its root, or where an installed copy has it.
 
     Args:
         place: the path from the project's root.
@@ -34,7 +34,7 @@ def shipped(place: str, installed: str) -> Path:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary sibling to write; it takes `path`'s place when the block ends well, and is removed otherwise."""
+    """Yields a temporary sibling to write; it replaces `path` if the block succeeds, and is deleted otherwise."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     os.close(handle)
@@ -48,10 +48,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def read_text(path: Path) -> str:
-    """A user's text file: UTF-8, with or without a byte order mark; lines end in any system's way.
+    """Reads a user's text file: UTF-8, with or without a byte order mark, and any line endings.
 
     Raises:
-        DataError: it cannot be read, or has another encoding; says which and what to do.
+        DataError: it cannot be read or has another encoding; says which, and what to do.
     """
     try:
         data = path.read_bytes()
@@ -59,7 +59,7 @@ def read_text(path: Path) -> str:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     marked = next((name for mark, name in _MARKS if data.startswith(mark)), "")
     if not marked and b"\0" in data[:1000]:
-        marked = "UTF-16 or no text at all"
+        marked = "UTF-16 or not text"
     if marked:
         raise DataError(f"{path}: encoded as {marked}; save it as UTF-8")
     try:
@@ -71,15 +71,15 @@ def read_text(path: Path) -> str:
 
 @contextlib.contextmanager
 def locked(path: Path, setting: str, timeout: float = -1) -> Iterator[None]:
-    """Holds a lock file, which processes on one machine or one network drive wait for.
+    """Holds a lock file, for processes on one machine or one network drive.
 
     Args:
-        setting: what says where the folder lies, for the message.
-        timeout: seconds to wait; -1: for ever.
+        setting: the setting that names the folder, for the message.
+        timeout: seconds to wait; -1: no limit.
 
     Raises:
-        UserError: the drive knows no locks; names the folder and the setting.
-        filelock.Timeout: another process holds it still.
+        UserError: the drive does not support locks; names the folder and the setting.
+        filelock.Timeout: another process still holds it.
     """
     lock = FileLock(path)
     try:
@@ -98,16 +98,14 @@ def locked(path: Path, setting: str, timeout: float = -1) -> Iterator[None]:
         lock.release()
 
 
-_NAME_LIMIT = (
-    160  #: characters of a name's readable part: with all that is put around it, no system has too long a name
-)
+_NAME_LIMIT = 160  #: characters of a name's readable part; the whole name stays within the limits of all file systems
 
 
 def file_name(*parts: str, divider: str = "--") -> str:
-    """One file's name for some texts: readable, of bounded length, and another one for other texts.
+    """Makes a file name from some texts: readable, of bounded length, and unique to these texts.
 
-    Where characters had to be replaced or left out, or could be taken for another text's on a file system that does not
-    tell `A` from `a`, a hash of the texts themselves is added.
+    A hash of the texts is added if characters were replaced or left out, or if the name could be confused with
+    another's on a file system that ignores case.
     """
     given = [part for part in parts if part]
     text = divider.join(given)
@@ -120,6 +118,6 @@ def file_name(*parts: str, divider: str = "--") -> str:
 
 
 def file_hash(path: Path) -> str:
-    """sha256 of a file's bytes."""
+    """sha256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

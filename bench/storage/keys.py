@@ -14,7 +14,7 @@ from typing import Any
 
 from bench.storage.session import in_session, session_code
 
-# Where a change cannot alter what a plugin computes, or is covered by the protocol number.
+# Modules whose changes cannot affect a plugin's results, or are covered by the protocol number.
 _NOT_HASHED = (
     "abc", "builtins", "typing", "bench.contracts", "bench.errors", "bench.labels", "bench.seeds", "bench.storage",
     "bench.toolkit.precision", "bench.toolkit.progress",
@@ -26,19 +26,19 @@ def _counts(module: str) -> bool:
 
 
 def source_hash(plugin: type[Any]) -> str:
-    """sha256 of the source of a plugin, of its bases, and of the parts of `bench` that compute for it.
+    """sha256 of the source of a plugin, of its bases, and of the parts of `bench` that they use.
 
-    Comments, docstrings, layout and imports do not count: neither tidying up nor moving a module should retrain every
-    decoder. What is imported counts by its own code. A class of a notebook's cell counts by its own source and by what
-    that reads.
+    Comments, docstrings, layout and imports do not count, so that neither tidying up nor moving a module retrains every
+    decoder. Imported code counts by its own source. A class defined in a notebook counts by its own source and by what
+    it reads.
 
     Raises:
-        UserError: it was defined where its source cannot be had.
+        UserError: its source is not available.
     """
     counted_bases = [base for base in plugin.__mro__ if _counts(base.__module__)]
     bases = {base.__module__ for base in counted_bases if not in_session(base)}
     used = {getattr(value, "__module__", None) or "" for name in bases for value in vars(sys.modules[name]).values()}
-    counted = {"bench", *(name.partition(".")[0] for name in bases & {plugin.__module__})}  # a plugin's own package too
+    counted = {"bench", *(name.partition(".")[0] for name in bases & {plugin.__module__})}  # and a plugin's own package
     modules = bases | {name for name in used if name.partition(".")[0] in counted and _counts(name)}
     own = tuple(session_code(base, _counted_code) for base in counted_bases if in_session(base))
     return _joined(tuple((name, _stamp(name)) for name in sorted(modules)), own)
@@ -50,7 +50,7 @@ def _joined(modules: tuple[tuple[str, object], ...], own: tuple[str, ...]) -> st
 
 
 def _stamp(name: str) -> object:
-    """Changes when a module's file does: a session outlives many versions of what is edited and loaded again."""
+    """Changes when a module's file changes, because a session may load many versions of an edited file."""
     path = getattr(sys.modules.get(name), "__file__", None)
     if not path:
         return None
@@ -77,7 +77,7 @@ def _code(name: str, _: object) -> str:
 
 
 def content_key(**parts: Any) -> str:
-    """sha256 over named JSON-able parts (dataclasses included), independent of their order."""
+    """sha256 of named JSON-able parts (dataclasses included), independent of their order."""
 
     def plain(value: Any) -> Any:
         if is_dataclass(value) and not isinstance(value, type):

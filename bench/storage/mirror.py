@@ -1,4 +1,4 @@
-"""Artefacts at an fsspec URL (s3://, gs://, memory://, ...), for machines that share no file system."""
+"""Mirrors artefacts at an fsspec URL (s3://, gs://, memory://, ...), for machines without a shared file system."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ MANIFEST = "manifest.json"
 
 
 class Mirror:
-    """A copy of the store at a URL: `KIND/KEY/...`, the manifest last, so that what has one is whole.
+    """A copy of the store at a URL, `KIND/KEY/...`. The manifest is written last, so an artefact with one is complete.
 
-    What comes from there is not trusted: the store checks every file against the manifest, and the manifest's own key.
+    Its content is not trusted: the store checks every file against the manifest, and the manifest's own key.
     """
 
     def __init__(self, url: str) -> None:
-        """Connects.
+        """Connects to the URL.
 
         Raises:
-            UserError: no fsspec, no such kind of URL, or its package is missing.
+            UserError: fsspec or the protocol's package is missing, or the protocol is unknown.
         """
         try:
             from fsspec.core import url_to_fs
@@ -39,7 +39,7 @@ class Mirror:
         return str(PurePosixPath(self._root, kind, key, name))
 
     def has(self, kind: str, key: str) -> bool:
-        """Whether a whole artefact is there."""
+        """Whether a complete artefact exists."""
         return bool(self._reached(self._files.exists, self._place(kind, key, MANIFEST)))
 
     def fetch(self, kind: str, key: str, folder: Path) -> None:
@@ -48,13 +48,13 @@ class Mirror:
         for found in self._reached(self._files.find, origin):
             name = PurePosixPath(found).relative_to(PurePosixPath(origin))
             if ".." in name.parts or name.is_absolute():
-                raise UserError(f"{self.url}: {found}: a name that leads out of its folder")
+                raise UserError(f"{self.url}: {found}: the name leads out of its folder")
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             self._reached(self._files.get_file, found, str(target))
 
     def publish(self, kind: str, key: str, folder: Path) -> None:
-        """Copies a finished artefact there, its manifest last."""
+        """Uploads a finished artefact, its manifest last."""
         paths = sorted((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.name == MANIFEST)
         for path in paths:
             target = self._place(kind, key, path.relative_to(folder).as_posix())
@@ -64,5 +64,5 @@ class Mirror:
     def _reached(self, call: Any, *arguments: Any) -> Any:
         try:
             return call(*arguments)
-        except Exception as error:  # each kind of file system has exceptions of its own
+        except Exception as error:  # each kind of file system has its own exceptions
             raise UserError(f"run.mirror = {self.url!r}: {type(error).__name__}: {error}") from error

@@ -1,4 +1,4 @@
-"""What a run leaves behind: one JSON record a cell, per-image scores in parquet and a few sample images beside it."""
+"""The output of a run: one JSON record per cell, per-image scores in parquet and a few sample images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from bench.errors import DataError, UserError
 from bench.labels import is_harness
 from bench.storage.files import file_name, replacing
 
-SCHEMA = 1  #: version of the record's layout
+SCHEMA = 1  #: version of the record's schema
 
 Kind = Literal["utility", "reconstruction", "replay", "linkage"]
 Status = Literal["ok", "skipped", "error"]
@@ -30,8 +30,8 @@ Status = Literal["ok", "skipped", "error"]
 class Measure:
     """A figure with its 95 % interval (over identities) and the number of images or pairs behind it.
 
-    `value` is None where the figure could not be had; `note` then says why ("unavailable: no LPIPS backbone"). `low`
-    and `high` are None where there is no interval ("no interval: one person"), and never the same number.
+    `value` is None if the figure is not available; `note` then says why ("unavailable: no LPIPS backbone"). `low` and
+    `high` are None if there is no interval ("no interval: one person"); they never coincide.
     """
 
     value: float | None
@@ -43,31 +43,31 @@ class Measure:
 
 @dataclass(frozen=True)
 class Cell:
-    """What a record is about, in words that mean the same on every machine."""
+    """The identity of a cell, by labels that mean the same on every machine."""
 
     kind: Kind
     dataset: str
     recognizer: str
-    #: The label in bench.toml, with a sweep's parameters: advface[epsilon=0.1]. With a ~ it is the harness's own.
+    #: The label in bench.toml, with a sweep's parameters: advface[epsilon=0.1]. A ~ marks variants of the harness.
     defense: str
     attack: str = ""  #: empty for a utility cell
-    level: str = ""  #: the attack's knowledge
+    level: str = ""  #: the attack's level of knowledge
     leaks: str = ""
     seed: int = 0
 
     @property
     def probe(self) -> bool:
-        """Whether the defence is a control or a canary, and takes no part in any ranking."""
+        """Whether the defence is a control or a canary, and takes no part in rankings."""
         return is_harness(self.defense)
 
     @property
     def name(self) -> str:
-        """A file name: readable, and no other cell's."""
+        """A readable and unique file name."""
         return file_name(*self._parts)
 
     @property
     def former_name(self) -> str:
-        """What earlier versions called it: sometimes too long, or another cell's too."""
+        """The file name of earlier versions, which was sometimes too long or not unique."""
         text = "--".join(part for part in self._parts if part)
         return "".join(c if c.isalnum() or c in "-_.=[],@~" else "_" for c in text)
 
@@ -78,12 +78,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Record:
-    """One cell's outcome.
+    """The outcome of one cell.
 
     `metrics` by kind. utility: acc, acc_raw_probe, eer, tar_at_far_* ; reconstruction: ssim, psnr_db, mse, lpips,
     cosine; replay: srra1, srra2; linkage: rank1, tar_at_far_*. `parameters` holds the defence's and the attack's,
-    `noise` what the harness measured (rms, l2, linf, snr_db ...), `info` the fitting's account, `settings` every
-    metric's variant.
+    `noise` what the harness measured (rms, l2, linf, snr_db ...), `info` the training logs, `settings` every metric's
+    variant.
     """
 
     cell: Cell
@@ -98,25 +98,25 @@ class Record:
     info: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
-    #: What it is about, the same on every machine: hashes of `data`, `recognizer` and the plugins' `code`.
+    #: Its inputs, the same on every machine: hashes of `data`, `recognizer` and the plugins' `code`.
     origin: Mapping[str, str] = field(default_factory=dict)
-    artefacts: tuple[str, ...] = ()  #: keys of everything in the store that it was made from
+    artefacts: tuple[str, ...] = ()  #: keys of all artefacts in the store that it was made from
     time_s: float = 0.0
     schema: int = SCHEMA
 
 
 class Run:
-    """A run's folder: `records/NAME.json`, `.parquet` and `.npz`, and beside them the reports made from these."""
+    """A run's folder: `records/NAME.json`, `.parquet` and `.npz`, and the reports made from these."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._records = folder / "records"
 
     def prepare(self) -> None:
-        """Makes the folder and sees that it can be written to.
+        """Creates the folder and checks that it is writable.
 
         Raises:
-            UserError: it can't.
+            UserError: it is not.
         """
         try:
             self._records.mkdir(parents=True, exist_ok=True)
@@ -127,7 +127,7 @@ class Run:
 
     @contextmanager
     def timed(self, workers: int = 0) -> Iterator[None]:
-        """Notes in `time.json` how long the block took, however it ends; it stands beside what other calls took."""
+        """Appends the duration of the block to `time.json`, however it ends."""
         began, clock = datetime.now(UTC), time.perf_counter()
         try:
             yield
@@ -141,7 +141,7 @@ class Run:
                 path.write_text(json.dumps([*self.times(), call], indent=1), encoding="utf-8")
 
     def times(self) -> list[dict[str, Any]]:
-        """The calls that judged cells here: `began` (UTC), `wall_s`, `workers`; none where nobody noted them."""
+        """The calls that judged cells here: `began` (UTC), `wall_s`, `workers`; empty if none were noted."""
         try:
             noted = json.loads((self.folder / "time.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -152,7 +152,7 @@ class Run:
         return noted if whole else []
 
     def artefacts(self, name: str) -> tuple[str, ...]:
-        """Keys of the artefacts behind a record; none if it is damaged."""
+        """Keys of the artefacts behind a record; empty if it is damaged."""
         try:
             record = self.read(name)
         except DataError:
@@ -160,11 +160,11 @@ class Run:
         return record.artefacts if record else ()
 
     def names(self) -> list[str]:
-        """Names of the cells that have a record, sorted."""
+        """Sorted names of the cells that have a record."""
         return sorted(path.stem for path in self._records.glob("*.json"))
 
     def read(self, name: str) -> Record | None:
-        """The record of that name; None where there is none.
+        """The record with this name; None if there is none.
 
         Raises:
             DataError: the file is damaged or of another schema.
@@ -190,10 +190,10 @@ class Run:
             raise DataError(f"{path}: a damaged record ({error}); delete it and run again") from error
 
     def find(self, cell: Cell) -> Record | None:
-        """The record of a cell, under the name that it has now or had in earlier versions.
+        """The record of a cell, under its current name or an earlier version's.
 
         Raises:
-            DataError: as `read`.
+            DataError: as for `read`.
         """
         for name in dict.fromkeys((cell.name, cell.former_name)):
             try:
@@ -207,23 +207,25 @@ class Run:
         return None
 
     def path(self, cell: Cell, suffix: str) -> Path:
-        """Where a cell's `.json`, `.parquet` or `.npz` lies, or would."""
+        """The path of a cell's `.json`, `.parquet` or `.npz`."""
         now = self._records / f"{cell.name}{suffix}"
         if cell.former_name == cell.name or (self._records / f"{cell.name}.json").exists():
             return now
         return self._records / f"{cell.former_name}{suffix}" if self.find(cell) is not None else now
 
     def records(self) -> list[Record]:
-        """Every record; of two of one cell, the one under today's name.
+        """Every record; if a cell has two, the one under its current name.
 
         Raises:
-            DataError: the folder holds no records, or one is damaged.
+            DataError: the folder has no records, or one is damaged.
         """
         read = [(name, record) for name in self.names() if (record := self.read(name)) is not None]
         current = {record.cell for name, record in read if name == record.cell.name}
         found = [record for name, record in read if name == record.cell.name or record.cell not in current]
         if not found:
-            raise DataError(f"{self.folder}: no records here; point at a finished run, or start one: veilbench run")
+            raise DataError(
+                f"{self.folder}: no records here; name the folder of a finished run, or start one: veilbench run"
+            )
         return found
 
     def scores(self, cell: Cell) -> pd.DataFrame:
@@ -235,7 +237,7 @@ class Run:
             raise DataError(f"{path}: no readable scores ({error}); delete the cell's record and run again") from error
 
     def samples(self, cell: Cell) -> dict[str, NDArray[Any]]:
-        """`original` and `reconstruction` (K, H, W, 3) uint8 and their `name`s; empty where none were kept."""
+        """`original` and `reconstruction` (K, H, W, 3) uint8 and their `name`s; empty if none were stored."""
         path = self.path(cell, ".npz")
         if not path.exists():
             return {}
@@ -245,7 +247,7 @@ class Run:
     def write(
         self, record: Record, scores: pd.DataFrame | None = None, samples: Mapping[str, NDArray[Any]] | None = None
     ) -> None:
-        """Writes what belongs to a cell, the record last: a record that stands has its scores."""
+        """Writes a cell's files, the record last, so that an existing record has its scores."""
         base = self._records / record.cell.name
         former = self.path(record.cell, ".json")
         if scores is not None:

@@ -1,7 +1,8 @@
-"""What a class defined at a prompt or in a notebook's cell computes, as text for a key: its source, and what it reads.
+"""Describes a class from a prompt or notebook cell as text for a key: its source, and everything that it reads.
 
-A file's class is known by its file. A cell's class has none, and reads globals of its session that change under it: so
-its methods are followed to the functions, classes and values that they name, and what cannot be followed is an error.
+The key of a class in a file is made from the file. A class of a session has no file, and reads globals that may change.
+So its methods are followed to the functions, classes and values that they name; anything that cannot be followed is an
+error.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import numpy as np
 
 from bench.errors import UserError
 
-#: What `dataclass` and Python put into a class; the fields' values are part of the key by themselves.
+#: Attributes that `dataclass` and Python add to a class; field values are part of the key already.
 _MADE = {
     "__abstractmethods__", "__annotate_func__", "__annotations__", "__annotations_cache__", "__dataclass_fields__",
     "__dataclass_params__", "__dict__", "__doc__", "__firstlineno__", "__match_args__", "__module__", "__orig_bases__",
@@ -34,20 +35,18 @@ _LIBRARIES = [Path(sysconfig.get_paths()[name]).resolve() for name in ("stdlib",
 
 
 def in_session(plugin: type[Any]) -> bool:
-    """Whether a class was defined at a prompt, in a cell, or in the script that runs, and in no module that others
-    could import.
-    """
+    """Whether a class was defined at a prompt, in a cell or in the running script, and not in an importable module."""
     return plugin.__module__ == "__main__" or _file(plugin.__module__) is None
 
 
 def session_code(plugin: type[Any], module_code: Callable[[str], str]) -> str:
-    """What the class computes, comments and docstrings left out.
+    """The class's code and what it reads, without comments and docstrings.
 
     Args:
-        module_code: the code of a module by its name, empty for those that do not count.
+        module_code: returns the code of a module by name; empty for modules that do not count.
 
     Raises:
-        UserError: the source of a method is not to be had, or it reads a global that no key can hold.
+        UserError: the source of a method is not available, or it reads a global that cannot be part of a key.
     """
     return "\n".join(_Reader(plugin.__qualname__, module_code).klass(plugin))
 
@@ -60,7 +59,7 @@ class _Reader:
         self._seen: set[int] = set()
 
     def klass(self, one: type[Any]) -> Iterator[str]:
-        """A class of the session: what stands in it, by name."""
+        """Adds a class of the session, member by member."""
         if id(one) in self._seen:
             return
         self._seen.add(id(one))
@@ -74,7 +73,7 @@ class _Reader:
             yield from self.value(base, base.__qualname__)
 
     def function(self, one: FunctionType, name: str) -> Iterator[str]:
-        """A function of the session, its defaults, and what it reads besides."""
+        """Adds a function of the session, with its defaults and what it reads."""
         if id(one) in self._seen:
             return
         self._seen.add(id(one))
@@ -82,13 +81,13 @@ class _Reader:
             source = textwrap.dedent(inspect.getsource(one))
         except (OSError, TypeError) as error:
             raise UserError(
-                f"{self._who}: the source of {name} cannot be had, and without it an edited class would be served old "
-                "results. Define the class in a notebook's cell or in a file (defenses.NAME.plugin = 'mine.py')"
+                f"{self._who}: the source of {name} is not available, so an edited class could get outdated results. "
+                "Define the class in a notebook's cell or in a file (defenses.NAME.plugin = 'mine.py')"
             ) from error
         read: set[tuple[str, ...]] = {(name,) for name in _names(one.__code__)}
         try:
             tree = ast.parse(source)
-        except SyntaxError:  # a lambda's lines are a part of a statement
+        except SyntaxError:  # a lambda's source is part of a statement
             yield source
         else:
             yield ast.dump(_bare(tree))
@@ -107,7 +106,7 @@ class _Reader:
                 yield from self.value(found, path)
 
     def value(self, value: Any, name: str) -> Iterator[str]:
-        """Anything that a class holds or reads."""
+        """Adds anything that a class holds or reads."""
         if isinstance(value, staticmethod | classmethod):
             yield from self.value(value.__func__, name)
         elif isinstance(value, property | functools.cached_property):
@@ -136,7 +135,7 @@ class _Reader:
             yield self._array(value, name)
 
     def _named(self, value: Any, name: str) -> Iterator[str]:
-        """A function or class: of the session, or of a module."""
+        """Adds a function or class of the session or of a module."""
         module = getattr(value, "__module__", None) or ""
         if isinstance(value, type) and module not in ("builtins", "typing") and in_session(value):
             yield from self.klass(value)
@@ -146,7 +145,7 @@ class _Reader:
             yield self._elsewhere(module, f"{module}.{getattr(value, '__qualname__', name)}")
 
     def _elsewhere(self, module: str, name: str) -> str:
-        """A library's by its name; by its code where the user or this package wrote it."""
+        """Adds a library function by name, and code of the user or of this package by its source."""
         file = _file(module)
         library = module.partition(".")[0] != "bench" and _in_library(file)
         if file is None or library:
@@ -163,15 +162,15 @@ class _Reader:
             text = repr(value)
             if " at 0x" in text or len(text) > 200 or not _plain(value):
                 raise UserError(
-                    f"{self._who}: reads {name}, a {kind} of the session, which no key can hold: make it a parameter, "
-                    "build it in a method, or put the class into a file"
+                    f"{self._who}: reads {name}, a {kind} of the session, which cannot be part of a key: make it a "
+                    "parameter, build it in a method, or put the class into a file"
                 )
             return text
         return f"{array.dtype} {array.shape} {array.tobytes().hex()}"
 
 
 def _plain(value: Any) -> bool:
-    """Whether the repr says all there is: types of torch and numpy, and of annotations."""
+    """Whether the repr describes the value completely: types of torch and numpy, and annotations."""
     return type(value).__module__.partition(".")[0] in ("torch", "numpy", "typing", "types", "pathlib")
 
 
@@ -195,7 +194,7 @@ def _names(code: CodeType) -> set[str]:
 
 
 def _chains(tree: ast.AST) -> Iterator[tuple[str, ...]]:
-    """Dotted names that are read: `torch.nn.functional.relu` as its parts."""
+    """Dotted names that are read, as tuples of their parts: `torch.nn.functional.relu`."""
     for node in ast.walk(tree):
         parts: list[str] = []
         while isinstance(node, ast.Attribute):
@@ -206,7 +205,7 @@ def _chains(tree: ast.AST) -> Iterator[tuple[str, ...]]:
 
 
 def _bare(tree: ast.Module) -> ast.Module:
-    """Without docstrings."""
+    """Removes docstrings."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
             node.body = node.body[1:] or [ast.Pass()]

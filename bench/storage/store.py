@@ -1,4 +1,4 @@
-"""Artefacts on disk: content-addressed folders, written aside and renamed, verified when first read."""
+"""Stores artefacts in content-addressed folders, written atomically and verified when first read."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _LOCKS = "locks"
 
 
 class Store:
-    """A folder of artefacts, `KIND/KEY/`, each with a manifest of its files' hashes. Safe against two runs at once."""
+    """A folder of artefacts, `KIND/KEY/`, each with a manifest of its files' hashes. Safe for concurrent runs."""
 
     def __init__(self, root: Path, mirror: str = "") -> None:
-        """Where artefacts lie.
+        """Opens or creates the store.
 
         Args:
-            mirror: an fsspec URL that they are copied to, and taken from where they are not here yet.
+            mirror: an fsspec URL to which artefacts are copied, and from which missing ones are fetched.
 
         Raises:
-            UserError: the folder cannot be written to, or the URL is none.
+            UserError: the folder is not writable, or the URL is invalid.
         """
         self.root = root
         self._mirror = Mirror(mirror) if mirror else None
@@ -42,14 +42,16 @@ class Store:
             with tempfile.TemporaryFile(dir=root):
                 pass
         except OSError as error:
-            raise UserError(f"{root}: cannot write here ({error.strerror}); choose another place: run.store") from error
+            raise UserError(
+                f"{root}: cannot write here ({error.strerror}); choose another folder with run.store"
+            ) from error
 
     def folder(self, kind: str, key: str) -> Path:
-        """Where an artefact lies, or would."""
+        """The path of an artefact, existing or not."""
         return self.root / kind / key
 
     def get(self, kind: str, key: str) -> Path | None:
-        """The artefact's folder if it is there and whole, or in the mirror; a damaged one is removed, with a word."""
+        """The artefact's folder if it is intact, here or in the mirror; a damaged one is removed with a warning."""
         ready = self._local(kind, key)
         if ready is None and self._mirror is not None:
             with self._locked(kind, key):
@@ -73,16 +75,16 @@ class Store:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             damaged = [str(error)]
         if damaged:
-            log.warning("%s: damaged (%s); making it again", folder, ", ".join(damaged))
+            log.warning("%s: damaged (%s); computing it again", folder, ", ".join(damaged))
             shutil.rmtree(folder, ignore_errors=True)
             return None
         self._verified.add(folder)
         return folder
 
     def make(self, kind: str, key: str, write: Callable[[Path], None]) -> Path:
-        """The artefact's folder; `write(folder)` fills a new one where it isn't there yet.
+        """The artefact's folder; `write(folder)` fills a new one if it does not exist.
 
-        Another process making the same one is waited for, and what it made is used.
+        If another process is making the same artefact, waits for it and uses the result.
         """
         with self._locked(kind, key):
             if (ready := self._local(kind, key) or self._mirrored(kind, key)) is not None:
@@ -103,7 +105,7 @@ class Store:
             return folder
 
     def _mirrored(self, kind: str, key: str) -> Path | None:
-        """The artefact's folder, copied from the mirror; None where it isn't there, or came damaged."""
+        """The artefact's folder, copied from the mirror; None if the mirror does not have it, or it arrives damaged."""
         if self._mirror is None or not self._mirror.has(kind, key):
             return None
         folder = self.folder(kind, key)
@@ -126,7 +128,7 @@ class Store:
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """While the block runs, `clean` keeps its hands off: a run's records come after its artefacts."""
+        """Within the block, `clean` removes nothing, because a run writes its records after its artefacts."""
         locks = self.root / _LOCKS
         locks.mkdir(exist_ok=True)
         path = locks / f"run-{uuid.uuid4().hex}.lock"
@@ -137,7 +139,7 @@ class Store:
             path.unlink(missing_ok=True)
 
     def clean(self, keep: set[str], dry_run: bool = False) -> tuple[int, int]:
-        """Removes artefacts whose key is not in `keep`, and what killed runs left. Returns (how many, bytes).
+        """Removes artefacts whose key is not in `keep`, and leftovers of killed runs. Returns (number, bytes).
 
         Raises:
             UserError: a run is using the store.

@@ -1,4 +1,4 @@
-"""Weights come from strangers: read without pickle's powers, loaded strictly, every failure one clear line."""
+"""Reads untrusted weights without unpickling code and loads them strictly; every failure is one clear line."""
 
 from __future__ import annotations
 
@@ -15,42 +15,42 @@ from bench.errors import DataError
 from bench.storage.files import ROOT
 
 _PACKAGE = "package:"
-# What torch's restricted unpickler says of a class or function that a file asks for.
+# The message of torch's restricted unpickler about a class or function that a file requests.
 _FOREIGN = re.compile(r"[Uu]nsupported (?:global: )?(?:GLOBAL|class) (\S+)")
 
 
 def find_weights(path: str, setting: str) -> Path:
-    """The file, if it is there; `package:NAME` is one that comes with the package.
+    """The path of a weight file; `package:NAME` is one included in the package.
 
     Raises:
-        DataError: no path was given, or nothing lies there.
+        DataError: no path was given, or the file does not exist.
     """
     if not path:
         raise DataError(f"no weights given: set {setting} to a .safetensors or .pt file")
     own = path.removeprefix(_PACKAGE)
     file = ROOT / "bench" / "recognizers" / own if own != path else Path(path).expanduser()
     if own != path and Path(own).name != own:
-        raise DataError(f"{setting} = {path!r}: give the name of a file that comes with the package, not a path")
+        raise DataError(f"{setting} = {path!r}: give the name of a file in the package, not a path")
     if not file.is_file():
-        raise DataError(f"{file}: no such file; set {setting}, or VEILBENCH_DATA where the path begins with it")
+        raise DataError(f"{file}: no such file; set {setting}, or VEILBENCH_DATA if the path begins with it")
     return file
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """A state dict from `.safetensors`, or from `.pt`/`.pth` with torch's restricted unpickler.
 
-    A checkpoint that holds one under a usual name is opened; what DataParallel and torch.compile put before every name
-    is taken off.
+    Also accepts a checkpoint that contains one under a usual name, and removes the prefixes that DataParallel and
+    torch.compile put before every name.
 
     Raises:
-        DataError: the file is damaged or another kind of file, asks for more than tensors, or is no state dict.
+        DataError: the file is damaged or of another kind, requests more than tensors, or is not a state dict.
     """
     _refuse_other_files(path)
     try:
         if path.suffix.lower() == ".safetensors":
             return _bare(load_file(path))
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged bytes make torch's unpickler fail in any way: IndexError, struct.error, ...
+    except Exception as error:  # damaged bytes can raise anything in torch's unpickler: IndexError, struct.error, ...
         wanted = _FOREIGN.search(str(error))
         if wanted:
             raise DataError(
@@ -64,20 +64,20 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return _bare({str(name): value for name, value in loaded.items()})
 
 
-_CHECKPOINT = ("state_dict", "model_state_dict", "model", "net", "network")  #: where training scripts put a state dict
+_CHECKPOINT = ("state_dict", "model_state_dict", "model", "net", "network")  #: usual names of a state dict in a file
 _WRAPPERS = ("module.", "_orig_mod.")  #: torch.nn.DataParallel, torch.compile
 
 
 def _bare(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Names without what a wrapper puts before every one of them."""
-    for wrapper in _WRAPPERS * 2:  # either may be around the other
+    """Removes the prefixes that wrappers put before every name."""
+    for wrapper in _WRAPPERS * 2:  # either may be outermost
         if tensors and all(name.startswith(wrapper) for name in tensors):
             tensors = {name.removeprefix(wrapper): value for name, value in tensors.items()}
     return dict(tensors)
 
 
 def _refuse_other_files(path: Path) -> None:
-    """What stands where weights should, and is told best by its first bytes."""
+    """Rejects a file that its first bytes show not to be weights."""
     try:
         with path.open("rb") as file:
             start = file.read(64)
@@ -91,7 +91,7 @@ def _refuse_other_files(path: Path) -> None:
         raise DataError(f"{path}: an empty file; fetch the weights again")
 
 
-#: What training as a classifier leaves behind, and recognition has no use for.
+#: Layers of a classifier left from training, which recognition does not use.
 _CLASSIFIERS = (
     "logits.",
     "classifier.",
@@ -105,13 +105,13 @@ _CLASSIFIERS = (
 
 
 def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Fills a module; every name and shape must match.
+    """Loads weights into a module; every name and shape must match.
 
-    But for two things: a classifier that the module has not is left out, and the counters of batches that older
-    versions of torch did not save (nothing is computed with them here) stand at 0.
+    Two exceptions: a classifier that the module does not have is ignored, and batch counters that older versions of
+    torch did not save (they have no effect here) are set to 0.
 
     Raises:
-        DataError: they don't; names the first of what is missing, unexpected and of another shape.
+        DataError: they do not match; names the first missing, unexpected and differently shaped ones.
     """
     own = module.state_dict()
     spare = tuple(head for head in _CLASSIFIERS if not any(name.startswith(head) for name in own))
@@ -137,22 +137,22 @@ def _some(names: list[str]) -> str:
 
 
 def fill(network: SplitNetwork, tensors: Mapping[str, Tensor], path: Path) -> SplitNetwork:
-    """A network with the weights that `veilbench train-recognizer` wrote, in single precision.
+    """A network with weights written by `veilbench train-recognizer`, in single precision.
 
     Raises:
-        DataError: they are another network's.
+        DataError: the weights belong to another network.
     """
     load_strictly(network, {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}, path)
     return network
 
 
 def is_split(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether weights are named by client and server, as `veilbench train-recognizer` writes them."""
+    """Whether weights are named by client and server, as `veilbench train-recognizer` names them."""
     return any(name.startswith("client.") for name in tensors)
 
 
 def _reason(error: Exception) -> str:
-    """One line of what went wrong, without torch's preamble, which advises to load the file with all of pickle."""
+    """A one-line error without torch's preamble, which advises to disable the restricted unpickler."""
     lines = str(error).rpartition("WeightsUnpickler error:")[2].strip().splitlines()
     if not lines or lines[0].startswith("Weights only load failed"):
         return type(error).__name__

@@ -1,4 +1,4 @@
-"""Synthetic faces: parametric people, rendered. No photograph, mesh or texture of anybody goes into them."""
+"""Renders synthetic faces of parametric people; no photograph, mesh or texture of a real person goes into them."""
 
 from bench.synthesis.album import Photograph, develop, develop_all
 from bench.synthesis.render import Points, landmarks, render

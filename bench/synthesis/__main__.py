@@ -1,4 +1,4 @@
-"""A contact sheet: `python -m bench.synthesis sheet.png` draws eight people in eight photographs each."""
+"""Draws a contact sheet: `python -m bench.synthesis sheet.png` shows eight people in eight photographs each."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from bench.synthesis import sample_person, sample_shot
 from bench.synthesis.render import render
 
 _PEOPLE, _SIDE = 8, 128
-# Where eyes, nose tip and mouth corners go, as shares of the side.
+# Positions of eyes, nose tip and mouth corners, as fractions of the side.
 _POINTS = [(0.354, 0.417), (0.646, 0.417), (0.5, 0.583), (0.385, 0.754), (0.621, 0.752)]
 
 
 def main(path: Path) -> None:
-    """Six frontal photographs of each person, one from the side, one from thirty years on."""
+    """Six frontal photographs of each person, one from the side, and one thirty years later."""
     people = [sample_person("sheet", index) for index in range(_PEOPLE)]
     rows = []
     for number, person in enumerate(people):

@@ -1,4 +1,4 @@
-"""Many photographs of many people, by name, on all cores."""
+"""Renders many photographs of many people, by name, on all cores."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from bench.seeds import derive_seed
 from bench.synthesis.render import Points, render
 from bench.synthesis.traits import sample_person, sample_shot
 
-_WORTH_PROCESSES = 400  #: photographs from which starting processes pays
+_WORTH_PROCESSES = 400  #: number of photographs above which several processes are faster
 
 
 @dataclass(frozen=True)
 class Photograph:
-    """One image to render: whose, which, and how taken."""
+    """A photograph to render: the person, and how it was taken."""
 
     group: str  #: people of different groups are different people
     person: int
     image: int
     pose: Literal["frontal", "profile"] = "frontal"
-    young: bool = False  #: shown at 20 to 35 years
+    young: bool = False  #: shown at an age of 20 to 35 years
     older: int = 0  #: years after the young image
 
     @property
@@ -38,12 +38,12 @@ class Photograph:
 
     @property
     def name(self) -> str:
-        """Unique among photographs."""
+        """A name that is unique among photographs."""
         return f"{self.subject}/{self.image:02d}"
 
 
 def develop(album: Sequence[Photograph], salt: str, size: tuple[int, int], points: Points) -> NDArray[np.uint8]:
-    """Photographs (B, H, W, 3); see `render`. `salt` names a world of other people altogether."""
+    """Photographs (B, H, W, 3); see `render`. Another `salt` gives other people."""
     people = [sample_person(salt, photo.group, photo.person) for photo in album]
     shots = []
     for photo, person in zip(album, people, strict=True):
@@ -58,7 +58,7 @@ def develop(album: Sequence[Photograph], salt: str, size: tuple[int, int], point
 def develop_all(
     albums: Sequence[Sequence[Photograph]], salt: str, size: tuple[int, int], points: Points
 ) -> Iterator[NDArray[np.uint8]]:
-    """`develop` of each album in turn; in processes of one thread each where there is enough to do."""
+    """Applies `develop` to each album in turn, in single-threaded processes if there is enough work."""
     rest = ([salt] * len(albums), [size] * len(albums), [points] * len(albums))
     if sum(map(len, albums)) < _WORTH_PROCESSES:
         yield from map(develop, albums, *rest)

@@ -1,8 +1,8 @@
-"""The head: a star-shaped surface, radius by direction, on Lambert's equal-area map of all directions.
+"""The shape of the head: a star-shaped surface, radius by direction, on Lambert's equal-area map of directions.
 
-The map's coordinates (X, Y) lie in [-2, 2]; (0, 0) looks straight ahead (+z), the circle of radius sqrt(2) is the
-profile's plane, the circle of radius 2 the back of the head. Near the middle they are angles in radians. Features are
-bumps, Gaussian in X times Gaussian in Y, so that a whole head is a few matrix products.
+The map's coordinates (X, Y) are in [-2, 2]: (0, 0) looks straight ahead (+z), the circle of radius sqrt(2) is the
+profile's plane, and the circle of radius 2 the back of the head. Near the centre they are angles in radians. Features
+are bumps, products of a Gaussian in X and a Gaussian in Y, so a whole head takes a few matrix products.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-GRID = 152  #: samples a side of the map
+GRID = 152  #: samples per side of the map
 _SPAN = 1.99
-_CONTROL = 9  #: control points a side of what makes a head unlike any other
+_CONTROL = 9  #: control points per side of the individual relief
 
 Column = Mapping[str, Tensor]  #: trait or shot value by name, each (B, 1)
 
@@ -27,19 +27,19 @@ def ramp(low: float | Tensor, high: float | Tensor, x: Tensor) -> Tensor:
 
 
 def spot(square: Tensor) -> Tensor:
-    """exp(-square), near enough, at a third of its cost; 0 from 4 on."""
+    """Approximates exp(-square) at a third of its cost; 0 from 4 on."""
     half = (1 - square / 4).clamp_min(0).square()
     return half * half
 
 
 def unit(vectors: Tensor) -> Tensor:
-    """Vectors (B, 3, ...) at length 1; several times as fast as `functional.normalize` over a middle dimension."""
+    """Normalises vectors (B, 3, ...); several times as fast as `functional.normalize` over a middle dimension."""
     a, b, c = vectors.unbind(1)
     return vectors * (a * a + b * b + c * c).clamp_min(1e-12).rsqrt()[:, None]
 
 
 def span(mask: Tensor) -> slice:
-    """From the first to the last of P points where any of (B, P) is set: rows of an image, which slicing copies not."""
+    """The range from the first to the last of P points where any of (B, P) is set; slicing it makes no copy."""
     places = mask.any(0).nonzero()
     return slice(int(places[0]), int(places[-1]) + 1) if len(places) else slice(0, 0)
 
@@ -52,20 +52,20 @@ def directions(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def on_map(x: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-    """Points on the map of unit vectors."""
+    """Map coordinates of unit vectors."""
     stretch = (2 / (1 + z).clamp_min(5e-3)).sqrt()
     return x * stretch, y * stretch
 
 
 def _bumps(who: Column, shot: Column, axis: Tensor) -> Tensor:
-    """Every feature's relief, (B, G, G) over (Y, X)."""
+    """The relief of all features, (B, G, G) over (Y, X)."""
     across: list[Tensor] = []
     along: list[Tensor] = []
     age = ((shot["age"] - 25) / 45).clamp(0, 1.2)
     smile = shot["smile"]
 
     def bump(x: Tensor | float, y: Tensor | float, sx: Tensor | float, sy: Tensor | float, height: Tensor) -> None:
-        """A bump in the middle, or (x not 0) one on each side."""
+        """A bump in the middle, or, if x is not 0, one on each side."""
         column = torch.exp(-(((axis - x) / sx) ** 2) / 2)
         if not (isinstance(x, float) and x == 0.0):
             column = column + torch.exp(-(((axis + x) / sx) ** 2) / 2)
@@ -80,7 +80,7 @@ def _bumps(who: Column, shot: Column, axis: Tensor) -> Tensor:
     bump(eye_x - 0.19, eye_y + 0.01, 0.05, 0.06, -0.035 * one)
     bump(eye_x, eye_y, 0.085, 0.06, 0.5 * who["eye_depth"] + 0.012)
     bump(eye_x, eye_y - 0.115, 0.10, 0.028, (who["eye_bag"] + 0.6 * age) * 0.014)
-    # The nose: a ridge from between the eyes to the tip, which overhangs, wings beside it.
+    # The nose: a ridge from between the eyes to the overhanging tip, with wings on both sides.
     nose_y, bridge = who["nose_y"], who["nose_bridge"]
     rise = (eye_y - nose_y).clamp_min(0.25)
     for step, share in enumerate((0.0, 0.25, 0.5, 0.75)):
@@ -105,7 +105,7 @@ def _bumps(who: Column, shot: Column, axis: Tensor) -> Tensor:
     bump(0.92, -0.78, 0.20, 0.20, who["jaw_corner"] + 0.02 * age)
     bump(0.55, -0.98, 0.16, 0.10, 0.035 * age)
     bump(0.88, 0.30, 0.16, 0.2, -0.025 * one)
-    # Ears stand off the sides.
+    # The ears stand off the sides.
     bump(1.44 * one, -0.05, 0.05, who["ear_size"], who["ear"])
     bump(1.41 * one, -0.04, 0.025, who["ear_size"] * 0.5, -0.45 * who["ear"])
     relief = torch.stack(along, 2) @ torch.stack(across, 1)
@@ -113,12 +113,12 @@ def _bumps(who: Column, shot: Column, axis: Tensor) -> Tensor:
     control = torch.linspace(-1.2, 1.2, _CONTROL)
     basis = torch.exp(-(((axis[..., None] - control) / 0.21) ** 2) / 2)[0]
     own = who["relief_grid"]
-    own = 0.75 * (own + own.flip(-1)) / 2 + 0.18 * own  # nearly symmetric, as faces are
+    own = 0.75 * (own + own.flip(-1)) / 2 + 0.18 * own  # nearly symmetric, like real faces
     return relief + 0.031 * basis @ own @ basis.T
 
 
 def _skull(who: Column, nx: Tensor, ny: Tensor, nz: Tensor) -> Tensor:
-    """A superellipsoid whose jaw tapers and whose back is longer than its front; (B, G, G)."""
+    """A superellipsoid with a tapered jaw and a back longer than its front; (B, G, G)."""
     jaw = 1 - who["jaw_taper"][..., None] * ramp(-0.1, -0.95, ny)
     width = who["head_width"][..., None] * jaw
     depth = who["head_depth"][..., None] * (1 + 0.16 * ramp(0.0, -0.8, nz) * ramp(-0.7, 0.1, ny))
@@ -133,7 +133,7 @@ def _skull(who: Column, nx: Tensor, ny: Tensor, nz: Tensor) -> Tensor:
 
 
 def _hair(who: Column, shot: Column, x: Tensor, y: Tensor, nx: Tensor, ny: Tensor, nz: Tensor) -> Tensor:
-    """Where hair grows, 0 to 1; (B, G, G)."""
+    """The density of hair, 0 to 1; (B, G, G)."""
 
     def wide(name: str, source: Column = who) -> Tensor:
         return source[name][..., None]
@@ -145,7 +145,7 @@ def _hair(who: Column, shot: Column, x: Tensor, y: Tensor, nx: Tensor, ny: Tenso
     line = line - wide("fringe") * torch.exp(-(((x - wide("hair_part")) / 0.75) ** 4))
     strands = 0.035 * torch.sin(19 * x + 5 * y + 7 * wide("hair_part")) * torch.sin(31 * x - 3 * wide("curl"))
     front = ramp(-0.03, 0.03, y - line + strands)
-    # Beside the face hair runs down in front of the ear, and covers the back to the nape.
+    # Beside the face, hair extends in front of the ear, and covers the back down to the nape.
     slant = 0.72 * ny - 0.69 * nz
     side = ramp(-0.03, 0.05, slant - (0.02 - 0.18 * ramp(0.55, 0.9, nx.abs())) + 0.4 * strands)
     burns = ramp(0.78, 0.9, nx.abs()) * ramp(-0.28, -0.15, ny) * ramp(-0.12, 0.1, nz) * wide("male")
@@ -155,7 +155,7 @@ def _hair(who: Column, shot: Column, x: Tensor, y: Tensor, nx: Tensor, ny: Tenso
 
 
 def _blurred(values: Tensor, factor: int) -> Tensor:
-    """(B, G, G), smoothed over about two times `factor` samples."""
+    """Smooths (B, G, G) over about twice `factor` samples."""
     small = functional.avg_pool2d(values[:, None], factor)
     small = functional.avg_pool2d(functional.pad(small, (1, 1, 1, 1), mode="replicate"), 3, 1)
     return functional.interpolate(small, values.shape[1:], mode="bilinear", align_corners=False)[:, 0]
@@ -173,14 +173,14 @@ def head_map(who: Column, shot: Column) -> Tensor:
     streaks = torch.sin(34 * x + 4 * torch.sin(5 * y + 6 * who["hair_part"][..., None]))
     volume = who["hair_thick"][..., None] * (1 + 0.22 * curl * lumps + 0.03 * streaks)
     radius = skin + hair * volume * (0.65 + 0.5 * ramp(-0.2, 0.9, ny))
-    # Normals: across the two tangents of the surface.
+    # Normals: the cross product of the surface's two tangents.
     points = torch.stack((nx, ny, nz)) * radius[:, None]
     step = 2 * float(axis[0, 1] - axis[0, 0])
     padded = functional.pad(points, (1, 1, 1, 1), mode="replicate")
     along_x = (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) / step
     along_y = (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) / step
     normal = unit(torch.linalg.cross(along_x, along_y, dim=1))
-    # What lies lower than its surroundings sees less of the sky.
+    # Points lower than their surroundings see less of the sky.
     near, wide = _blurred(radius, 2), _blurred(radius, 4)
     hollow = (1 + 5.0 * (radius - near).clamp(-0.1, 0.03) + 1.6 * (radius - wide).clamp(-0.2, 0.06)).clamp(0.3, 1.15)
     control = torch.linspace(-1.2, 1.2, _CONTROL)
@@ -191,7 +191,7 @@ def head_map(who: Column, shot: Column) -> Tensor:
 
 def sample(maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """Map values (B, C, P) at points (B, P)."""
-    at = torch.view_as_real(torch.complex(x, y))[:, None] / _SPAN  # a quarter of what `stack` takes
+    at = torch.view_as_real(torch.complex(x, y))[:, None] / _SPAN  # a quarter of the time of `stack`
     return functional.grid_sample(maps, at, align_corners=True, padding_mode="border")[:, :, 0]
 
 

@@ -1,4 +1,4 @@
-"""What a camera sees along its rays: head, neck, shoulders, hanging hair, glasses, and a background out of focus."""
+"""Renders what a camera sees along its rays: head, neck, shoulders, long hair, glasses and a blurred background."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from bench.synthesis.surface import hair_colour, paint, skin_tone
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """A batch of heads before their cameras; P rays each."""
+    """A batch of heads in front of their cameras; P rays each."""
 
     who: Column
     shot: Column
     maps: Tensor  #: the heads, (B, 7, G, G)
-    rotation: Tensor  #: head to camera, (B, 3, 3)
-    plane: Tensor  #: where rays pass the plane through the head's centre, complex (B, P)
-    rays: Tensor  #: unit directions in the camera's space, (B, 3, P)
-    own: Tensor  #: the same in the head's space
-    eye: Tensor  #: the camera's place in the head's space, (B, 3)
+    rotation: Tensor  #: rotation from head to camera, (B, 3, 3)
+    plane: Tensor  #: where rays cross the plane through the head's centre, complex (B, P)
+    rays: Tensor  #: unit directions in camera space, (B, 3, P)
+    own: Tensor  #: the same in head space
+    eye: Tensor  #: the camera's position in head space, (B, 3)
     depth: Tensor  #: where rays meet the head, (B, P)
 
 
@@ -40,7 +40,7 @@ def shade(view: View, rng: Sequence[np.random.Generator]) -> Tensor:
     hit = far - sample(view.maps[:, :1], x, y)[:, 0] < 0.12
     grain = torch.from_numpy(np.stack([r.uniform(-1, 1, far.shape[1]).astype(np.float32) for r in rng]))
     colour = _background(shot, view.plane, rng)
-    at = span(hit)  # most of what follows is costly, and seen on the head alone
+    at = span(hit)  # most of what follows is costly and only visible on the head
     head = _head(view, points[:, :, at], x[:, at], y[:, at], grain[:, at], rotation.transpose(1, 2) @ light)
     colour[:, :, at] = torch.where(hit[:, None, at], head, colour[:, :, at])
     depth = torch.where(hit, view.depth, torch.inf)
@@ -50,7 +50,7 @@ def shade(view: View, rng: Sequence[np.random.Generator]) -> Tensor:
 
 
 def _head(view: View, points: Tensor, x: Tensor, y: Tensor, grain: Tensor, light: Tensor) -> Tensor:
-    """Linear light (B, 3, Q) of points on the head; `light` in the head's space, (B, 3, 1)."""
+    """Linear light (B, 3, Q) of points on the head; `light` in head space, (B, 3, 1)."""
     found = sample(view.maps, x, y)
     normal, hollow = unit(found[:, 1:4]), found[:, 4]
     nz = points[:, 2] / length(points)
@@ -61,8 +61,8 @@ def _head(view: View, points: Tensor, x: Tensor, y: Tensor, grain: Tensor, light
 
 
 def _below(view: View, head: Tensor, grain: Tensor, light: Tensor) -> tuple[Tensor, slice, Tensor]:
-    """Neck, shoulders and hanging hair: depth of the nearest (the head's where that is), the span of rays that
-    meet one, and linear light (B, 3, Q) there.
+    """Neck, shoulders and long hair: depth of the nearest (or the head's), the range of rays that hit one, and linear
+    light (B, 3, Q) there.
     """
     who, shot = view.who, view.shot
     zero = torch.zeros_like(who["neck"])
@@ -92,13 +92,13 @@ def _below(view: View, head: Tensor, grain: Tensor, light: Tensor) -> tuple[Tens
     strands = (hair_colour(who, shot) * (1 + waves[:, None])).clamp(0.012, 0.98) ** 2.2
     cloth = torch.stack([shot[f"cloth_{c}"] for c in "rgb"], 1) ** 2.2
     skin = ((skin_tone(who) * 0.93) ** 2.2) * 0.8
-    of_neck, of_body, of_hair = depths[:, :, at, None].movedim(-1, 2)  # (B, 1, Q), to go with vectors
+    of_neck, of_body, of_hair = depths[:, :, at, None].movedim(-1, 2)  # (B, 1, Q), to combine with vectors
     bare = of_neck <= of_body
     hairy = of_hair < torch.minimum(of_neck, of_body)
     normal = torch.where(bare, neck.normal(at), body.normal(at))
     normal = torch.where(hairy, view.rotation @ curtain.normal(at), normal)
     linear = torch.where(hairy, strands * 0.85, torch.where(bare, skin, cloth))
-    # The head shades what is under it.
+    # The head casts a shadow on what is below it.
     under = torch.full_like(head[:, at], 0.55)
     up = torch.tensor([0.0, 1.0, 0.0]).expand(len(head), 3)
     dull = torch.full_like(under, 0.05)
@@ -106,7 +106,7 @@ def _below(view: View, head: Tensor, grain: Tensor, light: Tensor) -> tuple[Tens
 
 
 def _shadow(maps: Tensor, points: Tensor, light: Tensor) -> Tensor:
-    """How much of the light reaches points (B, 3, P): 1 lit, 0 in the head's own shadow; soft by distance."""
+    """The fraction of light that reaches points (B, 3, P): 1 lit, 0 in the head's own shadow; soft with distance."""
     lit = torch.ones_like(points[:, 0])
     for far in (0.06, 0.14, 0.26, 0.45, 0.75):
         above = gap(maps, points + light * far)
@@ -122,7 +122,7 @@ def _lit(
     toward = (normal * light).sum(1)
     wrap = 0.22
     direct = ((toward + wrap) / (1 + wrap)).clamp_min(0)
-    red = (((toward + 0.45) / 1.45).clamp_min(0) - direct) * 0.25  # light that went through skin
+    red = (((toward + 0.45) / 1.45).clamp_min(0) - direct) * 0.25  # light that passed through skin
     sky = 0.62 + 0.38 * (normal * up[..., None]).sum(1)
     warm = shot["warm"]
     tint = torch.stack((1 + warm, 1 + 0 * warm, 1 - warm), 1)
@@ -138,7 +138,7 @@ def _lit(
 
 
 def _background(shot: Column, plane: Tensor, rng: Sequence[np.random.Generator]) -> Tensor:
-    """Out-of-focus colours, linear (B, 3, P)."""
+    """Out-of-focus background colours, linear (B, 3, P)."""
     one, two = (torch.stack([shot[f"{name}_{c}"] for c in "rgb"], 1) for name in ("back", "back2"))
     blobs = torch.from_numpy(np.stack([r.uniform(0, 1, (1, 5, 5)).astype(np.float32) for r in rng]))
     at = torch.view_as_real(plane)[:, None] / 3.0
@@ -147,7 +147,7 @@ def _background(shot: Column, plane: Tensor, rng: Sequence[np.random.Generator])
 
 
 def _glasses(colour: Tensor, nearest: Tensor, view: View) -> Tensor:
-    """Frames on a plane before the eyes, and their arms; drawn where they are nearer than the face."""
+    """Glasses: frames on a plane in front of the eyes, and their arms; drawn where they are nearer than the face."""
     who, shot, maps, own, eye = view.who, view.shot, view.maps, view.own, view.eye
     if not bool((shot["wears_glasses"] > 0.5).any()):
         return colour

@@ -1,4 +1,4 @@
-"""Photographs of synthetic people: a pinhole camera, rays marched to the head, light with cast shadows, a sensor."""
+"""Renders photographs of synthetic people: a pinhole camera, rays marched to the head, cast shadows, and a sensor."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from bench.synthesis.traits import Traits, control_grid
 
 Points = Sequence[tuple[float, float]]
 
-_SUPER = 1.25  #: samples a side of each pixel
-_SHELL = 1.75  #: a sphere that holds the head and its hair
-_MARCH = ((0.5, 12), (1.0, 3), (_SUPER, 2))  #: (samples a side of each pixel, marching steps), coarse to fine
+_SUPER = 1.25  #: samples per side of each pixel
+_SHELL = 1.75  #: radius of a sphere that contains the head and its hair
+_MARCH = ((0.5, 12), (1.0, 3), (_SUPER, 2))  #: (samples per side of each pixel, marching steps), coarse to fine
 
 
 def _columns(rows: Sequence[Traits]) -> dict[str, Tensor]:
@@ -38,7 +38,7 @@ def _columns(rows: Sequence[Traits]) -> dict[str, Tensor]:
 
 
 def _rotation(shot: Column) -> Tensor:
-    """Head to camera, (B, 3, 3): yaw, then pitch, then roll."""
+    """Rotation from head to camera, (B, 3, 3): yaw, then pitch, then roll."""
     angles = [shot[name][:, 0] for name in ("yaw", "pitch", "roll")]
     (cy, cp, cr), (sy, sp, sr) = ([f(a) for a in angles] for f in (torch.cos, torch.sin))
     zero, one = torch.zeros_like(cy), torch.ones_like(cy)
@@ -53,9 +53,9 @@ def _rotation(shot: Column) -> Tensor:
 
 
 def _face_points(who: Column, shot: Column, maps: Tensor) -> Tensor:
-    """Eyes, nose tip and mouth corners in the head's space, (B, 5, 3), the image's left first."""
+    """Eyes, nose tip and mouth corners in head space, (B, 5, 3), the image's left first."""
     mouth_y, mouth_x, rise = mouth_place(who, shot)
-    mouth_x = 0.92 * mouth_x  # where the lips are seen to end
+    mouth_x = 0.92 * mouth_x  # the visible end of the lips
     x = torch.cat((-who["eye_x"], who["eye_x"], 0 * mouth_x, -mouth_x, mouth_x), 1)
     nose = who["nose_y"] + who["nose_up"] + 0.05
     y = torch.cat((who["eye_y"], who["eye_y"], nose, *[mouth_y + 0.55 * rise] * 2), 1)
@@ -63,7 +63,7 @@ def _face_points(who: Column, shot: Column, maps: Tensor) -> Tensor:
 
 
 def _project(points: Tensor, rotation: Tensor, distance: Tensor) -> Tensor:
-    """Head points (B, N, 3) onto the plane through the head's centre, (B, N, 2); y up."""
+    """Projects head points (B, N, 3) onto the plane through the head's centre, (B, N, 2); y up."""
     seen = points @ rotation.transpose(1, 2)
     return seen[..., :2] * (distance / (distance - seen[..., 2]))[..., None]
 
@@ -71,7 +71,7 @@ def _project(points: Tensor, rotation: Tensor, distance: Tensor) -> Tensor:
 def _similarity(plane: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
     """Least-squares similarity (Umeyama without reflection) of pixels to the plane, as complex (scale, shift), (B,).
 
-    Pixel rows run down, the plane's y up.
+    Pixel rows run downwards, the plane's y upwards.
     """
     source = torch.complex(pixels[..., 0], -pixels[..., 1])
     target = torch.complex(plane[..., 0], plane[..., 1])
@@ -82,11 +82,11 @@ def _similarity(plane: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _frame(shot: Column, plane: Tensor, size: tuple[int, int], points: Points | None) -> tuple[Tensor, Tensor]:
-    """Pixels to the camera's plane. With `points`, as a detector would align the face, with its error; else a photo."""
+    """Maps pixels to the camera's plane: with `points`, as a detector aligns a face; else as a photograph."""
     height, width = size
     if points is None:
         scale = torch.full((len(plane),), 3.5 / min(height, width), dtype=torch.complex64)
-        # The head fills a little less than half of the photograph.
+        # The head fills slightly less than half of the photograph.
         middle = torch.complex(shot["shift_x"] * 8, shot["shift_y"] * 8 - 0.12)[:, 0]
         return scale, middle - scale * torch.tensor(complex(width / 2, -height / 2))
     target = torch.tensor(points, dtype=torch.float32)[None].expand(len(plane), -1, -1)
@@ -101,7 +101,7 @@ def _frame(shot: Column, plane: Tensor, size: tuple[int, int], points: Points | 
 def landmarks(
     people: Sequence[Traits], shots: Sequence[Traits], size: tuple[int, int], points: Points | None = None
 ) -> NDArray[np.float32]:
-    """True eyes, nose tip and mouth corners, (B, 5, 2) as (x, y) pixels, of the images that `render` gives."""
+    """True eyes, nose tip and mouth corners, (B, 5, 2) as (x, y) pixels, of the images of `render`."""
     who, shot = _columns(people), _columns(shots)
     maps = head_map(who, shot)
     plane = _project(_face_points(who, shot, maps), _rotation(shot), shot["distance"])
@@ -117,8 +117,9 @@ def render(
 
     Args:
         size: (height, width) in pixels.
-        points: where a detector's five points go, (x, y) pixels, as in `Alignment.points`; None: a photograph in
-            which the face takes up the middle.
+        points: target positions of a detector's five points, (x, y) pixels, as in `Alignment.points`; None: a
+            photograph
+            with the face in the middle.
     """
     with torch.inference_mode():
         images = [_render(people[i : i + 4], shots[i : i + 4], size, points) for i in range(0, len(people), 4)]
@@ -143,10 +144,10 @@ def _render(
             indexing="ij",
         )
         plane = scale[:, None] * torch.complex(columns, -rows).reshape(1, -1) + shift[:, None]
-        across, up = plane.real.contiguous(), plane.imag.contiguous()  # which `stack` is five times as fast with
+        across, up = plane.real.contiguous(), plane.imag.contiguous()  # this makes `stack` five times as fast
         rays = unit(torch.stack((across, up, -distance.expand_as(across)), 1))
-        own = rotation.transpose(1, 2) @ rays  # in the head's space
-        eye = rotation[:, 2] * distance  # the camera's place there, (B, 3)
+        own = rotation.transpose(1, 2) @ rays  # in head space
+        eye = rotation[:, 2] * distance  # the camera's position there, (B, 3)
         if depth is None:
             start = sphere(own, eye, _SHELL)
             depth = march(maps, eye, own, start, steps, 0.8)
@@ -160,7 +161,7 @@ def _render(
 
 
 def _develop(linear: Tensor, shot: Column, rng: Sequence[np.random.Generator]) -> NDArray[np.uint8]:
-    """Exposure, something in the way, blur, noise, JPEG."""
+    """Exposure, occlusion, blur, noise and JPEG."""
     colour = (linear * shot["exposure"][..., None, None]).clamp_min(1e-6)
     colour = (colour / (1 + 0.18 * colour.clamp_min(0) ** 2)) ** (1 / 2.2)
     height, width = colour.shape[2:]
@@ -182,7 +183,7 @@ def _develop(linear: Tensor, shot: Column, rng: Sequence[np.random.Generator]) -
 
 
 def _in_the_way(image: Tensor, grid: tuple[Tensor, Tensor], rng: np.random.Generator) -> Tensor:
-    """A scarf, a sleeve, a leaf: a soft-edged shape of one colour that covers a corner or the chin."""
+    """An occluder (a scarf, a sleeve, a leaf): a soft-edged shape of one colour over a corner or the chin."""
     rows, columns = grid
     side = rng.uniform(-1.1, 1.1)
     centre = (rng.uniform(0.75, 1.05), side)

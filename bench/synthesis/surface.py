@@ -1,4 +1,4 @@
-"""What a head is painted with: skin, eyes, brows, lips, beard, hair, age; per point of the head's map."""
+"""The colours of the head, per point of its map: skin, eyes, brows, lips, beard, hair and age."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from bench.synthesis.head import Column, ramp, span, spot
 
-# Skin from light to dark, sRGB.
+# Skin tones from light to dark, sRGB.
 _TONES = torch.tensor(
     [[0.93, 0.77, 0.69], [0.87, 0.67, 0.56], [0.74, 0.53, 0.41], [0.52, 0.35, 0.26], [0.34, 0.22, 0.165]]
 )
@@ -29,19 +29,19 @@ def _colour(source: Column, name: str) -> Tensor:
 
 
 def _mix(base: Tensor, colour: Tensor, share: Tensor) -> Tensor:
-    """`base` (B, 3, P) with `colour` (B, 3, 1 or P) laid over by `share` (B, P)."""
+    """Blends `colour` (B, 3, 1 or P) over `base` (B, 3, P) with the weight `share` (B, P)."""
     return base + (colour - base) * share[:, None]
 
 
 def mouth_place(who: Column, shot: Column) -> tuple[Tensor, Tensor, Tensor]:
-    """Height of the lips' line, half its width, and how far its corners rise; (B, 1) each."""
+    """Height of the lips' line, half its width, and the rise of its corners; (B, 1) each."""
     y = who["mouth_y"] + 0.35 * (who["nose_y"] + 0.36)
     width = who["mouth_width"] * (1 + 0.16 * shot["smile"] - 0.08 * shot["open"])
     return y, width, who["lip_curve"] + 0.055 * shot["smile"]
 
 
 def hair_colour(who: Column, shot: Column) -> Tensor:
-    """(B, 3, 1) sRGB, greying with age."""
+    """Hair colour (B, 3, 1) sRGB, greying with age."""
     grey = ramp(38.0, 72.0, shot["age"])[..., None] * 0.85
     return _colour(who, "hair") * (1 - grey) + torch.tensor([0.62, 0.61, 0.60])[None, :, None] * grey
 
@@ -53,7 +53,7 @@ def paint(
 
     Args:
         x, y: map coordinates, (B, P).
-        nz: how far the direction looks ahead, -1 to 1.
+        nz: the forward component of the direction, -1 to 1.
         hair, mottle: the head map's channels.
         grain: noise in [-1, 1], (B, P), for pores and strands.
     """
@@ -62,7 +62,7 @@ def paint(
     age = ((shot["age"] - 22) / 45).clamp(0, 1.2)
     tone = skin_tone(who)
     albedo = tone * (1 + (0.035 * mottle + 0.035 * grain)[:, None])
-    # Blood: cheeks, nose, ears; less of it shows on dark skin.
+    # Blood: cheeks, nose, ears; less visible on dark skin.
     nose_y = who["nose_y"]
     flush = spot((((side - 0.45) / 0.2) ** 2) + ((y + 0.3) / 0.18) ** 2)
     flush = flush + 0.8 * spot(((x / 0.1) ** 2) + ((y - nose_y) / 0.09) ** 2) + 0.6 * ramp(1.3, 1.45, side)
@@ -93,7 +93,7 @@ def paint(
     at = span((front > 0) & (beside < 1.2) & ((y - who["eye_y"]).abs() < 2 * who["eye_width"]))
     albedo[:, :, at], wet = _eyes(albedo[:, :, at], x[:, at], y[:, at], who, shot, front[:, at], tone)
     gloss[:, at] += 1.6 * wet
-    # Hair last: it lies over everything.
+    # Hair last, because it covers everything.
     thick = who["hair_thick"].clamp(0, 0.09) / 0.09
     over = ramp(0.25, 0.75, hair + 0.10 * grain) * (0.55 + 0.45 * thick)
     at = span(over > 0)
@@ -102,12 +102,12 @@ def paint(
     streak = streak + 0.16 * grain[:, at]
     albedo[:, :, at] = _mix(albedo[:, :, at], strands * (1 + streak[:, None]), over[:, at])
     gloss = gloss + over * (0.05 - 0.10 * who["curl"])
-    gloss = gloss * (1 - 3.6 * hair * (1 - hair)).clamp_min(0)  # no glints on the step from skin to hair
+    gloss = gloss * (1 - 3.6 * hair * (1 - hair)).clamp_min(0)  # no highlights on the step from skin to hair
     return albedo.clamp(0.012, 0.98), gloss
 
 
 def _aged(x: Tensor, y: Tensor, mottle: Tensor, who: Column, shot: Column, age: Tensor, front: Tensor) -> Tensor:
-    """What freckles and wrinkles leave of the skin's light."""
+    """The factor by which freckles and wrinkles darken the skin."""
     waves = torch.sin(61 * x + 3 * torch.sin(43 * y)) * torch.sin(67 * y + 3 * torch.sin(37 * x + 9 * mottle))
     spots = ramp(0.62, 0.75, waves) * front * ramp(0.75, 0.2, x.abs())
     freckled = 1 - spots * (0.28 * who["freckles"].clamp(0, 1) + 0.03 * age)
@@ -128,7 +128,7 @@ def _wrinkles(x: Tensor, y: Tensor, who: Column, shot: Column, age: Tensor) -> T
     side = x.abs()
     mouth_y, mouth_width, _ = mouth_place(who, shot)
     smile = shot["smile"].clamp_min(0)
-    # From the nose's wings to beside the mouth.
+    # From the wings of the nose to the sides of the mouth.
     t = ((who["nose_y"] - y) / (who["nose_y"] - mouth_y + 0.05)).clamp(0, 1)
     fold = who["nose_width"] + 0.045 + t * (mouth_width + 0.035 - who["nose_width"])
     nasolabial = spot(((side - fold) / 0.022) ** 2) * ramp(-0.02, 0.25, t) * ramp(1.0, 0.8, t)

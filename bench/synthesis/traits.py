@@ -1,7 +1,7 @@
-"""Who somebody is, and how they were photographed: numbers drawn by seed, and nothing else.
+"""Draws the traits of a person and the conditions of a photograph from seeds.
 
-A person is a mapping of traits; lengths are in units of about 10 cm, positions on the head in the head map's
-coordinates, which are close to radians seen from the head's centre (`bench.synthesis.head`).
+A person is a mapping of traits. Lengths are in units of about 10 cm; positions on the head are in the head map's
+coordinates, which are close to radians as seen from the head's centre (`bench.synthesis.head`).
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from bench.seeds import derive_seed
 Traits = Mapping[str, float]
 Poses = Literal["frontal", "profile"]
 
-#: Trait: mean, standard deviation. Drawn normally, cut at 2.2 standard deviations.
+#: Trait: mean, standard deviation. Drawn from a normal distribution, truncated at 2.2 standard deviations.
 _SHAPE: dict[str, tuple[float, float]] = {
     "head_width": (0.77, 0.045),
     "head_height": (1.13, 0.045),
     "head_depth": (0.94, 0.04),
-    "roundness": (2.25, 0.13),  # exponent of the superellipsoid: 2 is an ellipsoid, more is squarer
+    "roundness": (2.25, 0.13),  # exponent of the superellipsoid: 2 is an ellipsoid, larger is squarer
     "jaw_taper": (0.17, 0.07),
     "jaw_corner": (0.0, 0.04),
     "chin_size": (0.095, 0.04),
@@ -38,9 +38,9 @@ _SHAPE: dict[str, tuple[float, float]] = {
     "eye_x": (0.332, 0.020),
     "eye_y": (0.03, 0.022),
     "eye_width": (0.158, 0.017),
-    "eye_open": (0.42, 0.10),  # of the half width
+    "eye_open": (0.42, 0.10),  # relative to the half width
     "eye_tilt": (0.05, 0.12),
-    "eye_fold": (0.5, 0.5),  # how far the lid's crease stands off
+    "eye_fold": (0.5, 0.5),  # distance of the lid's crease
     "eye_depth": (0.085, 0.025),
     "eye_bag": (0.25, 0.35),
     "iris": (0.48, 0.03),
@@ -60,7 +60,7 @@ _SHAPE: dict[str, tuple[float, float]] = {
     "nose_hump": (0.0, 0.022),
     "nose_up": (0.0, 0.02),
     "nostril": (0.62, 0.2),
-    "mouth_y": (-0.668, 0.020),  # under the nose's place it moves along with it
+    "mouth_y": (-0.668, 0.020),  # its position below the nose moves with the nose
     "mouth_width": (0.258, 0.028),
     "lip_upper": (0.040, 0.017),
     "lip_lower": (0.054, 0.019),
@@ -82,12 +82,12 @@ _HAIR = (
     (0.055, 0.050, 0.050), (0.13, 0.085, 0.06), (0.26, 0.17, 0.10), (0.40, 0.20, 0.10), (0.66, 0.50, 0.30),
     (0.52, 0.51, 0.50),
 )  # fmt: skip
-_NOISE = 9  #: control points a side of what makes a head unlike any other
+_NOISE = 9  #: control points per side of the individual relief
 
 
 @dataclass(frozen=True)
 class Shot:
-    """How one photograph was taken. Angles in radians; `age` in years, on top of nothing: the age shown."""
+    """How one photograph was taken. Angles in radians; `age` in years is the age shown."""
 
     values: Traits
 
@@ -97,11 +97,11 @@ def _cut(rng: np.random.Generator, mean: float, deviation: float) -> float:
 
 
 def sample_person(*names: object) -> dict[str, float]:
-    """The traits of the person of that name; the same in every photograph."""
+    """The traits of the person with this name; the same in every photograph."""
     rng = np.random.default_rng(derive_seed("synthetic person", *names))
     person = {name: _cut(rng, *spread) for name, spread in _SHAPE.items()}
     male = float(rng.random() < 0.5)
-    # Faces go by types only a little: everything above varies on its own, these lean one way.
+    # Faces cluster by types only a little: the traits above vary independently, and these shift them together.
     lean = (male - 0.5) * rng.uniform(0.5, 1.5)
     for name, share in (
         ("jaw_taper", -0.08), ("jaw_corner", 0.05), ("chin_size", 0.03), ("brow_ridge", 0.03), ("head_width", 0.03),
@@ -139,7 +139,7 @@ def sample_person(*names: object) -> dict[str, float]:
 
 
 def _hair(rng: np.random.Generator, male: float) -> dict[str, float]:
-    """Style: how thick, how far down, where the hairline runs; and the beard."""
+    """Style: thickness and length of hair, hairline, and beard."""
     style = rng.choice(4, p=(0.10, 0.22, 0.58, 0.10) if male else (0.0, 0.04, 0.16, 0.80))  # bald, buzz, short, long
     hair = {
         "hair_amount": float(style > 0),
@@ -167,12 +167,12 @@ def _hair(rng: np.random.Generator, male: float) -> dict[str, float]:
 def sample_shot(
     person: Traits, *names: object, pose: Poses = "frontal", age: float | None = None, calm: float = 1.0
 ) -> dict[str, float]:
-    """One photograph of somebody.
+    """The conditions of one photograph.
 
     Args:
-        pose: `frontal` turns the head a little, `profile` by 60 to 90 degrees to either side.
+        pose: `frontal` turns the head slightly, `profile` by 60 to 90 degrees to either side.
         age: the age shown, in years; None: the person's own, within two years.
-        calm: scales every nuisance; 0 is a studio portrait.
+        calm: scales all variation; 0 is a studio portrait.
     """
     rng = np.random.default_rng(derive_seed("synthetic shot", *names))
 
@@ -195,7 +195,7 @@ def sample_shot(
         "light": float(1 + spread(0.12)),
         "ambient": float(np.clip(0.45 + spread(0.12), 0.2, 0.7)),
         "warm": spread(0.07),
-        # A camera exposes for what it sees: dark skin comes out lighter than its albedo, pale skin darker.
+        # A camera adapts its exposure: dark skin appears lighter than its albedo, pale skin darker.
         "exposure": float((1.0 + spread(0.10)) * (0.82 + 0.75 * person["skin"])),
         "age": float(np.clip(person["age"] + rng.uniform(-2, 2) if age is None else age, 18, 80)),
         "hair_day": spread(0.05),

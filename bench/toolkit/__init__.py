@@ -1,1 +1,1 @@
-"""What plugins build upon: decoders, training loops, block DCT, precision, progress."""
+"""Building blocks for plugins: decoders, training loops, block DCT, precision, progress."""

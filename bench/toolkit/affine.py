@@ -1,4 +1,4 @@
-"""Least squares through an affine client: is it one, its transpose, and the likeliest face behind a template."""
+"""Least squares through an affine client: a test of affinity, the transposed map, and the most likely face."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from bench.toolkit.block_dct import dct_matrix
 
 Encode = Callable[[Tensor], Tensor]
 
-AFFINE = 1e-3  #: largest relative departure from an affine map that counts as rounding
-_PROBES = 8  #: random images by which a map's spectrum is estimated
+AFFINE = 1e-3  #: largest relative deviation from an affine map that is attributed to rounding
+_PROBES = 8  #: number of random images used to estimate a map's spectrum
 _BATCH = 50
 
 
 def departure(encode: Encode, public: FaceSet, device: torch.device) -> float:
-    """How far a client's step is from affine between two faces, relative to their distance."""
+    """The deviation of a client from an affine map between two faces, relative to their distance."""
     one, other = (public.batch(slice(i, i + 1), device) for i in (0, len(public) - 1))
     with torch.no_grad():
         ends = [encode(image) for image in (one, other)]
@@ -31,7 +31,7 @@ def departure(encode: Encode, public: FaceSet, device: torch.device) -> float:
 
 
 def maps(encode: Encode, start: Tensor) -> tuple[Encode, Encode, Tensor]:
-    """(A, its transpose, what `encode` makes of `start`), all on float32 batches as large as `start`."""
+    """Returns (A, its transpose, the template of `start`), all for float32 batches of the size of `start`."""
     origin = start.clone().requires_grad_()
     with torch.enable_grad():
         # One graph serves all steps: the map is affine, so its gradient is the same everywhere.
@@ -60,12 +60,13 @@ def spectrum(
     weight: Tensor | float = 1.0,
     to_waves: Encode = cosine,
 ) -> Tensor:
-    """(3, H, W): the diagonal of A^T W A in the cosine basis, by random probes, smoothed and kept above rounding.
+    """Diagonal of A^T W A in the cosine basis, (3, H, W), estimated with random probes, smoothed and bounded from
+    below.
 
     Args:
         start: (3, H, W).
-        weight: W, which goes with a template of one image.
-        to_waves: the basis.
+        weight: W, broadcastable to the template of one image.
+        to_waves: the transform to the basis.
     """
     noise = torch.randn(_PROBES, *start.shape, generator=rng.child("probes").torch()).to(start)
     forward, adjoint, _ = maps(encode, start.expand(_PROBES, -1, -1, -1))
@@ -76,15 +77,15 @@ def spectrum(
 
 @dataclass(frozen=True, eq=False)
 class FacePrior:
-    """Faces as a Gaussian process: a mean face, and independent waves of independent colours about it."""
+    """A Gaussian-process prior of faces: a mean face, and independent waves in independent colour directions."""
 
     mean: Tensor  #: (3, H, W)
-    colours: Tensor  #: (3, 3): the columns are the colours in which faces vary independently
-    power: Tensor  #: (3, H, W): the variance of each wave of each colour
+    colours: Tensor  #: (3, 3): the columns are the colour directions in which faces vary independently
+    power: Tensor  #: (3, H, W): variance of each wave in each colour direction
 
     @classmethod
     def of(cls, faces: FaceSet) -> Self:
-        """Measured on public faces, and smoothed: there are fewer of them than waves."""
+        """Estimates the prior from public faces; smooths it, because there are fewer faces than waves."""
         parts = [faces.batch(slice(first, first + _BATCH)) for first in range(0, len(faces), _BATCH)]
         mean = torch.stack([part.sum(0) for part in parts]).sum(0) / len(faces)
         covariance = torch.stack([torch.einsum("bchw,bdhw->cd", part - mean, part - mean) for part in parts]).sum(0)
@@ -94,11 +95,11 @@ class FacePrior:
         return cls(mean, colours, torch.from_numpy(median_filter(power.numpy(), (1, 3, 3))).clamp_min(1e-9))
 
     def to(self, device: torch.device) -> Self:
-        """The same, elsewhere."""
+        """Returns the prior on another device."""
         return type(self)(self.mean.to(device), self.colours.to(device), self.power.to(device))
 
     def to_waves(self, images: Tensor) -> Tensor:
-        """Departures from the mean, (B, 3, H, W), in the basis in which the prior is independent; orthonormal."""
+        """Coordinates of deviations from the mean, (B, 3, H, W), in the prior's own orthonormal basis."""
         return cosine(torch.einsum("cd,bchw->bdhw", self.colours, images))
 
     def to_images(self, waves: Tensor) -> Tensor:
@@ -109,17 +110,17 @@ class FacePrior:
 def likeliest(
     encode: Encode, prior: FacePrior, stolen: Tensor, weight: Tensor, seen: Tensor, iterations: int
 ) -> tuple[Tensor, Tensor]:
-    """The most likely faces behind templates with Gaussian noise: a Wiener filter through the client's step.
+    """The most likely faces behind templates with Gaussian noise: a Wiener filter through the client's map.
 
     Preconditioned conjugate gradients on (A^T W A + P^-1) x = A^T W (t - A m), with the prior's mean m and power P.
 
     Args:
-        encode: affine; images (B, 3, H, W) to templates as large as `stolen`.
-        weight: W, the noise's inverse variance, as large as `stolen` or broadcast to it.
-        seen: `spectrum` of it, in the prior's basis.
+        encode: affine map from images (B, 3, H, W) to templates of the shape of `stolen`.
+        weight: W, the noise's inverse variance, broadcastable to `stolen`.
+        seen: `spectrum` of the map, in the prior's basis.
 
     Returns:
-        Images (B, 3, H, W), not clamped, and how much of the equations' residual was left, (B,).
+        Images (B, 3, H, W), not clamped, and the relative residual of the equations, (B,).
     """
     forward, adjoint, there = maps(encode, prior.mean.expand(len(stolen), -1, -1, -1))
     step = torch.zeros_like(prior.mean.expand(len(stolen), -1, -1, -1))
@@ -144,10 +145,10 @@ def likeliest(
 
 
 def dot(one: Tensor, other: Tensor) -> Tensor:
-    """Inner products of a batch, (B,)."""
+    """Inner products over a batch, (B,)."""
     return (one.flatten(1) * other.flatten(1)).sum(1)
 
 
 def like(values: Tensor, tensor: Tensor) -> Tensor:
-    """A value an image, shaped to multiply `tensor`."""
+    """One value per image, shaped to multiply `tensor`."""
     return values.reshape(-1, *[1] * (tensor.ndim - 1))

@@ -1,9 +1,9 @@
-"""The block cosine transform of faces: the front end of the frequency family (Mi et al. 2022, DuetFace, section 3.2).
+"""The block cosine transform of faces, front end of the frequency family (Mi et al. 2022, DuetFace, section 3.2).
 
-An image is enlarged (bilinear, align_corners), turned into full-range YCbCr on 0 to 255, shifted by -128, cut into
-blocks of 8 x 8 pixels, and each block is given its orthonormal DCT-II. Enlarging and transforming a block are linear
-and separable, so both together are one matrix for the rows and one for the columns, and a block looks at few pixels:
-nothing of the enlarged size is ever made.
+An image is enlarged (bilinear, align_corners), converted to full-range YCbCr on 0 to 255, shifted by -128 and divided
+into blocks of 8 x 8 pixels; each block is transformed by an orthonormal DCT-II. Enlarging and transforming are linear
+and separable, so one matrix for the rows and one for the columns do both. Each block depends on few pixels, and the
+enlarged image is never stored.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from functools import cache
 import torch
 from torch import Tensor
 
-BLOCK = 8  #: side of a block, pixels
-CHANNELS = 3 * BLOCK**2  #: plane by plane (Y, Cb, Cr); within a plane 8 * row frequency + column frequency
+BLOCK = 8  #: side of a block, in pixels
+CHANNELS = 3 * BLOCK**2  #: ordered by plane (Y, Cb, Cr), then by 8 * row frequency + column frequency
 
-# JPEG's full-range YCbCr of RGB, without the 128 of the chroma planes, which the shift takes off again.
+# JPEG's full-range YCbCr of RGB, without the chroma planes' offset of 128, which the shift cancels.
 _YCBCR = torch.tensor(
     [[0.299, 0.587, 0.114], [-0.168735892, -0.331264108, 0.5], [0.5, -0.418687589, -0.081312411]], dtype=torch.float64
 )
 _SHIFT = torch.tensor([128.0, 0.0, 0.0], dtype=torch.float64)
-_CHUNK = 2  #: images transformed at once: the 192 channels of one take 8 MB at 112 x 96
+_CHUNK = 2  #: images transformed at once: the 192 channels of a 112 x 96 image take 8 MB
 
 
 @cache
@@ -37,7 +37,7 @@ def dct_matrix(size: int) -> Tensor:
 
 @cache
 def _analysis(side: int, upsample: int) -> Tensor:
-    """One side's matrix, (frequency, block, pixel): enlarge, repeat the last pixel up to whole blocks, transform."""
+    """One side's matrix, (frequency, block, pixel): enlarge, repeat the last pixel to fill whole blocks, transform."""
     enlarged = side * upsample
     blocks = math.ceil(enlarged / BLOCK)
     wanted = torch.arange(blocks * BLOCK, dtype=torch.float64).clamp_max(enlarged - 1)
@@ -48,7 +48,7 @@ def _analysis(side: int, upsample: int) -> Tensor:
 
 @cache
 def _taps(side: int, upsample: int) -> tuple[Tensor, Tensor]:
-    """`_analysis` without its zeros: pixels that a block sees, (tap, block), and weights, (tap, frequency, block)."""
+    """`_analysis` without zeros: the pixels of each block, (tap, block), and their weights, (tap, frequency, block)."""
     whole = _analysis(side, upsample)
     used = whole.abs().amax(0) > 1e-12  # (block, pixel)
     first, last = used.int().argmax(1), side - 1 - used.flip(1).int().argmax(1)
@@ -60,22 +60,23 @@ def _taps(side: int, upsample: int) -> tuple[Tensor, Tensor]:
 
 @cache
 def _synthesis(side: int, upsample: int) -> Tensor:
-    """The least-squares inverse of `_analysis`, (pixel, frequency * block): exact on what came from an image."""
+    """Least-squares inverse of `_analysis`, (pixel, frequency * block); exact for the coefficients of an image."""
     inverse: Tensor = torch.linalg.pinv(_analysis(side, upsample).flatten(0, 1))
     return inverse
 
 
 def grid(image_size: tuple[int, int], upsample: int = 8) -> tuple[int, int]:
-    """Blocks in (rows, columns): with `upsample` 8 as many as pixels."""
+    """Number of blocks in (rows, columns); with `upsample` 8, one per pixel."""
     height, width = (math.ceil(side * upsample / BLOCK) for side in image_size)
     return height, width
 
 
 @cache
 def _reading(side: int) -> Tensor:
-    """(pixel, frequency): what each frequency of a pixel's own block adds to it where the enlarged side is shrunk.
+    """Contribution of each frequency to the pixel of its own block when the enlarged side is shrunk, (pixel,
+    frequency).
 
-    With `align_corners` pixel i of the small side lies 7 i / (side - 1) into block i, between two enlarged pixels.
+    With `align_corners`, pixel i of the small side lies 7 i / (side - 1) into block i, between two enlarged pixels.
     """
     inside = torch.arange(side, dtype=torch.float64) * (BLOCK - 1) / max(1, side - 1)
     place = torch.arange(BLOCK, dtype=torch.float64)
@@ -84,10 +85,11 @@ def _reading(side: int) -> Tensor:
 
 
 def read_block_dct(coefficients: Tensor, image_size: tuple[int, int]) -> Tensor:
-    """Coefficients (B, 192, H, W), enlarged by 8, to images (B, 3, H, W) as MinusFace reads them; not clamped.
+    """Converts coefficients (B, 192, H, W), enlarged by 8, to images (B, 3, H, W) as MinusFace does; not clamped.
 
-    The blocks are folded back, turned into RGB and shrunk by 8 (bilinear, `align_corners`): one of the many left
-    inverses of `block_dct`, a little blurred, and not the least-squares one. A pixel sees its own block alone.
+    It transforms the blocks back, converts them to RGB and shrinks them by 8 (bilinear, `align_corners`). This is one
+    of many left inverses of `block_dct`, slightly blurred; it is not the least-squares inverse. Each pixel depends on
+    its own block only.
     """
     rows, columns = (_reading(side).to(coefficients) for side in image_size)
     unmix = torch.linalg.inv(255 * _YCBCR).to(coefficients)
@@ -97,11 +99,11 @@ def read_block_dct(coefficients: Tensor, image_size: tuple[int, int]) -> Tensor:
 
 
 def block_dct(images: Tensor, upsample: int = 8, channels: Sequence[int] | None = None) -> Tensor:
-    """Images (B, 3, H, W) in [0, 1] to coefficients (B, 192, h, w), h and w as `grid` says; differentiable.
+    """Converts images (B, 3, H, W) in [0, 1] to coefficients (B, 192, h, w), with h and w as in `grid`; differentiable.
 
-    `channels` picks some of the 192.
+    `channels` selects some of the 192.
 
-    Sides that are no whole number of blocks have their last pixel repeated.
+    If a side is not a whole number of blocks, its last pixel is repeated.
     """
     (rows, down), (columns, across) = (_taps(side, upsample) for side in images.shape[-2:])
     rows, columns, down, across = rows.to(images.device), columns.to(images.device), down.to(images), across.to(images)
@@ -112,7 +114,7 @@ def block_dct(images: Tensor, upsample: int = 8, channels: Sequence[int] | None 
     for some in torch.split(images, _CHUNK):
         planes = torch.einsum("pc,bchw->bphw", mix, some) - shift
         found = []
-        for row in range(BLOCK):  # one row frequency at a time stays in the processor's caches
+        for row in range(BLOCK):  # one row frequency at a time fits the processor's caches
             chosen = [place % BLOCK for place in kept if place // BLOCK == row]
             if chosen:
                 tall = _weighed(planes, rows, down[:, row, :, None], -2)
@@ -124,7 +126,7 @@ def block_dct(images: Tensor, upsample: int = 8, channels: Sequence[int] | None 
 
 
 def _weighed(values: Tensor, places: Tensor, weights: Tensor, dim: int) -> Tensor:
-    """The sum over taps of values picked along a dimension, each times its weights."""
+    """Sum over taps of values gathered along a dimension, each multiplied by its weights."""
     total = values.index_select(dim, places[0]) * weights[0]
     for place, weight in zip(places[1:], weights[1:], strict=True):
         total.addcmul_(values.index_select(dim, place), weight)
@@ -132,9 +134,10 @@ def _weighed(values: Tensor, places: Tensor, weights: Tensor, dim: int) -> Tenso
 
 
 def inverse_block_dct(coefficients: Tensor, image_size: tuple[int, int], upsample: int = 8) -> Tensor:
-    """Coefficients (B, 192, h, w) to the images (B, 3, H, W) that fit them best, by least squares; not clamped.
+    """Least-squares images (B, 3, H, W) for coefficients (B, 192, h, w); not clamped.
 
-    With `align_corners` the enlarged image doesn't hold the pixels themselves, so nothing could be read off it.
+    With `align_corners` the enlarged image does not contain the original pixels, so they cannot be read off it
+    directly.
     """
     rows = _synthesis(image_size[0], upsample).to(coefficients)
     columns = _synthesis(image_size[1], upsample).to(coefficients)

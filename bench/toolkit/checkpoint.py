@@ -1,4 +1,4 @@
-"""Epochs of a training that are kept: the last one, from which it goes on, and the best one, which it ends with."""
+"""Checkpoints of a training: the last epoch, to resume from, and the best epoch, which is the result."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from bench.storage.files import replacing
 
 
 def error_of(judged: Mapping[str, float]) -> float:
-    """What held-out people said, as an error: lower is better."""
+    """The held-out score as an error: lower is better."""
     return judged["held_out_eer"] if "held_out_eer" in judged else 1 - judged["held_out_cosine"]
 
 
 class BestEpoch:
-    """The module as it was after the epoch that held-out people liked best; of equals the later one."""
+    """The module after the epoch with the lowest held-out error; the later one in a tie."""
 
     def __init__(self, start: dict[str, float], module: nn.Module) -> None:
         self.start, self.judged, self.epoch = start, start, 0
@@ -30,14 +30,14 @@ class BestEpoch:
         self.tensors = {name: value.detach().clone() for name, value in module.state_dict().items()}
 
     def offer(self, judged: dict[str, float], module: nn.Module, epoch: int) -> None:
-        """Keeps it, if it is no worse; an equally good start gives way too."""
+        """Stores the module if its error is no higher; this also replaces an equally good start."""
         if not judged or error_of(judged) <= error_of(self.judged):
             self.judged, self.epoch = judged, epoch
             self._keep(module)
 
 
 class Checkpoint:
-    """The last finished epoch on disk; read back without pickle's powers."""
+    """The last finished epoch on disk, read without unpickling code."""
 
     def __init__(self, folder: Path | None, key: str) -> None:
         self.folder, self.key = folder, key
@@ -45,7 +45,7 @@ class Checkpoint:
     def restore(
         self, parts: nn.ModuleDict, optimiser: torch.optim.Optimizer, best: BestEpoch
     ) -> list[dict[str, float]]:
-        """Loads it, if it is of these settings; the curve so far."""
+        """Loads the checkpoint if it has the same settings; returns the curve so far."""
         path = self.folder / "checkpoint.pt" if self.folder else None
         if path is None or not path.is_file():
             return []
@@ -60,7 +60,7 @@ class Checkpoint:
             best.judged = curve[best.epoch - 1] if best.epoch else best.start
         except DataError:
             raise
-        except Exception as error:  # damaged bytes make torch's unpickler fail in any way
+        except Exception as error:  # damaged bytes can raise any exception in torch's unpickler
             raise DataError(f"{path}: damaged ({type(error).__name__}); remove it to start again") from error
         return curve
 

@@ -1,7 +1,8 @@
-"""Trains what embeds faces: a whole recogniser, or a server's part alone (AdvFace paper, section 5.1's recipe).
+"""Trains embedding networks: a whole recogniser, or only a server's part (recipe of the AdvFace paper, section 5.1).
 
-Adam whose rate falls by a factor each epoch (the paper: period 1, factor 0.94), cross-entropy with a triplet loss, the
-new part first and then everything where it starts from trained weights.
+It uses Adam with a learning rate that falls by a factor each epoch (the paper: period 1, factor 0.94), and
+cross-entropy with a triplet loss. When it starts from trained weights, it first trains the new part and then
+everything.
 """
 
 from __future__ import annotations
@@ -29,29 +30,29 @@ from bench.toolkit.progress import track
 
 Embed = Callable[[Tensor], Tensor]
 
-_HELD_OUT = 0.05  #: of the people (or of the images, where nobody is known)
-_MOST_HELD = 100  #: people, or images, that are held out at most
-_SETTLED = 0.02  #: converged: the last fifth of the epochs improved the training's loss by less than this share
+_HELD_OUT = 0.05  #: fraction of the people (or of the images, if identities are unknown) that is held out
+_MOST_HELD = 100  #: maximum number of held-out people or images
+_SETTLED = 0.02  #: converged: the training loss improved by less than this fraction over the last fifth of the epochs
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How an embedding is trained."""
+    """Settings of an embedding's training."""
 
     epochs: int = 10  #: passes over the faces
-    rounds: int = 2  #: of a server: at most so often the schedule, from what the last one reached, while that helps
-    head_epochs: int = 1  #: of them, with the backbone at rest: what was trained before meets a new part
-    batch: int = 64  #: images a step
-    per_person: int = 4  #: images of one person in a batch, where they have so many: what triplets are made of
-    learning_rate: float = 1e-3  #: of Adam, the highest
-    schedule: Literal["decay", "cosine"] = "decay"  #: decay: a factor an epoch; cosine: falls to zero at the end
-    decay: float = 0.94  #: by which an epoch multiplies the rate (schedule = "decay")
-    warm_up: int = 50  #: steps until the full rate
-    weight_decay: float = 0.0  #: pulls the weights towards zero
-    #: From identities; distill: from the embeddings of a teacher.
+    rounds: int = 2  #: for a server: repeat the schedule from the last result, at most so often, while that helps
+    head_epochs: int = 1  #: of these, epochs with a frozen backbone, while the trained part adapts to a new one
+    batch: int = 64  #: images per step
+    per_person: int = 4  #: images of one person per batch, where available; triplets need them
+    learning_rate: float = 1e-3  #: Adam's peak learning rate
+    schedule: Literal["decay", "cosine"] = "decay"  #: decay: a factor per epoch; cosine: falls to zero at the end
+    decay: float = 0.94  #: factor of the learning rate per epoch (schedule = "decay")
+    warm_up: int = 50  #: steps until the full learning rate
+    weight_decay: float = 0.0  #: weight decay
+    #: Trains on identities; distill: on the embeddings of a teacher.
     loss: Literal["softmax+triplet", "softmax", "arcface", "triplet", "distill"] = "softmax+triplet"
     margin: float = 0.3  #: arcface: radians (Deng et al. 2019); triplet: of squared distance
-    scale: float = 24.0  #: of cosines, before cross-entropy
+    scale: float = 24.0  #: scale of the cosines before the cross-entropy
     flip: bool = True  #: mirror half of the images
 
     def __post_init__(self) -> None:
@@ -72,7 +73,7 @@ class Recipe:
 
 
 class _Head(nn.Module):
-    """Embeddings and labels to a loss; holds the classes' centres, which nobody keeps after the training."""
+    """Maps embeddings and labels to a loss; holds the class centres, which are discarded after the training."""
 
     def __init__(self, recipe: Recipe, width: int, people: int) -> None:
         super().__init__()
@@ -88,7 +89,7 @@ class _Head(nn.Module):
                 own = cosines.gather(1, labels[:, None])
                 sine = (1 - own * own).clamp_min(1e-9).sqrt()
                 turned = own * np.cos(recipe.margin) - sine * np.sin(recipe.margin)
-                # Past pi - margin the turned cosine would rise again; there a plain shift goes on falling.
+                # Beyond pi - margin the shifted cosine would rise again; a constant offset keeps it falling.
                 turned = torch.where(own > -np.cos(recipe.margin), turned, own - recipe.margin * np.sin(recipe.margin))
                 cosines = cosines.scatter(1, labels[:, None], turned)
             loss = functional.cross_entropy(recipe.scale * cosines, labels)
@@ -98,9 +99,10 @@ class _Head(nn.Module):
 
 
 def _semi_hard_triplets(unit: Tensor, labels: Tensor, margin: float) -> Tensor:
-    """Each pair of one person against the nearest stranger who is farther than the pair (FaceNet, section 3.2).
+    """For each pair of one person: the nearest other person who is farther away than the pair (FaceNet, section 3.2).
 
-    Where every stranger is nearer, against the farthest of them: the hardest would pull everybody onto one point.
+    If every other person is nearer, the farthest of them: the hardest negative would collapse all embeddings to one
+    point.
     """
     distance = 2 - 2 * unit @ unit.T
     same = labels[:, None] == labels
@@ -128,24 +130,25 @@ def train_embedding(
     unseen: FaceSet | None = None,
     folder: Path | None = None,
 ) -> State:
-    """Trains `module` in place, and leaves it as it was after its best epoch: its start, if none was better.
+    """Trains `module` in place and leaves it at its best epoch, or at its start if no epoch was better.
 
     Args:
-        module: inputs to embeddings (B, D), not normalised.
-        encode: images (B, 3, H, W) in [0, 1] to the module's inputs; called without gradients.
+        module: maps inputs to embeddings (B, D), not normalised.
+        encode: maps images (B, 3, H, W) in [0, 1] to the module's inputs; called without gradients.
         faces: with `subjects`, unless there is a teacher.
-        teacher: images to unit embeddings (B, D): the targets where `recipe.loss` is "distill".
-        backbone: the part of `module` that rests during `recipe.head_epochs`.
-        unseen: whom the epochs are judged on: by the EER, or by the cosine to the teacher; None: some of `faces`, who
-            are then left out of the training. Where they hold no two images of one person, the last epoch stands.
-        folder: where checkpoints go after each epoch; a training of the same settings goes on from the last one.
+        teacher: maps images to unit embeddings (B, D), the targets if `recipe.loss` is "distill".
+        backbone: the part of `module` that is frozen during `recipe.head_epochs`.
+        unseen: the faces on which epochs are judged, by EER or by cosine to the teacher; None: some of `faces`, which
+            are
+            then left out of the training. If no person has two images in them, the last epoch is the result.
+        folder: for a checkpoint after each epoch; a training with the same settings resumes from the last one.
 
     Returns:
-        Its state dict, with the account of the training: what held-out people said of its start, the curve of the
-        loss and of what they said then, and `best_epoch` (0: the start).
+        Its state dict, and a log of the training: the held-out score of the start, the curves of the loss and of the
+        held-out score, and `best_epoch` (0: the start).
 
     Raises:
-        DataError: identities are wanted and not known, or too few.
+        DataError: identities are needed and unknown, or too few.
     """
     if (recipe.loss == "distill") != (teacher is not None):
         raise ValueError('a teacher goes with loss = "distill", and nothing else')
@@ -182,7 +185,7 @@ def train_embedding(
             order = _order(labels if teacher is None else np.arange(len(seen)), recipe.per_person, turn)
             loss_sum = 0.0
         chosen = order[place * recipe.batch :][: recipe.batch]
-        if len(chosen) < 2:  # batch statistics of one image are none
+        if len(chosen) < 2:  # a single image has no batch statistics
             chosen = order[-2:]
         images = seen.batch(chosen, device)
         if recipe.flip:
@@ -230,7 +233,7 @@ def train_embedding(
 
 
 def _hold_out(faces: FaceSet, recipe: Recipe, rng: Rng, label: str) -> tuple[FaceSet, FaceSet]:
-    """The images to train on, and those of other people, to measure on."""
+    """Splits the images into a training set and images of other people to measure on."""
     if recipe.loss == "distill":
         owners = np.array(faces.names)
     elif faces.subjects is None:
@@ -246,7 +249,7 @@ def _hold_out(faces: FaceSet, recipe: Recipe, rng: Rng, label: str) -> tuple[Fac
 
 
 def _order(owners: NDArray[Any], each: int, turn: np.random.Generator) -> NDArray[np.int64]:
-    """Every image once, shuffled, up to `each` images of one owner next to one another."""
+    """Every image once, shuffled, with up to `each` images of one owner next to one another."""
     shuffled = turn.permutation(len(owners))
     by_owner = shuffled[np.argsort(owners[shuffled], kind="stable")]
     starts = np.flatnonzero(np.diff(owners[by_owner], prepend=-1))
@@ -258,10 +261,10 @@ def _order(owners: NDArray[Any], each: int, turn: np.random.Generator) -> NDArra
 def held_out(
     module: nn.Module, encode: Callable[[Tensor], Tensor], faces: FaceSet, teacher: Embed | None, device: torch.device
 ) -> dict[str, float]:
-    """What faces that taught nothing say of a module in eval mode: EER among their people, or cosine to the teacher.
+    """The held-out score of a module in eval mode: EER among the people, or mean cosine to the teacher.
 
     Returns:
-        `held_out_eer` or `held_out_cosine`; nothing where no two images show one person.
+        `held_out_eer` or `held_out_cosine`; empty if no two images show one person.
     """
     found, wanted = [], []
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What noise defences need to know about features: their scale on public faces."""
+"""Measures the scale of features on public faces, for defences that add noise."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import Tensor
 
 from bench.contracts import FaceSet, SplitNetwork
 
-BATCH = 50  #: images a forward pass through the client
+BATCH = 50  #: images per forward pass through the client
 
 
 def feature_batches(recognizer: SplitNetwork, faces: FaceSet, limit: int | None = None) -> Iterator[Tensor]:
-    """Clean features (B, C, h, w) of the set's first `limit` images, a batch at a time."""
+    """Yields clean features (B, C, h, w) of the set's first `limit` images, one batch at a time."""
     device = next(recognizer.parameters()).device
     count = len(faces) if limit is None else min(limit, len(faces))
     with torch.no_grad():
@@ -22,7 +22,7 @@ def feature_batches(recognizer: SplitNetwork, faces: FaceSet, limit: int | None 
 
 
 def feature_scale(recognizer: SplitNetwork, faces: FaceSet, limit: int = 500) -> dict[str, Tensor]:
-    """Scale of the features on (at most `limit`) public faces: `std` (scalar) and `channel_range` (C, 1, 1)."""
+    """Scale of the features on at most `limit` public faces: `std` (scalar) and `channel_range` (C, 1, 1)."""
     total = square = torch.zeros((), dtype=torch.float64)
     count = 0
     low: Tensor | None = None

@@ -1,4 +1,4 @@
-"""What defences in the frequency domain have in common: their recogniser, and how its server is trained."""
+"""The common base of frequency-domain defences: their recogniser, and the training of its server."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from bench.toolkit.embedding_training import Recipe
 from bench.toolkit.progress import track
 from bench.toolkit.server_training import Labels, restore_server, teaching_faces, train_server, trained_server
 
-#: Of each plane's 64 channels those that carry most of its energy: DuetFace's crucial ones, dropped by its successors.
+#: The channels of each plane with most of its energy: DuetFace's crucial ones, which its successors drop.
 STRONG = (0, 1, 2, 3, 4, 5, 8, 9, 16, 24)
-_FACES, _PLACES, _BATCH = 300, 64, 10  #: public faces, places in each, that a new first layer is solved on
-_RIDGE = 1e-2  #: of the mean square of an input
+_FACES, _PLACES, _BATCH = 300, 64, 10  #: public faces, and positions in each, to solve a new first layer
+_RIDGE = 1e-2  #: ridge penalty, relative to the mean square of an input
 
 
 def _first_convolution(client: nn.Module) -> tuple[str, nn.Conv2d]:
-    """The client's first convolution and its name in there ("" where it is the client itself)."""
+    """The client's first convolution and its module name ("" if it is the client itself)."""
     for name, module in client.named_modules():
         if isinstance(module, nn.Conv2d) and module.in_channels == 3 and isinstance(module.padding, tuple):
             return name, module
@@ -39,9 +39,9 @@ class FrequencyNetwork(nn.Module):
     """The recogniser under test behind a new first convolution, which takes standardised templates.
 
     Args:
-        inputs: channels that the first convolution slides over.
-        pixels: what it slides over, of templates; None: the templates themselves.
-        whole: with the server's part; otherwise it ends where the client's features do.
+        inputs: input channels of the first convolution.
+        pixels: maps templates to the input of the convolution; None: the templates themselves.
+        whole: include the server's part; otherwise the network ends with the client's features.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class FrequencyNetwork(nn.Module):
         self.scale: Tensor
 
     def forward(self, templates: Tensor) -> Tensor:
-        """Templates to embeddings (B, D), not normalised; or to features (B, C, h, w)."""
+        """Maps templates to embeddings (B, D), not normalised, or to features (B, C, h, w)."""
         x = (self.pixels(templates) - self.mean) / self.scale
         found: Tensor = self.body(self.first(x.contiguous(memory_format=torch.channels_last)))
         return found
@@ -76,13 +76,15 @@ class FrequencyNetwork(nn.Module):
     def start(
         self, recognizer: SplitNetwork, encode: Callable[[Tensor], Tensor], faces: FaceSet, solve: bool = True
     ) -> None:
-        """Standardises, and gives the new convolution its first weights.
+        """Standardises the inputs and initialises the new convolution.
 
         Args:
-            encode: images to templates.
-            solve: where it best gives what the old one gave (least squares): both are linear in the pixels, so this
-                is most of what a first layer can learn, in seconds. Otherwise the old one's own weights, which suits
-                templates of three channels that are no image any more.
+            encode: maps images to templates.
+            solve: initialise by least squares to reproduce the old layer's output. Both are linear in the pixels, so
+                this
+                gives most of what a first layer can learn, in seconds. Otherwise copy the old weights, which suits
+                templates
+                of three channels that are no longer an image.
         """
         old, device = _first_convolution(recognizer.client)[1], self.mean.device
         patches, wanted = [], []
@@ -123,7 +125,7 @@ def learn_client(
     rng: Rng,
     label: str,
 ) -> dict[str, Any]:
-    """Minimises `loss(images, step)` by Adam in place, the rate falling to 0 along a cosine; the training's account."""
+    """Minimises `loss(images, step)` in place with Adam and a cosine schedule; returns a log of the training."""
     if steps == 0:
         return {"steps": 0}
     optimiser = torch.optim.Adam(parameters, lr=learning_rate)
@@ -146,40 +148,39 @@ def learn_client(
 
 @dataclass(frozen=True, kw_only=True)
 class FrequencyDefense(Defense):
-    """A client that sends frequencies, and a server that recognises with the recogniser under test, retrained on them.
+    """A client that sends frequencies, and a server with the recogniser under test, retrained on them.
 
-    The server is distilled from the recogniser under test, or learns from identities (`mode`), or is read from
-    `weights`.
+    The server is distilled from the recogniser under test, learns from identities (`mode`), or is read from `weights`.
     """
 
     client_side: ClassVar[bool] = True
     adds_noise: ClassVar[bool] = False
-    solved: ClassVar[bool] = True  #: templates are linear in the pixels: the first layer starts where it is solved
+    solved: ClassVar[bool] = True  #: templates are linear in the pixels: solve the first layer by least squares
     template_dtype: ClassVar[Literal["float32", "float16"]] = "float16"
     ignored: ClassVar[Mapping[Literal["fit", "protect"], frozenset[str]]] = {
         "fit": frozenset({"mode", "weights", "recipe"}),
         "protect": frozenset({"mode", "weights", "recipe"}),
     }
 
-    mode: Labels = "teacher"  #: what the server's recogniser learns from
-    weights: str = ""  #: a trained recogniser (.safetensors); empty: trained here, on the defender's public faces
+    mode: Labels = "teacher"  #: the training target of the server's recogniser
+    weights: str = ""  #: a trained recogniser (.safetensors); empty: train one here, on the defender's public faces
     recipe: Recipe = Recipe(epochs=20, batch=16, schedule="cosine", warm_up=0)
 
     @abstractmethod
     def network(self, recognizer: SplitNetwork) -> FrequencyNetwork:
-        """The server's recogniser, untrained."""
+        """Builds the server's recogniser without trained weights."""
 
     def layout(self, recognizer: SplitNetwork) -> tuple[Conv, ...]:
-        """A transform of frequencies: there are no layers to mirror."""
+        """A frequency transform has no layers to mirror."""
         return ()
 
     def files(self) -> Mapping[str, Path]:
-        """The trained recogniser, where there is one."""
+        """The trained recogniser, if there is one."""
         where = f"[defenses.{type(self).__name__.lower()}] weights"
         return {"weights": find_weights(self.weights, where)} if self.weights else {}
 
     def fit_server(self, system: System, public: FaceSet, rng: Rng) -> State:
-        """The recogniser of templates: read, or trained from the recogniser under test, each time on fresh ones."""
+        """Reads the recogniser of templates, or trains it from the recogniser under test, on fresh templates."""
         network = self.network(system.recognizer).to(system.device)
         if self.weights:
             return trained_server(network, self.files()["weights"])

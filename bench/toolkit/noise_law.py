@@ -1,8 +1,8 @@
-"""Noise of few values, or of bounded size: what gives it away, and how it is taken off again.
+"""Detects noise of few values or of bounded size from residues, and subtracts it.
 
-A defence that moves every entry of a feature by one of a few values (sign gradient descent whose step is its bound
-moves it by -epsilon, 0 or +epsilon) can be corrected like a code: with a guess of the feature that is right to half a
-step, the noise is the value nearest to template - guess. All of it is read off such residues alone.
+A defence that moves every entry of a feature by one of a few values can be corrected like a code. (Sign gradient
+descent with a step as large as its bound moves it by -epsilon, 0 or +epsilon.) If a guess of the feature is accurate to
+half a step, the noise is the value nearest to template - guess. This module only uses such residues.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from torch import Tensor
 
 Family = Literal["none", "three", "two", "lattice", "box"]
 
-_BINS = 80  #: of the histogram of sizes
-_REACH = 4.0  #: its edge, in units of the residues' rms
-_ROUNDS = 25  #: of expectation and maximisation
-_SPACINGS = np.geomspace(0.3, 2.0, 36)  #: candidates, in units of the residues' rms
+_BINS = 80  #: bins of the histogram of sizes
+_REACH = 4.0  #: upper edge of the histogram, in units of the residues' rms
+_ROUNDS = 25  #: iterations of expectation maximisation
+_SPACINGS = np.geomspace(0.3, 2.0, 36)  #: candidate spacings, in units of the residues' rms
 _NARROW = np.geomspace(0.12, 0.5, 12)  #: the same for a lattice of many values
-_POINTS = 31  #: that stand for a box
-_GAIN = 0.002  #: nats a residue by which a law has to explain them better than no law
-_TOLD = 0.6  #: share of the guesses that have to be near enough to tell values apart
+_POINTS = 31  #: points that represent a box
+_GAIN = 0.006  #: minimum gain in nats per residue over no law
+_TOLD = 0.6  #: minimum share of guesses accurate enough to distinguish the values
 
-#: The simplest law first: many values can always imitate few. It is believed if it explains this share of what the best
-#: law does.
+#: From the simplest law to the most flexible, since many values can imitate few. A law is accepted if its gain is this
+#: share of the best law's gain.
 _NEARLY: dict[Family, float] = {"box": 0.93, "two": 0.85, "three": 0.85, "lattice": 0.0}
-_FINER = np.linspace(0.96, 1.04, 9)  #: then its spacing is looked for more closely
+_FINER = np.linspace(0.96, 1.04, 9)  #: factors for the finer search of its spacing
 
 
 @dataclass(frozen=True)
 class NoiseLaw:
-    """Noise whose entries are `spacing` times a whole number up to `most`; or anything up to `spacing`, for a box.
+    """Noise whose entries are integer multiples of `spacing`, up to `most`; for a box, any value up to `spacing`.
 
     Attributes:
-        family: `three` is -spacing, 0, +spacing; `two` lacks the 0; `none` says that there is nothing to correct.
-        told: share of the guesses that are near enough to tell one value from the next.
-        gain: nats a residue by which this explains the residues better than no law does.
+        family: `three` is -spacing, 0, +spacing; `two` lacks the 0; `none` means that there is nothing to correct.
+        told: share of the guesses that are accurate enough to distinguish adjacent values.
+        gain: nats per residue by which this law explains the residues better than no law.
     """
 
     family: Family
@@ -50,11 +50,11 @@ class NoiseLaw:
 
     @property
     def values(self) -> int:
-        """How many values the noise has; 0 where it has any value within a bound, or none is known."""
+        """The number of values of the noise; 0 if it takes any value within a bound, or is unknown."""
         return {"none": 0, "box": 0, "two": 2}.get(self.family, 2 * self.most + 1)
 
     def nearest(self, residue: Tensor) -> Tensor:
-        """The noise nearest to template - guess; for a box the part of it that fits in."""
+        """The noise nearest to template - guess; for a box, the residue clipped to it."""
         if self.family == "none":
             return residue * 0
         if self.family == "box":
@@ -65,16 +65,16 @@ class NoiseLaw:
 
 
 def noise_law(residues: Tensor) -> NoiseLaw:
-    """The law that explains residues (template - guess, any shape) best, or `none`.
+    """The law that best explains residues (template - guess, any shape), or `none`.
 
-    Each law is noise plus the guess's error, a mixture of a narrow and a wide normal distribution; its weights and
-    widths are fitted to the histogram by expectation and maximisation, its spacing is the likeliest of a grid.
+    Each law is the noise plus the guess's error, a mixture of a narrow and a wide normal distribution. Expectation
+    maximisation fits its weights and widths to the histogram; a grid search finds its most likely spacing.
     """
     values = residues.float().flatten().cpu().numpy()
     scale = float(np.sqrt(np.square(values, dtype=np.float64).mean()))
     if not scale > 0:
         return NoiseLaw("none")
-    # Noise has no side that it prefers, so one half of the histogram says it all.
+    # The noise is symmetric, so the histogram of absolute values is sufficient.
     counts, edges = np.histogram(np.abs(values), _BINS, (0, _REACH * scale))
     middles = (edges[1:] + edges[:-1]) / 2 / scale
     share = counts / max(1, counts.sum())
@@ -85,7 +85,10 @@ def noise_law(residues: Tensor) -> NoiseLaw:
         for spacing in spacings:
             places = _places(family, spacing)
             likelihood, told = _explained(share, middles, places, fixed=family == "box")
-            law = NoiseLaw(family, float(spacing) * scale, len(places) // 2, told, likelihood - plain)
+            without = plain
+            if family == "lattice":  # many values imitate any smooth distribution, wherever they lie
+                without = max(plain, _explained(share, middles, places[:-1] + spacing / 2, fixed=False)[0])
+            law = NoiseLaw(family, float(spacing) * scale, len(places) // 2, told, likelihood - without)
             best = likeliest.get(family)
             if law.gain > (best.gain if best else _GAIN) and (family == "box" or told > _TOLD):
                 likeliest[family] = law
@@ -101,7 +104,7 @@ def noise_law(residues: Tensor) -> NoiseLaw:
 
 
 def _places(family: Family, spacing: float) -> NDArray[np.float64]:
-    """Where the noise's values lie; for a box, points that stand for it."""
+    """The values of the noise; for a box, points that represent it."""
     if family == "box":
         return np.linspace(-spacing, spacing, _POINTS, dtype=np.float64)
     if family == "two":
@@ -113,10 +116,10 @@ def _places(family: Family, spacing: float) -> NDArray[np.float64]:
 def _explained(
     share: NDArray[np.float64], middles: NDArray[np.float64], places: NDArray[np.float64], fixed: bool
 ) -> tuple[float, float]:
-    """(nats a residue, share of the guesses whose error is below half a spacing).
+    """Returns (log-likelihood in nats per residue, share of the guesses with an error below half a spacing).
 
     Args:
-        fixed: all places are equally likely.
+        fixed: keep all values equally likely.
     """
     gap = float(places[1] - places[0]) if len(places) > 1 else 1.0
     widths = np.array([0.15 * gap, 0.4 * gap, 1.0]) if not fixed else np.array([0.1, 0.4, 1.0])
@@ -125,7 +128,7 @@ def _explained(
     width = middles[1] - middles[0]
     total = np.zeros(len(middles))
     for _ in range(_ROUNDS):
-        # (bins, places, widths): how likely a bin's residues are of each kind.
+        # (bins, places, widths): likelihood of a bin's residues under each component.
         density = np.exp(-0.5 * squares[..., None] / np.square(widths)) / (widths * math.sqrt(2 * math.pi)) * width
         joint = density * weights[:, None] * mixing
         total = joint.sum((1, 2)) + 1e-12

@@ -1,6 +1,6 @@
-"""Devices and number formats: bfloat16 where the processor multiplies in it, float32 elsewhere.
+"""Devices and number formats: bfloat16 on processors that support it natively, float32 elsewhere.
 
-`VEILBENCH_PRECISION=float32` in the environment asks for float32 everywhere: for runs that other machines repeat.
+`VEILBENCH_PRECISION=float32` in the environment forces float32, for runs that must be repeatable on other machines.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from bench.errors import UserError
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` (CUDA where there is one), `cpu`, `cuda` or `cuda:N`.
+    """Resolves `auto` (CUDA if available), `cpu`, `cuda` or `cuda:N`.
 
     Raises:
-        UserError: the device is unknown, or not on this machine.
+        UserError: the device is unknown or unavailable.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -32,14 +32,14 @@ def pick_device(name: str) -> torch.device:
         raise UserError(f"device {name!r} is not supported: use auto, cpu, cuda or cuda:N")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(
-            f"device {name!r} asked for, but torch {torch.__version__} sees no CUDA device: use auto or cpu"
+            f"device {name!r} requested, but torch {torch.__version__} finds no CUDA device: use auto or cpu"
         )
     return device
 
 
 @cache
 def _cpu_has_bf16() -> bool:
-    # Emulated bfloat16 is slower than float32, so only processors with instructions for it count.
+    # Emulated bfloat16 is slower than float32, so only native support counts.
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(bool(probe()) for name in probes if (probe := getattr(torch.cpu, name, None)) is not None)
 
@@ -48,7 +48,7 @@ def low_precision(device: torch.device) -> bool:
     """Whether decoders run in bfloat16 on this device.
 
     Raises:
-        UserError: the environment asks for a format that is not known.
+        UserError: the environment requests an unknown format.
     """
     asked = os.environ.get("VEILBENCH_PRECISION", "auto")
     if asked not in ("auto", "float32"):
@@ -59,26 +59,27 @@ def low_precision(device: torch.device) -> bool:
 
 
 def precision_name(device: torch.device) -> str:
-    """The number format that decoders compute in; part of every key."""
+    """The number format of decoders; part of every key."""
     return "bfloat16" if low_precision(device) else "float32"
 
 
 def autocast(device: torch.device) -> torch.autocast:
-    """Context in which convolutions run in bfloat16 where `low_precision` says so."""
+    """A context in which convolutions run in bfloat16 if `low_precision` is true."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=low_precision(device))
 
 
 def as_decoder_input(features: Tensor) -> Tensor:
-    """Features as `autocast` would hand them to a first convolution, in one pass over memory instead of two."""
+    """Features as `autocast` would pass them to a first convolution, in one pass over memory instead of two."""
     dtype = torch.bfloat16 if low_precision(features.device) else features.dtype
     return features.to(dtype, memory_format=torch.channels_last)
 
 
 @cache
 def keep_freed_memory() -> bool:
-    """Has glibc keep what large tensors free, up to 1 GB a piece; whether it does.
+    """Lets glibc keep freed tensors of up to 1 GB for reuse; returns whether that worked.
 
-    By default it maps each anew, and the kernel clears every page of it: more than half of a frequency split's cost.
+    By default glibc maps each large tensor anew and the kernel clears every page: over half the cost of a frequency
+    split.
     """
     if sys.platform != "linux":
         return False

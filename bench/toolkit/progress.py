@@ -1,4 +1,4 @@
-"""Progress that any code can report without being handed a bar: the command line decides whether and how to show it."""
+"""Progress reports from anywhere in the code, without passing a bar around; the command line displays them."""
 
 from __future__ import annotations
 
@@ -20,37 +20,37 @@ from bench.durations import duration
 
 T = TypeVar("T")
 
-_SHORTEST_S = 10.0  #: between two lines of a log, however much ends
-_LONGEST_S = 60.0  #: between two lines of a log, however little ends
-_LOOK_S = 1.0  #: between looks at whether a line is due
+_SHORTEST_S = 10.0  #: minimum seconds between two lines of a log
+_LONGEST_S = 60.0  #: maximum seconds between two lines of a log
+_LOOK_S = 1.0  #: seconds between checks whether a line is due
 
 
 @dataclass(frozen=True)
 class Advance:
-    """How far a run has come."""
+    """The progress of a run."""
 
     doing: str
-    ended: int  #: artefacts and cells
+    ended: int  #: finished artefacts and cells
     total: int
-    cells: int  #: of these, cells
+    cells: int  #: finished cells
     all_cells: int
-    share: float | None = None  #: of the whole effort that is behind us; None: that of what has ended
+    share: float | None = None  #: finished share of the estimated effort; None: the share of finished items
 
 
 class Display(Protocol):
-    """Where progress is shown."""
+    """A display of progress."""
 
     def report(self, advance: Advance) -> None:
-        """A run has come so far."""
+        """Shows the run's current progress."""
 
     def begin(self, description: str, total: int) -> int:
-        """Something of so many steps begins within that; returns its number."""
+        """Starts a nested task with so many steps; returns its number."""
 
     def step(self, number: int) -> None:
-        """One of its steps is done."""
+        """Counts one step of a nested task."""
 
     def end(self, number: int) -> None:
-        """It has ended."""
+        """Ends a nested task."""
 
 
 _shown: ContextVar[Display | None] = ContextVar("veilbench_progress", default=None)
@@ -58,10 +58,10 @@ _shown: ContextVar[Display | None] = ContextVar("veilbench_progress", default=No
 
 @contextmanager
 def progress_shown(console: Console) -> Iterator[Display]:
-    """While the block runs, `track` and what is yielded show progress on `console`.
+    """Within the block, `track` and the yielded object show progress on `console`.
 
-    Bars with the time left on a terminal; dated lines in a file, in a pipe and where `CI` is set, folded on GitHub;
-    nothing where the console is quiet.
+    Shows bars with the remaining time on a terminal; dated lines in a file, in a pipe and if `CI` is set (folded on
+    GitHub); nothing if the console is quiet.
     """
     show = _bars if _moves(console) or console.quiet else _lines
     with show(console) as display:
@@ -73,12 +73,12 @@ def progress_shown(console: Console) -> Iterator[Display]:
 
 
 def _moves(console: Console) -> bool:
-    """Whether bars can be drawn again and again in one place; colours alone (FORCE_COLOR) do not make that so."""
+    """Whether bars can be redrawn in place; forced colours (FORCE_COLOR) do not imply that."""
     return console.file.isatty() and not console.is_dumb_terminal and os.environ.get("CI", "") in ("", "0", "false")
 
 
 def track(steps: Iterable[T], description: str, total: int) -> Iterator[T]:
-    """Yields from `steps`, showing how many of `total` are done while a `progress_shown` block is open."""
+    """Yields from `steps` and shows how many of `total` are done, while a `progress_shown` block is active."""
     display = _shown.get()
     if display is None:
         yield from steps
@@ -133,11 +133,11 @@ def _bars(console: Console) -> Iterator[_Bars]:
 
 
 class Lines:
-    """Dated lines for a log: one for what has ended, at most every ten seconds, and one a minute in any case.
+    """Dated lines for a log: for finished items at most every ten seconds, and in any case one per minute.
 
     Args:
         write: takes a line.
-        clock: seconds, from whenever.
+        clock: returns seconds from any origin.
     """
 
     def __init__(self, write: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
@@ -149,7 +149,7 @@ class Lines:
         self._numbers = 0
 
     def report(self, advance: Advance) -> None:
-        """Says so at the beginning and at the end, and else where something has ended and no line stands just above."""
+        """Writes a line at the start and at the end, and for finished items unless the last line is recent."""
         with self._lock:
             before, self._advance = self._advance, advance
             if before is None or advance.ended != before.ended:
@@ -158,25 +158,25 @@ class Lines:
                     self._say()
 
     def begin(self, description: str, total: int) -> int:
-        """A line is due in a minute."""
+        """Registers a nested task; its first line is due in a minute."""
         with self._lock:
             self._numbers += 1
             self._within[self._numbers] = (description, 0, total)
             return self._numbers
 
     def step(self, number: int) -> None:
-        """Counts."""
+        """Counts a step."""
         with self._lock:
             description, done, total = self._within[number]
             self._within[number] = (description, done + 1, total)
 
     def end(self, number: int) -> None:
-        """Forgets it."""
+        """Removes a nested task."""
         with self._lock:
             del self._within[number]
 
     def remind(self) -> None:
-        """Says what goes on where nothing was said for a minute; called now and then from a thread of its own."""
+        """Writes the current state after a minute of silence; called periodically from a thread."""
         with self._lock:
             if (self._advance or self._within) and self._clock() - self._last >= _LONGEST_S:
                 self._say()
@@ -192,7 +192,7 @@ class Lines:
             if share > 0 and now.ended < now.total:
                 parts.append(f"about {duration(spent / share * (1 - share))} left")
             elif now.ended == now.total:
-                parts.append(f"{duration(spent)} in all")
+                parts.append(f"{duration(spent)} in total")
             doing = now.doing
         within = ", ".join(f"{what} ({done} of {total})" for what, done, total in self._within.values())
         said = "; ".join(part for part in (", ".join(parts), doing, within) if part)

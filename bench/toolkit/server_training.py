@@ -1,4 +1,4 @@
-"""Trains what the server recognises with, where a defence changes what it sees."""
+"""Trains the server's network, if a defence changes the server's input."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ from bench.storage.weights import load_strictly, read_weights
 from bench.toolkit.checkpoint import error_of
 from bench.toolkit.embedding_training import Recipe, held_out, train_embedding
 
-#: teacher: the unprotected recogniser's embeddings of the clean images are the targets (1 - cosine); auto: and then,
-#: where there are enough people, their identities, if a held-out half says that this helps; identity: with few, too.
+#: Training targets. teacher: the unprotected recogniser's embeddings of the clean images (1 - cosine); auto: then also
+#: the
+#: identities, if there are enough people and a held-out half shows that they help; identity: the same with few people.
 Labels = Literal["auto", "identity", "teacher"]
 
-# From fewer people, or fewer images of each, a network learns the people by heart instead of learning to tell apart.
+# With fewer people, or fewer images each, a network memorises the people instead of learning to distinguish them.
 _PEOPLE, _IMAGES = 100, 4
-_FEWEST = 4  #: people, or images, that can be divided into those who teach and those who judge
-_HELD_OUT = 0.2  #: of the judging half: whom nobody trains on, ever
-_MOST_HELD = 100  #: people of them, at most
-_SETTLED = 0.1  #: converged: the last round gained less than this share of what all of them did, on held-out people
+_FEWEST = 4  #: minimum number of people, or images, that can be divided into a training and a judging half
+_HELD_OUT = 0.2  #: fraction of the judging half that is never trained on
+_MOST_HELD = 100  #: maximum number of people in it
+_SETTLED = 0.1  #: converged: the last round contributed less than this fraction of the total gain on held-out people
 
 
 def _by_people(faces: FaceSet, least: int) -> FaceSet:
@@ -37,15 +38,16 @@ def _by_people(faces: FaceSet, least: int) -> FaceSet:
 
 
 def knows_identities(faces: FaceSet) -> bool:
-    """Whether there are enough people with enough images to learn identities from."""
+    """Whether there are enough people with enough images to learn from identities."""
     return len(set(_by_people(faces, _IMAGES).subjects or ())) >= _PEOPLE
 
 
 def teaching_faces(faces: FaceSet, labels: Labels, limit: int | None, rng: Rng) -> tuple[FaceSet, bool]:
-    """At most `limit` faces to learn from, and whether their identities may teach; people stay whole where they do.
+    """Selects at most `limit` faces, and says whether to learn from identities; then all images of a person stay
+    together.
 
     Raises:
-        DataError: identities are asked for and nobody has two images.
+        DataError: identities are requested and nobody has two images.
     """
     people = sorted(set(faces.subjects or ()))
     rank = {people[i]: place for place, i in enumerate(rng.numpy().permutation(len(people)))}
@@ -60,14 +62,14 @@ def teaching_faces(faces: FaceSet, labels: Labels, limit: int | None, rng: Rng) 
 
 @dataclass(frozen=True)
 class _Trainer:
-    """A server's network, and how it is taught."""
+    """A server's network and its training settings."""
 
     module: nn.Module
     encode: Callable[[Tensor], Tensor]
     recognizer: SplitNetwork
     recipe: Recipe
     label: str
-    backbone: nn.Module | None  #: rests during `recipe.head_epochs` of the first distillation
+    backbone: nn.Module | None  #: frozen during `recipe.head_epochs` of the first distillation
 
     @property
     def device(self) -> torch.device:
@@ -79,7 +81,7 @@ class _Trainer:
             return self.recognizer.embed(self.recognizer.extract(images))
 
     def distil(self, faces: FaceSet, watched: FaceSet, rng: Rng, new: bool) -> State:
-        """A round of distillation; of a `new` network, its new part first."""
+        """One round of distillation; for a `new` network, the new part is trained first."""
         return train_embedding(
             self.module.requires_grad_(True),
             self.encode,
@@ -94,7 +96,7 @@ class _Trainer:
         )
 
     def identify(self, faces: FaceSet, watched: FaceSet, rng: Rng) -> State:
-        """A round of the recipe's own loss; its new classifier first."""
+        """One round with the recipe's own loss; the new classifier is trained first."""
         return train_embedding(
             self.module.requires_grad_(True),
             self.encode,
@@ -110,7 +112,7 @@ class _Trainer:
     def rounds(
         self, faces: FaceSet, watched: FaceSet, rng: Rng, *, identities: bool = False, new: bool = False
     ) -> list[Mapping[str, Any]]:
-        """As many rounds of the recipe as it allows and as help; their accounts."""
+        """Runs rounds of the recipe while they help, up to its limit; returns their logs."""
         accounts: list[Mapping[str, Any]] = []
         while len(accounts) < self.recipe.rounds and not (accounts and _settled(accounts)):
             turn = rng.child("round", len(accounts))
@@ -121,7 +123,7 @@ class _Trainer:
         return accounts
 
     def judged(self, faces: FaceSet) -> dict[str, float]:
-        """EER among people, and the cosine to the unprotected recogniser."""
+        """EER among the people, and mean cosine to the unprotected recogniser."""
         self.module.eval()
         eer = held_out(self.module, self.encode, faces, None, self.device) if faces.subjects else {}
         return eer | held_out(self.module, self.encode, faces, self.teacher, self.device)
@@ -138,23 +140,24 @@ def train_server(
     label: str,
     backbone: nn.Module | None = None,
 ) -> State:
-    """Trains `module` in place to embed what `encode` makes of images, and never makes it worse than it starts.
+    """Trains `module` in place to embed the output of `encode`; the result is never worse than the start.
 
-    It is distilled from the recogniser under test. Where identities may teach, that is tried first: both on one half of
-    the people, distillation and then identities from there, and the other half says by its EER whether identities are
-    better than distillation and than the start. What it chose goes on with everybody, for as many rounds of the recipe
-    as help. Every round keeps its best epoch.
+    The module is distilled from the recogniser under test. If identities may be used, they are tested first: one half
+    of the people serves for distillation and then for training on identities, and the EER on the other half decides
+    whether identities are better than distillation and than the start. The chosen method then continues with everybody,
+    for as many rounds of the recipe as help. Every round returns its best epoch.
 
     Args:
-        faces: what `teaching_faces` chose.
-        identities: whether they may teach.
-        backbone: the part of `module` that rests during `recipe.head_epochs`.
+        faces: selected by `teaching_faces`.
+        identities: whether identities may be used.
+        backbone: the part of `module` that is frozen during `recipe.head_epochs`.
 
     Returns:
-        Its state dict, with the training's account. `choice`: what those who judged said of the start, of distillation
-        and of identities (None: not tried). `cosine_to_unprotected`: how near its embeddings of faces that nobody
-        trained on are to those of the unprotected recogniser, before and after. `converged`: the last round hardly
-        helped.
+        Its state dict, and a log of the training. `choice`: scores of the start, of distillation and of identities on
+        the
+        judging half (None: not tried). `cosine_to_unprotected`: similarity to the unprotected recogniser's embeddings
+        on
+        faces that are never trained on, before and after. `converged`: the last round hardly helped.
 
     Raises:
         DataError: there are too few faces to hold any out.
@@ -209,10 +212,10 @@ def _better(choice: Mapping[str, Mapping[str, float]], people: int) -> bool:
 
 
 def _settled(accounts: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether more of the same would hardly help.
+    """Whether further rounds would hardly help.
 
-    Held-out people saw no gain in the last fifth of the last round, or little in a further round: within one round the
-    rate falls to 0, and every curve is flat at its end.
+    True if held-out people saw no gain in the last fifth of the last round, or little in a further round. Within one
+    round the learning rate falls to 0, so every curve is flat at its end.
     """
     last = accounts[-1]
     if last["best_epoch"] < 0.8 * len(last["curve"]):
@@ -225,15 +228,16 @@ def _settled(accounts: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def _apart(faces: FaceSet, share: float, most: int, rng: Rng) -> tuple[FaceSet, FaceSet]:
-    """The images of some people, and about that `share` of all images, of other people (at most `most`, at least one).
+    """Splits off about `share` of the images, of other people (at most `most` people, at least one); returns both
+    parts.
 
-    Where hardly anybody is known each image counts as a person.
+    If few identities are known, each image counts as a person.
     """
     known = faces.subjects is not None and len(set(faces.subjects)) >= _FEWEST
     owners = np.array(faces.subjects if known else faces.names)
     people, counts = np.unique(owners, return_counts=True)
     order = rng.numpy().permutation(len(people))
-    # Somebody with very many images belongs to those who teach, whatever the share.
+    # A person with very many images always belongs to the first part.
     few = counts[order] <= share * len(faces) / 2
     order = order[few] if few.any() else order[np.argsort(counts[order], kind="stable")]
     second = people[order[: max(1, min(most, int((counts[order].cumsum() <= share * len(faces)).sum())))]]
@@ -242,10 +246,10 @@ def _apart(faces: FaceSet, share: float, most: int, rng: Rng) -> tuple[FaceSet, 
 
 
 def trained_server(module: nn.Module, path: Path) -> State:
-    """The state in a file that was trained before.
+    """Reads a trained state from a file.
 
     Raises:
-        DataError: it is damaged, or for another network.
+        DataError: the file is damaged, or for another network.
     """
     tensors = read_weights(path)
     load_strictly(module, tensors, path)

@@ -1,4 +1,4 @@
-"""Templates of own faces, looked up by the face: protecting one takes longer than a step of training does."""
+"""Caches templates of the attacker's own faces, because protecting a face takes longer than a training step."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ def _digest(image: Tensor) -> str:
 
 
 class TemplateCache:
-    """Faces to the templates that a server made of them, each made once and kept in half precision."""
+    """Maps faces to the server's templates, each computed once and stored in half precision."""
 
     def __init__(self, enrol: Callable[[Tensor, Sequence[str]], Tensor], device: torch.device) -> None:
-        """`enrol`: images (B, 3, H, W) and as many names to templates; names are digests of the images."""
+        """`enrol` maps images (B, 3, H, W) and as many names to templates; names are digests of the images."""
         self._enrol, self._device = enrol, device
         self._kept: dict[str, Tensor] = {}
 
     def fill(self, faces: FaceSet, size: int, label: str) -> None:
-        """Enrols a whole set in batches of about `size`: a small remainder would have statistics of its own."""
+        """Enrols a whole set in batches of about `size`; avoids a small last batch, whose statistics would differ."""
         batches = np.array_split(np.arange(len(faces)), max(1, len(faces) // size))
         for batch in track(batches, label, len(batches)):
             self(faces.batch(batch, self._device))
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Their templates; those of faces never seen before (say, mirrored ones) are made and kept."""
+        """Returns templates; computes and stores those of new faces (for example mirrored ones)."""
         names = [_digest(image) for image in images.cpu()]
         new = {name: i for i, name in enumerate(names) if name not in self._kept}
         if new:

@@ -38,7 +38,7 @@ def scene() -> Scene:
 def test_what_is_written_keeps_its_contract(kind: PluginKind, tmp_path: Path, scene: Scene) -> None:
     path = scaffold(kind, "my_own", tmp_path)
     assert_sound(registry.make(registry.find(kind, str(path), "test"), {}, "test"), scene)
-    with pytest.raises(UserError, match="there is a file already"):
+    with pytest.raises(UserError, match="this file already exists"):
         scaffold(kind, "my_own", tmp_path)
 
 
@@ -49,10 +49,10 @@ def test_what_is_written_keeps_its_contract(kind: PluginKind, tmp_path: Path, sc
         ("defense", "class", "cannot name a defence"),
         ("defense", "../up", "cannot name a defence"),
         ("defense", "_private", "cannot name a defence"),
-        ("attack", "knowledge", "is a name of the contract"),
-        ("attack", "state", "is a name of the contract"),
-        ("dataset", "pairs", "is a name of the contract"),
-        ("recognizer", "conv", "is a name of the contract"),
+        ("attack", "knowledge", "is a class of the contract"),
+        ("attack", "state", "is a class of the contract"),
+        ("dataset", "pairs", "is a class of the contract"),
+        ("recognizer", "conv", "is a class of the contract"),
     ],
 )
 def test_names_that_cannot_be_are_refused(kind: PluginKind, name: str, said: str, tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_names_that_cannot_be_are_refused(kind: PluginKind, name: str, said: str
 def test_a_written_defence_and_attack_stand_on_the_leaderboard(tmp_path: Path, cli: Cli) -> None:
     done = cli("new", "defense", "mine", cwd=tmp_path)
     assert "veilbench check mine.py" in done.stdout and "[defenses.mine]" in done.stdout
-    assert "there is a file already" in cli("new", "defense", "mine", cwd=tmp_path, status=2).stderr
+    assert "this file already exists" in cli("new", "defense", "mine", cwd=tmp_path, status=2).stderr
     cli("new", "attack", "theirs", "--path", "plugins", cwd=tmp_path)
     config = CONFIG + '[defenses.mine]\nplugin = "mine.py"\n[attacks.theirs]\nplugin = "plugins/theirs.py"\n'
     (tmp_path / "bench.toml").write_text(

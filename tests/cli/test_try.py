@@ -139,7 +139,7 @@ def test_what_there_is_in_a_line_each_and_one_in_full(cli: Cli, tmp_path: Path) 
     for wanted in (
         "Laplace noise, the AdvFace paper's",
         "fixed | minmax | channel | clipped",
-        "learns next to nothing; ",
+        "needs hardly any training; ",
         "in profile quick",
     ):
         assert wanted in said, wanted

@@ -110,7 +110,7 @@ def test_whatever_the_detector_raises_carries_the_files_name(tmp_path: Path, mon
 
     monkeypatch.setattr(module, "_mtcnn", lambda smallest: Failing())
     source = _source(6, [])
-    with pytest.raises(DataError, match=r"^3: the face detector fails on it \(RuntimeError: torch.cat"):
+    with pytest.raises(DataError, match=r"^3: the face detector fails on this image \(RuntimeError: torch.cat"):
         align(source, SQUARE, tmp_path)
     with pytest.raises(DataError, match=r"^photos/3.jpg: the face detector fails"):
         align(replace(source, files=[f"photos/{i}.jpg" for i in range(6)]), SQUARE, tmp_path)

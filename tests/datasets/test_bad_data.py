@@ -104,7 +104,7 @@ def test_public_faces_that_are_judged_are_refused(config: Path, cli: Cli) -> Non
         status=2,
     )
     assert "share" in said.stderr
-    assert "a result would be worthless" in said.stderr
+    assert "the result would be invalid" in said.stderr
 
 
 @pytest.mark.parametrize("command", ["run", "config", "list", "clean", "leaderboard", "heatmap", "grid"])

@@ -15,7 +15,7 @@ from bench.datasets.copies import copies, originals, thumbnail
 from bench.datasets.decoding import decode
 from bench.datasets.folder import ImageFolder
 from bench.datasets.lfw import Lfw
-from bench.datasets.public_faces import REST, Lending, copies_among, refuse_overlap
+from bench.datasets.public_faces import REST, PublicSources, copies_among, refuse_overlap
 from bench.errors import UserError
 
 SQUARE = Alignment("margin", (20, 20))
@@ -77,15 +77,15 @@ def lfw(tmp_path: Path) -> Lfw:
     return Lfw(images=str(tmp_path / "images"), pairs=str(tmp_path / "pairs.txt"))
 
 
-def _divided(judged: Lfw, lender: ImageFolder | None, cache: Path) -> tuple[set[str], dict[str, list[str]]]:
+def _divided(judged: Lfw, source: ImageFolder | None, cache: Path) -> tuple[set[str], dict[str, list[str]]]:
     found = judged.load(SQUARE, cache)
-    public = found.public if lender is None else lender.load(SQUARE, cache).public
+    public = found.public if source is None else source.load(SQUARE, cache).public
     assert public is not None
     seen = FaceSet(
         public.pixels, public.rows, public.names, public.subjects, np.ones(len(public), bool), public.originals
     )
-    lent = Lending(*[REST if lender is None else "other"] * 2).divide(found.test, found.test, lambda _: seen)
-    return {*lent.defender.names, *lent.attacker.names}, {what: list(some) for what, some in lent.notes.items()}
+    sides = PublicSources(*[REST if source is None else "other"] * 2).divide(found.test, found.test, lambda _: seen)
+    return {*sides.defender.names, *sides.attacker.names}, {what: list(some) for what, some in sides.notes.items()}
 
 
 def test_a_judged_photograph_among_the_people_in_no_pair_is_left_out_and_both_files_are_named(
@@ -111,12 +111,12 @@ def test_a_judged_photograph_among_the_people_in_no_pair_is_left_out_and_both_fi
 def test_another_set_that_lends_a_judged_photograph_is_refused_by_both_files(lfw: Lfw, tmp_path: Path) -> None:
     other = tree(tmp_path / "other", {"Fay": 1})
     save(other / "Gus/photo.png", picture(77))
-    lender = ImageFolder(path=str(other), aligned=True)
+    source = ImageFolder(path=str(other), aligned=True)
     save(other / "Fay/Fay_0001.png", picture(78))
-    assert _divided(lfw, lender, tmp_path / "cache")[0] == {"Fay/Fay_0001.png", "Gus/photo.png"}
+    assert _divided(lfw, source, tmp_path / "cache")[0] == {"Fay/Fay_0001.png", "Gus/photo.png"}
     save(other / "Hal/holiday.jpg", Image.open(tmp_path / "images/Ann/Ann_0002.png"), quality=80)
-    with pytest.raises(UserError, match="a result would be worthless") as caught:
-        _divided(lfw, lender, tmp_path / "cache")
+    with pytest.raises(UserError, match="the result would be invalid") as caught:
+        _divided(lfw, source, tmp_path / "cache")
     assert str(other / "Hal/holiday.jpg") in str(caught.value)
     assert str(tmp_path / "images/Ann/Ann_0002.png") in str(caught.value)
 

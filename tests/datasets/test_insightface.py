@@ -90,7 +90,7 @@ def test_folds_of_one_kind_are_dealt_out_anew_and_that_is_said(tmp_path: Path) -
     found = InsightfaceBin(path=str(path), folds=5, aligned=True).load(Alignment("margin", (32, 32)), tmp_path / "c")
     for fold in range(5):
         assert sorted(found.pairs.genuine[found.pairs.fold == fold]) == [False, False, True, True]
-    assert any("folds dealt out anew" in what for what in found.notes)
+    assert any("folds assigned again" in what for what in found.notes)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_protocols_without_a_threshold_are_refused_before_any_work(
 def test_an_image_against_itself_is_refused_by_its_pair(tmp_path: Path) -> None:
     path = tmp_path / "set.bin"
     path.write_bytes(pickle.dumps(([_jpeg(1), _jpeg(2), _jpeg(3), _jpeg(4), _jpeg(5), _jpeg(5)], [True, False, True])))
-    with pytest.raises(DataError, match=r"set.bin: pair 3: an image against itself"):
+    with pytest.raises(DataError, match=r"set.bin: pair 3: the pair compares an image with itself"):
         InsightfaceBin(path=str(path), folds=1).revision()
 
 

@@ -52,7 +52,7 @@ def test_nonsense_is_refused_and_never_crashes(text: str) -> None:
     [
         ("", "pairs.txt:1: expected a header"),
         ("10 many\n", "pairs.txt:1: expected a header"),
-        ("1 1\nAnn 1 2\n", "the header promises 2 pairs, and 1 lines follow"),
+        ("1 1\nAnn 1 2\n", "the header announces 2 pairs, but 1 lines follow"),
         ("1 1\nAnn 1\nAnn 1 Bob 2\n", "pairs.txt:2: not a pair: 'Ann 1'"),
         ("1 1\nAnn 1 two\nAnn 1 Bob 2\n", "pairs.txt:2: not a pair"),
         ("1 1\nAnn 1 Bob 2\nAnn 1 2\n", "pairs.txt:2: expected NAME N M"),
@@ -149,7 +149,7 @@ def test_names_of_other_aligners_and_other_suffixes_give_the_same_faces(lfw: Lfw
     assert found.test.names == clean.test.names
     assert np.array_equal(found.test.pixels, clean.test.pixels)
     assert found.notes == {
-        "images with another name than NAME_0001.jpg, found all the same": [
+        "images with another name than NAME_0001.jpg, still used": [
             "Ann/Ann_0001_0.JPG",
             "Bob/Bob_2.jpeg",
             "Cleo/Cleo_00001.png",
@@ -161,16 +161,14 @@ def test_a_judged_image_that_is_a_link_to_another_is_named(lfw: Lfw, tmp_path: P
     root = tmp_path / "images/Ann"
     (root / "Ann_0002.jpg").unlink()
     (root / "Ann_0002.jpg").symlink_to(root / "Ann_0001.jpg")
-    with pytest.raises(DataError, match=r"Ann/Ann_0002.jpg is a link to a photograph that has a name already"):
+    with pytest.raises(DataError, match=r"Ann/Ann_0002.jpg is a link to a photograph that already has a name"):
         lfw.size()
 
 
 def test_a_tree_of_nothing_that_can_be_read_says_what_lies_there(lfw: Lfw, tmp_path: Path) -> None:
     for path in (tmp_path / "images").rglob("*.jpg"):
         path.rename(path.with_suffix(".npy"))
-    with pytest.raises(
-        DataError, match=r"no NAME/NAME_0001.jpg in it; what lies there: 9 \.npy files \(Ann/Ann_0001.npy\)"
-    ):
+    with pytest.raises(DataError, match=r"no NAME/NAME_0001.jpg in it; it contains 9 \.npy files \(Ann/Ann_0001.npy\)"):
         lfw.revision()
 
 
@@ -194,7 +192,7 @@ def test_names_match_in_either_unicode_form(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("1 1\nAnn 1 1\nAnn 1 Bob 2\n", r"pairs.txt:2: an image against itself"),
+        ("1 1\nAnn 1 1\nAnn 1 Bob 2\n", r"pairs.txt:2: the pair compares an image with itself"),
         ("1 1\nAnn 1 2\nAnn 7 Bob 2\n", r"Ann/Ann_0007.jpg is in .*; there are Ann/Ann_0001, .*pairs.txt:3"),
         ("1 1\nAnn 1 3\nAnn 1 Bob 2\n", r"pairs.txt:2: Ann/Ann_0001 and Ann/Ann_0003 are the same file"),
     ],
@@ -211,12 +209,12 @@ def test_pairs_that_cannot_be_judged_are_refused_by_line_before_any_work(
 def test_a_pair_that_stands_twice_is_said(lfw: Lfw, tmp_path: Path) -> None:
     (tmp_path / "pairs.txt").write_text("1 2\nAnn 1 2\nAnn 2 1\nAnn 1 Bob 2\nBob 1 Cleo 2\n")
     notes = lfw.load(Alignment("margin", (16, 16)), tmp_path / "cache").notes
-    assert notes == {"pairs that stand in the list twice": [f"{tmp_path}/pairs.txt:3"]}
+    assert notes == {"pairs that occur twice in the list": [f"{tmp_path}/pairs.txt:3"]}
 
 
 @pytest.mark.parametrize(
     ("encoding", "said"),
-    [("utf-8-sig", ""), ("utf-16", "encoded as UTF-16; save it as UTF-8"), ("utf-16-le", "UTF-16 or no text"),
+    [("utf-8-sig", ""), ("utf-16", "encoded as UTF-16; save it as UTF-8"), ("utf-16-le", "UTF-16 or not text"),
      ("utf-32", "UTF-32"), ("latin-1", r"pairs.txt:2: not UTF-8 \(byte 0xe9\)")],
 )  # fmt: skip
 def test_encodings_of_the_list(tmp_path: Path, encoding: str, said: str) -> None:

@@ -100,7 +100,7 @@ def test_names_are_one_in_both_unicode_forms_and_may_not_stand_side_by_side(tmp_
     save(tmp_path / apart / f"{apart}_0001.png", picture(1))
     assert list(find_photographs(tmp_path, 2).files) == ["José/José_0001.png"]
     save(tmp_path / apart / "José_0001.png", picture(2))
-    with pytest.raises(DataError, match="the same name in another Unicode form"):
+    with pytest.raises(DataError, match="beside it, in another Unicode form"):
         find_photographs(tmp_path, 2)
 
 

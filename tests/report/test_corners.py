@@ -90,7 +90,7 @@ def test_attacks_on_no_image_in_common_have_no_bound(tmp_path: Path) -> None:
     _good(run, _cell("veil", "invert"), 0.5, "def")
     row = leaderboard(run).iloc[0]
     assert np.isnan(row["bound_ssim"])
-    assert row["bound_note"] == "incomplete: no image that all attacks rebuilt"
+    assert row["bound_note"] == "incomplete: the attacks have no image in common"
     (board,) = boards(run)
     figure = grid(run, board, "veil")
     assert figure is not None

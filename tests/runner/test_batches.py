@@ -90,7 +90,7 @@ def test_too_little_memory_halves_the_batch_and_says_so(caplog: pytest.LogCaptur
     assert seen == [20, 10, 5, 5, 10, 5, 5]
     assert np.concatenate([batch for batch, _ in parts]).tolist() == list(range(20))
     torch.testing.assert_close(torch.cat([made for _, made in parts]), whole, atol=1e-4, rtol=0)
-    assert "going on with 10" in caplog.text and "going on with 5" in caplog.text
+    assert "continuing with 10" in caplog.text and "continuing with 5" in caplog.text
 
 
 @pytest.mark.parametrize(("most", "splits"), [(0, True), (10, False)])

@@ -156,7 +156,7 @@ def test_what_hangs_or_kills_is_a_failed_record_and_the_rest_stands(config: Path
     }
     assert records["t_hang"]["reason"] == "reconstruction: unprotected x t_hang: stopped after 4 s (run.time_limit)"
     assert "its process died of signal 9 (SIGKILL)" in records["t_die"]["reason"]
-    assert records["t_worker"]["reason"].endswith("given up: 3 workers died while they were at it")
+    assert records["t_worker"]["reason"].endswith("given up: 3 workers died while processing it")
     assert not _processes("bench.runner.cluster.process", config.parent)
 
 
@@ -175,7 +175,7 @@ def test_a_lost_scheduler_is_one_line_and_the_run_goes_on_later(config: Path) ->
         scheduler.kill()
         _, said = running.communicate(timeout=60)
     assert running.returncode == 2, said
-    assert f"veilbench: {address}: the scheduler is gone." in said and "Traceback" not in said
+    assert f"veilbench: {address}: lost the scheduler." in said and "Traceback" not in said
     kept = [path.stat().st_mtime_ns for path in records]
     with _scheduler(1) as (address, _):
         assert _run(*options, "--scheduler", address) == 0
@@ -228,7 +228,7 @@ def test_a_worker_that_would_make_other_bytes_under_the_same_key_refuses(config:
     assert _prepared(spec, lambda: None).origin["threads"] >= 1
     for what in ("torch", "precision", "the code of defenses.laplace"):
         other = replace(spec, fingerprint={**spec.fingerprint, what: "another"})
-        with pytest.raises(UserError, match=rf"{what} is not what the run began with \(\S+, not another\)"):
+        with pytest.raises(UserError, match=rf"{what} differs from the run's \(\S+, not another\)"):
             _prepared(other, lambda: None)
 
 
@@ -239,7 +239,7 @@ def test_wrong_settings_are_one_line(
         assert _run(*arguments) == 2
         return capsys.readouterr().err
 
-    assert "'some' is neither a number of at least 1 nor auto" in said("--workers", "some")
+    assert "'some' is neither a positive number nor auto" in said("--workers", "some")
     assert "'0' is neither" in said("--workers", "0")
     assert "choose one" in said("--workers", "1", "--scheduler", "tcp://x:1")
     assert "add --workers 1" in said("--set", "run.time_limit=5")

@@ -43,5 +43,5 @@ def test_fewer_pairs_are_balanced_and_from_every_fold(folds: int, each: int, lim
 
 
 def test_too_few_for_one_pair_of_each_kind() -> None:
-    with pytest.raises(UserError, match=r"run.pairs = 1 leaves no genuine and no impostor pair"):
+    with pytest.raises(UserError, match=r"run.pairs = 1 leaves no genuine or no impostor pair"):
         _fewer_pairs(_protocol(2, 3), 1)

@@ -105,11 +105,11 @@ def test_mistakes_are_named(faces: Path) -> None:
 
     assert "unknown attack 'resrce'. Did you mean 'resrec'?" in said("stored", "-a", "resrce")
     assert "made with another defense" in said("stored", "-a", "resrec", "-d", "advface")
-    assert "parameters.scale is 0.2 there and 0.3 here" in said(
+    assert "parameters.scale was 0.2 and is now 0.3" in said(
         "stored", "-a", "resrec", "--set", "defenses.laplace.scale=0.3"
     )
-    assert "rebuilds no images from templates alone" in said("stored", "-a", "gaussian_inversion")
-    assert "no templates that veilbench protect wrote" in said("faces", "-a", "resrec")
+    assert "does not reconstruct images from templates alone" in said("stored", "-a", "gaussian_inversion")
+    assert "no readable templates from veilbench protect" in said("faces", "-a", "resrec")
     assert "8 of 8 images are not there" in said("stored", "-a", "resrec", "--originals", "public")
     overlap = call("attack", "stored", "-a", "resrec", "--public", "faces", "-o", "out", "-q", status=2).stderr
     assert "share" in overlap and not Path("out").exists()
@@ -128,7 +128,7 @@ def test_a_folder_of_templates_is_not_trusted(faces: Path) -> None:
     honest = account.read_text()
     account.write_text(honest.replace('"label": "unprotected"', '"label": "evil.py"'))
     Path("evil.py").write_text("open('ran', 'w')")
-    assert "if you trust it, say --defense FILE.py" in attack("stored", "-a", "mean_face", "-o", "out", status=2).stderr
+    assert "if you trust it, add --defense FILE.py" in attack("stored", "-a", "mean_face", "-o", "out", status=2).stderr
     assert not Path("ran").exists()
     account.write_text(honest)
     names = Path("stored/templates.csv")
@@ -136,4 +136,4 @@ def test_a_folder_of_templates_is_not_trusted(faces: Path) -> None:
     attack("stored", "-a", "mean_face", "-o", "inner/out")
     assert len(list(Path("inner/out/images").glob("*.png"))) == 8 and not list(Path().rglob("escaped.png"))
     np.save("stored/templates.npy", np.zeros((3, 8, 12, 10), dtype=np.float32))
-    assert "announced" in attack("stored", "-a", "mean_face", "-o", "out", status=2).stderr
+    assert "but expected" in attack("stored", "-a", "mean_face", "-o", "out", status=2).stderr

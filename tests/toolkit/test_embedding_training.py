@@ -151,15 +151,15 @@ def test_the_command_trains_judges_and_says_what_it_did(
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (("--dataset", "few", "--folder", "pictures"), "one of them"),
-        ((), "give --dataset LABEL or --folder PATH"),
+        (("--dataset", "few", "--folder", "pictures"), "give exactly one of"),
+        ((), "give exactly one of --dataset LABEL and --folder PATH"),
         (("--folder", "nowhere"), "nowhere"),
         (("--dataset", "nobody"), "nobody knows who is on these faces"),
         (("--dataset", "few", "--init", "none.safetensors"), "none.safetensors: no such file"),
         (("--dataset", "few", "--recipe", "epoch=3"), "Did you mean 'epochs'?"),
         (("--dataset", "few", "--recipe", "epochs"), "write it as name=value"),
         (("--dataset", "few", "--teacher", "compcat"), "Did you mean 'compact'?"),
-        (("--dataset", "few", "--defense", "unprotected"), "trains no recogniser of its own"),
+        (("--dataset", "few", "--defense", "unprotected"), "does not train its own recogniser"),
     ],
 )
 def test_mistakes_are_one_line(

@@ -35,6 +35,14 @@ def _noise(kind: str, size: float, seed: int = 2) -> Tensor:
     }[kind]
 
 
+@pytest.mark.parametrize("freedom", [2, 3, 5])
+def test_errors_with_heavy_tails_are_no_lattice(freedom: float) -> None:
+    source = _source(4)
+    gamma = torch._standard_gamma(torch.full((COUNT,), freedom / 2), generator=source) / (freedom / 2)
+    residues = 0.05 * torch.randn(COUNT, generator=source) / gamma.sqrt()
+    assert noise_law(residues).family != "lattice"
+
+
 @pytest.mark.parametrize("kind", ["two", "three", "lattice"])
 def test_values_are_found_under_the_guess_error(kind: str) -> None:
     law = noise_law(_noise(kind, 0.2) + _guess_error(0.06))

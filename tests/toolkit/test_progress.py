@@ -57,7 +57,7 @@ def test_the_end_is_said_however_soon_it_comes() -> None:
     lines.report(Advance("two", 1, 2, 1, 2))
     clock.now = 3.0
     lines.report(Advance("", 2, 2, 2, 2))
-    assert [line.partition("  ")[2] for line in said][1:] == ["2 of 2 cells, 2 of 2 steps, 3 s in all"]
+    assert [line.partition("  ")[2] for line in said][1:] == ["2 of 2 cells, 2 of 2 steps, 3 s in total"]
 
 
 @pytest.fixture

@@ -1,1 +1,1 @@
-"""The same plan on many processes or machines, by Dask."""
+"""Runs the same plan on many processes or machines with Dask."""

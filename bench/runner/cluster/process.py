@@ -1,4 +1,4 @@
-"""The process in which a Dask worker makes artefacts and judges cells; it is stopped without harm to the worker."""
+"""The process in which a Dask worker makes artefacts and judges cells; it can be killed without harming the worker."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from bench.storage.keys import source_hash
 from bench.storage.store import Store
 from bench.toolkit.precision import pick_device, precision_name
 
-_IDLE_TIMEOUT_S = 600  #: seconds without work after which the run is taken for gone
+_IDLE_TIMEOUT_S = 600  #: seconds without work after which the run is assumed to be over
 
 
 def fingerprint(settings: Settings) -> dict[str, str]:
-    """What keys of artefacts say of a machine and of the plugins' code, by what to call it."""
+    """What keys of artefacts depend on besides the settings: the machine and the plugins' code, by description."""
     device = pick_device(settings.run.device)
     found = {
         "veilbench": __version__,
@@ -44,11 +44,13 @@ def fingerprint(settings: Settings) -> dict[str, str]:
     for section in ("datasets", "recognizers", "defenses", "attacks", "public"):
         for label, plugin in getattr(settings, section).items():
             found[f"the code of {section}.{label}"] = source_hash(type(plugin))  # type: ignore[arg-type]
+    if settings.judge is not None:
+        found["the code of run.judge"] = source_hash(type(settings.judge))
     return found
 
 
 class _Announcing(Store):
-    """Says when making begins: waiting for another run to make the same is over."""
+    """Announces that work on an artefact begins, after any wait for another run that makes the same one."""
 
     def __init__(self, settings: Settings, began: Callable[[], None]) -> None:
         super().__init__(Path(settings.run.store), settings.run.mirror)
@@ -63,14 +65,14 @@ class _Announcing(Store):
 
 
 def _prepared(spec: RunSpec, began: Callable[[], None]) -> Executor:
-    """Settings as they were resolved where the run began, on this machine."""
+    """Unpickles the resolved settings of the run and checks that this machine agrees with their fingerprint."""
     for name, place in spec.plugins.items():
         sys.modules[name] = registry.load_file(ROOT / place)
     settings: Settings = pickle.loads(spec.settings)
     for what, value in fingerprint(settings).items():
         if spec.fingerprint.get(what) != value:
             wanted = spec.fingerprint.get(what)
-            raise UserError(f"{what} is not what the run began with ({value[:12]}, not {wanted and wanted[:12]})")
+            raise UserError(f"{what} differs from the run's ({value[:12]}, not {wanted and wanted[:12]})")
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
     return Executor(settings, _Announcing(settings, began))
@@ -84,7 +86,7 @@ def _done(executor: Executor, item: Task | Job, began: Callable[[], None]) -> Fa
 
 
 def main(descriptor: int) -> None:
-    """Serves until the worker is gone."""
+    """Serves the worker until it is gone."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     worker: Connection[Any, Any] = Connection(descriptor)
     items: SimpleQueue[bytes] = SimpleQueue()
@@ -95,7 +97,7 @@ def main(descriptor: int) -> None:
             try:
                 items.put(worker.recv_bytes())
             except (EOFError, OSError):
-                os.killpg(os.getpgrp(), signal.SIGKILL)  # nobody waits for this any more
+                os.killpg(os.getpgrp(), signal.SIGKILL)  # the worker is gone
 
     def began() -> None:
         worker.send(STARTED)

@@ -1,6 +1,6 @@
-"""Networks that turn features back into images, and their training; shared by attacks and by AdvFace's shadow."""
+"""Decoder networks that turn features back into images, and their training; used by attacks and AdvFace's shadow."""
 
-from bench.toolkit.decoders.attack import DecoderAttack, restore_decoder
+from bench.toolkit.decoders.attack import DecoderAttack, filled_decoder, restore_decoder
 from bench.toolkit.decoders.networks import Decoder, DecoderSpec, build_decoder, set_batch_statistics
 from bench.toolkit.decoders.training import Training, train_decoder
 
@@ -10,6 +10,7 @@ __all__ = [
     "DecoderSpec",
     "Training",
     "build_decoder",
+    "filled_decoder",
     "restore_decoder",
     "set_batch_statistics",
     "train_decoder",

@@ -1,4 +1,4 @@
-"""What TransRec, ResRec and URec have in common: a decoder trained to turn what is stored back into faces."""
+"""The common base of TransRec, ResRec and URec: a decoder trained to turn stored templates back into faces."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bench.toolkit.decoders.training import Training, train_decoder
 from bench.toolkit.precision import as_decoder_input, autocast
 from bench.toolkit.template_cache import TemplateCache
 
-_BATCH = 50  #: faces enrolled together, where the defence doesn't say
+_BATCH = 50  #: number of faces enrolled together, unless the defence specifies it
 _ENROLLED = 500
 _ADAPTATION = Training(epochs=10, learning_rate=1e-3, flip=False)
 
@@ -30,15 +30,16 @@ def restore_decoder(
     image_size: tuple[int, int],
     device: torch.device,
 ) -> nn.Module:
-    """The trained decoder, in eval mode, its weights frozen: only gradients towards its input are ever wanted."""
-    placed: nn.Module = _filled(spec, state, feature_shape, layout, image_size)
+    """The trained decoder in eval mode, with frozen weights: only gradients with respect to its input are needed."""
+    placed: nn.Module = filled_decoder(spec, state, feature_shape, layout, image_size)
     placed = placed.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return placed.eval().requires_grad_(False)
 
 
-def _filled(
+def filled_decoder(
     spec: DecoderSpec, state: State, feature_shape: Sequence[int], layout: Sequence[Conv], image_size: tuple[int, int]
 ) -> nn.Module:
+    """A decoder with the weights of `state`, ready to be trained further."""
     with torch.random.fork_rng(devices=[]):
         decoder = build_decoder(spec, feature_shape, layout, image_size)
     decoder.load_state_dict(dict(state.tensors))
@@ -47,28 +48,27 @@ def _filled(
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderAttack(ReconstructionAttack):
-    """A decoder as the attacker (AdvFace paper, Eq. 1). Subclasses name the architecture.
+    """A decoder as the attacker (AdvFace paper, Eq. 1). Subclasses choose the architecture.
 
-    `batch_statistics` and `average` are tricks of the moment of attack: they share the training with those who do
-    without.
+    `batch_statistics` and `average` only apply during the attack, so attacks that differ in them share the training.
 
-    At level `encoder` it is trained on (image, clean feature) pairs, as in the paper. At the levels above it starts
-    from that decoder and goes on with (image, template) pairs: of a copy of the defence fitted on the attacker's faces
-    (`algorithm`), or of the attacker's faces enrolled in the real system (`enrolment`).
+    At level `encoder` the decoder is trained on (image, clean feature) pairs, as in the paper. At higher levels
+    training continues from that decoder on (image, template) pairs, from a copy of the defence fitted on the attacker's
+    faces (`algorithm`), or from the attacker's faces enrolled in the real system (`enrolment`).
     """
 
     architecture: ClassVar[Architecture]
 
-    #: What the attacker knows; bench.toml writes it as NAME@LEVEL.
+    #: What the attacker knows; written NAME@LEVEL in bench.toml.
     knowledge: Literal["encoder", "algorithm", "enrolment"] = "encoder"
-    norm: Norm = "batch"  #: normalisation inside of the decoder
-    batch_statistics: bool = False  #: normalise with the statistics of the stolen batch instead of the training's
-    average: int = 1  #: templates of each image that are averaged before decoding, where noise is drawn anew
+    norm: Norm = "batch"  #: normalisation inside the decoder
+    batch_statistics: bool = False  #: normalise with the stolen batch's statistics instead of the training's
+    average: int = 1  #: templates per image that are averaged before decoding, for randomised defences
     augment: float = 0.0  #: largest noise added to features in training, in their standard deviations; 0: none
-    width: int = 64  #: channels at the features' resolution; `trans` has the extractor's own
+    width: int = 64  #: channels at the features' resolution; `trans` uses the extractor's
     training: Training = Training()
-    enrolled: int = _ENROLLED  #: own faces that it goes on with, above `encoder`
-    adaptation: Training = _ADAPTATION  #: above `encoder`; its epochs are of 500 faces, fewer take as many steps
+    enrolled: int = _ENROLLED  #: number of own faces for the continued training above `encoder`
+    adaptation: Training = _ADAPTATION  #: continued training above `encoder`; an epoch has the steps of 500 faces
 
     def __post_init__(self) -> None:
         if self.average < 1 or self.enrolled < 2 or self.augment < 0:
@@ -76,29 +76,29 @@ class DecoderAttack(ReconstructionAttack):
 
     @property
     def level(self) -> Knowledge:
-        """By default the paper's attacker: a black-box client device."""
+        """By default the paper's attacker, who has a client device as a black box."""
         return Knowledge[self.knowledge.upper()]
 
     @property
     def base(self) -> ReconstructionAttack | None:
-        """The decoder of clean features, shared by all levels and by those who normalise otherwise when they attack."""
+        """The decoder of clean features, shared by all levels and by attacks that normalise differently."""
         plain = replace(self, knowledge="encoder", batch_statistics=False, average=1)
         base = replace(plain, enrolled=_ENROLLED, adaptation=_ADAPTATION)
         return None if base == self else base
 
     @property
     def copies(self) -> int:
-        """As many as are averaged."""
+        """The number of templates that are averaged."""
         return self.average
 
     @property
     def coupled(self) -> bool:
-        """By the statistics of the stolen batch, where those are used."""
+        """Whether the statistics of the stolen batch are used."""
         return self.batch_statistics
 
     @property
     def asks_surrogate(self) -> bool:
-        """At level `algorithm` alone: who may enrol has the real thing."""
+        """True at level `algorithm` only: an attacker who can enrol uses the real system."""
         return self.level == Knowledge.ALGORITHM
 
     @property
@@ -106,7 +106,7 @@ class DecoderAttack(ReconstructionAttack):
         return DecoderSpec(self.architecture, self.norm, self.width)
 
     def fit(self, oracle: Oracle, public: FaceSet, rng: Rng) -> State:
-        """Trains the decoder on the attacker's own public faces, seen through the client's extractor."""
+        """Trains the decoder on the attacker's own public faces, encoded by the client's extractor."""
         return train_decoder(
             lambda: build_decoder(self._spec, oracle.feature_shape, oracle.layout, oracle.image_size),
             _noisy(oracle.encode, self.augment, rng.child("augment")) if self.augment else oracle.encode,
@@ -119,14 +119,14 @@ class DecoderAttack(ReconstructionAttack):
         )
 
     def adapt(self, oracle: Oracle, public: FaceSet, rng: Rng, start: State | None) -> State | None:
-        """Goes on with templates, where the server stores something else than what the client sends."""
+        """Continues training on templates, if the server stores something other than what the client sends."""
         if start is None or self.level == Knowledge.ENCODER:
             return start
         if type(oracle.defense).protect is Defense.protect or oracle.defense.client_side:
             return start
         faces = self._own(public)
         if oracle.defense.randomized and oracle.defense.protect_batch is None:
-            # Fresh randomness for every image, at every step.
+            # Fresh randomness for every image at every step.
             enrol = self._enrolment(oracle, rng.child("protect"))
             encode: Callable[[Tensor], Tensor] = lambda images: enrol(images, [*map(str, range(len(images)))])  # noqa: E731
         else:
@@ -134,11 +134,11 @@ class DecoderAttack(ReconstructionAttack):
         return self._continued(oracle, faces, encode, rng, start)
 
     def _own(self, public: FaceSet) -> FaceSet:
-        """The attacker's faces that are enrolled."""
+        """The attacker's faces to enrol."""
         return public.subset(range(min(len(public), self.enrolled)))
 
     def _archive(self, oracle: Oracle, faces: FaceSet, rng: Rng) -> TemplateCache:
-        """Their templates, each made once."""
+        """Enrols the attacker's faces and returns their templates, computed once per face."""
         archive = TemplateCache(self._enrolment(oracle, rng.child("protect")), oracle.device)
         archive.fill(faces, oracle.defense.protect_batch or _BATCH, f"enrolling for {type(self).__name__}")
         return archive
@@ -146,10 +146,10 @@ class DecoderAttack(ReconstructionAttack):
     def _continued(
         self, oracle: Oracle, faces: FaceSet, encode: Callable[[Tensor], Tensor], rng: Rng, start: State
     ) -> State:
-        """The decoder trained further, to undo `encode`; few faces take as many steps as many do."""
+        """Continues training to undo `encode`; few faces get as many steps as many."""
         epochs = math.ceil(self.adaptation.epochs * max(1.0, _ENROLLED / len(faces)))
         return train_decoder(
-            lambda: _filled(self._spec, start, oracle.feature_shape, oracle.layout, oracle.image_size),
+            lambda: filled_decoder(self._spec, start, oracle.feature_shape, oracle.layout, oracle.image_size),
             encode,
             faces,
             replace(self.adaptation, epochs=epochs),
@@ -159,7 +159,7 @@ class DecoderAttack(ReconstructionAttack):
         )
 
     def _enrolment(self, oracle: Oracle, rng: Rng) -> Callable[[Tensor, Sequence[str]], Tensor]:
-        """Images and their names to templates, of the copy or of the real system."""
+        """Maps images and their names to templates, of the copy or of the real system."""
         if self.level >= Knowledge.ENROLMENT:
             return oracle.enrol
         copy = oracle.surrogate
@@ -184,13 +184,13 @@ class DecoderAttack(ReconstructionAttack):
         return decoder
 
     def reconstruct(self, oracle: Oracle, state: Any, leak: Leak, rng: ImageRng) -> Tensor:
-        """One forward pass, of the mean of all copies."""
+        """One forward pass on the mean of all copies."""
         with torch.no_grad(), autocast(oracle.device):
             images: Tensor = state(as_decoder_input(self._mean(leak)))
         return images
 
     def _mean(self, leak: Leak) -> Tensor:
-        """Of all copies that were stolen of each template."""
+        """The mean of all stolen copies of each template."""
         total, count = leak.values, 1
         for other in leak.others:
             total, count = total + other, count + 1
@@ -198,6 +198,6 @@ class DecoderAttack(ReconstructionAttack):
 
 
 def _noisy(encode: Callable[[Tensor], Tensor], most: float, rng: Rng) -> Callable[[Tensor], Tensor]:
-    """Features with noise of all kinds: a decoder that has seen it leans less on any one value."""
+    """Features with many kinds of noise, so that the decoder depends less on single values."""
     source = rng.torch()
     return lambda images: grainy(encode(images), most, source)

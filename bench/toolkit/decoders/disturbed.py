@@ -1,4 +1,4 @@
-"""Features with noise of many kinds, for decoders that have to bear noise; none of it knows a defence."""
+"""Perturbs features with many kinds of noise, none specific to a defence, to train noise-tolerant decoders."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-_GRAINS = 4  #: noise comes in squares of 1, 2, 4 or 8 places
-_PATCH = 8  #: places a side of a patch in which equally many entries are wrong
-_WRONG = 0.45  #: largest share of the entries that a correction leaves wrong
-_STEPS = (0.15, 0.8)  #: how far off a wrong entry is, in the features' standard deviations
+_GRAINS = 4  #: side of the squares that share a noise value, in positions
+_PATCH = 8  #: side of a patch with a constant share of wrong entries, in positions
+_WRONG = 0.45  #: largest share of entries that a correction leaves wrong
+_STEPS = (0.2, 0.45)  #: size of the error of a wrong entry, in the features' standard deviations
 
 
 def grainy(features: Tensor, most: float, source: torch.Generator) -> Tensor:
-    """Features (B, C, h, w) with normal noise of every strength up to `most` of their standard deviations.
+    """Adds normal noise of random strength, up to `most` standard deviations of the features (B, C, h, w).
 
-    Its grain is one to eight places: a decoder that has seen noise of all kinds leans less on any one value.
+    The noise has a grain of one to eight positions, so that the decoder depends less on single values.
     """
     rows, columns = features.shape[-2:]
     noise = torch.empty_like(features, device="cpu", dtype=torch.float32)
@@ -29,7 +29,7 @@ def grainy(features: Tensor, most: float, source: torch.Generator) -> Tensor:
 
 
 def miscorrected(features: Tensor, source: torch.Generator) -> Tensor:
-    """Features (B, C, h, w) with some entries a step too high or too low, in patches: what a correction leaves."""
+    """Moves some entries of features (B, C, h, w) one step up or down, in patches, as a correction's errors do."""
     count, channels, rows, columns = features.shape
     down, across = -(-rows // _PATCH), -(-columns // _PATCH)
     most = _WRONG * torch.rand(count, 1, 1, 1, generator=source)
@@ -43,7 +43,7 @@ def miscorrected(features: Tensor, source: torch.Generator) -> Tensor:
 
 
 def disturbing(most: float, source: torch.Generator) -> Callable[[Tensor], Tensor]:
-    """A third of each batch as `grainy`, the rest as `miscorrected`."""
+    """Applies `grainy` to a third of each batch and `miscorrected` to the rest."""
 
     def disturb(features: Tensor) -> Tensor:
         split = -(-len(features) // 3)

@@ -1,4 +1,4 @@
-"""Features of a training's faces, each made once: a client's step may cost more than a step of training does."""
+"""Caches the features of training faces, because a client may cost more than a training step."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from torch import Tensor
 
 from bench.toolkit.precision import as_decoder_input
 
-_MOST = 8 << 30  #: bytes that one training keeps
+_MOST = 8 << 30  #: bytes that one training may cache
 
 
 class FeatureCache:
-    """Features in the decoder's number format, in a file without a name that goes when the process does.
+    """Stores features in the decoder's number format, in an unnamed file that disappears with the process.
 
-    Read back by the system's page cache, so memory that others want is theirs. What finds no room is made anew.
+    The system's page cache serves the reads, so the memory stays available to others. Features that do not fit are
+    recomputed.
     """
 
     def __init__(self, encode: Callable[[Tensor], Tensor], most: int = _MOST) -> None:
-        """`encode`: images (B, 3, H, W) to features (B, C, h, w), the same for the same image every time.
+        """`encode` maps images (B, 3, H, W) to features (B, C, h, w) and is deterministic for each image.
 
         Args:
-            most: bytes kept; of the temporary folder's free space, half at most.
+            most: maximum number of bytes; also limited to half of the temporary folder's free space.
         """
         self._encode = encode
         self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - it lives as long as its owner
@@ -32,7 +33,7 @@ class FeatureCache:
         self._places: dict[int, int] = {}
 
     def __call__(self, images: Tensor, names: Sequence[int]) -> Tensor:
-        """Features (B, C, h, w), channels last, of images (B, 3, H, W); a name stands for the same image every time."""
+        """Features (B, C, h, w), channels last, of images (B, 3, H, W); a name always refers to the same image."""
         new = [i for i, name in enumerate(names) if name not in self._places]
         if len(new) == len(names):
             made = as_decoder_input(self._encode(images))

@@ -1,8 +1,8 @@
 """The three reconstruction networks of the AdvFace paper (section 5.1.2): `trans`, `res` and `unet`.
 
-The paper names them and leaves their layers to an appendix that is not public; these are ours: `trans` is derived from
-the extractor itself, `res` and `unet` work at the features' resolution and end in a pixel shuffle, because
-convolutions at image resolution would cost four times as much for nothing that shows.
+The paper names them, but its layers are in an appendix that is not public, so the layers here are this project's.
+`trans` is derived from the extractor. `res` and `unet` work at the features' resolution and end in a pixel shuffle,
+because convolutions at image resolution would cost four times as much without a visible gain.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.contracts import Conv
+from bench.contracts import Conv, NotApplicable
 
 Norm = Literal["batch", "group", "none"]
 Architecture = Literal["trans", "res", "unet"]
@@ -24,17 +24,17 @@ Architecture = Literal["trans", "res", "unet"]
 
 @dataclass(frozen=True)
 class DecoderSpec:
-    """A decoder before it has weights."""
+    """The architecture of a decoder, without weights."""
 
     architecture: Architecture
     norm: Norm = "batch"
-    width: int = 64  #: channels at the features' resolution; `trans` has the extractor's own
+    width: int = 64  #: channels at the features' resolution; `trans` uses the extractor's
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Batch normalisation that can use the statistics of the batch at hand without touching the running ones.
+    """Batch normalisation that can use the current batch's statistics without updating the running ones.
 
-    AdvFace's section 4.2 asks for it at protection time; gradients flow through the statistics. A batch of 1 works.
+    AdvFace's section 4.2 requires this during protection; gradients flow through the statistics. A batch of 1 works.
     """
 
     batch_statistics = False
@@ -46,7 +46,7 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 def set_batch_statistics(module: nn.Module, use: bool) -> None:
-    """Makes every `BatchNorm` inside use the batch's own statistics, or its running ones."""
+    """Switches every `BatchNorm` inside to the batch's own statistics, or to its running ones."""
     for part in module.modules():
         if isinstance(part, BatchNorm):
             part.batch_statistics = use
@@ -66,12 +66,12 @@ def _conv(inputs: int, outputs: int, norm: Norm, stride: int = 1) -> list[nn.Mod
 
 
 class Decoder(nn.Module):
-    """Features (B, C, h, w) to images (B, 3, H, W) in [0, 1].
+    """Maps features (B, C, h, w) to images (B, 3, H, W) in [0, 1].
 
     Args:
         body: maps features to logits at least as large as the image.
-        image_size: (H, W); larger output is cropped around its middle.
-        grid: (rows, columns) that features are padded to first, so that the output is large enough.
+        image_size: (H, W); larger output is cropped centrally.
+        grid: (rows, columns) to which features are padded first, so that the output is large enough.
     """
 
     def __init__(self, body: nn.Module, image_size: tuple[int, int], grid: tuple[int, int]) -> None:
@@ -87,7 +87,7 @@ class Decoder(nn.Module):
         height, width = self.image_size
         top, left = (logits.shape[-2] - height) // 2, (logits.shape[-1] - width) // 2
         logits = logits[..., top : top + height, left : left + width]
-        # In float32: a sigmoid in bfloat16 has steps of 1/256 near white.
+        # In float32, because a sigmoid in bfloat16 has steps of 1/256 near white.
         return torch.sigmoid(logits.float())
 
 
@@ -107,14 +107,14 @@ def _res(inputs: int, spec: DecoderSpec, stride: int, scale: int) -> nn.Module:
 
 
 def _plain(inputs: int, spec: DecoderSpec, stride: int, scale: int) -> nn.Module:
-    """`trans` where the features come of no convolutions that it could mirror."""
+    """Used for `trans` if the features come from no convolutions that could be mirrored."""
     blocks = [layer for _ in range(2) for layer in _conv(spec.width, spec.width, spec.norm)]
     head = nn.Conv2d(spec.width, 3 * scale**2, 3, padding=1)
     return nn.Sequential(*_conv(inputs, spec.width, spec.norm, stride), *blocks, head, nn.PixelShuffle(scale))
 
 
 class _UNet(nn.Module):
-    """Ronneberger et al. 2015, two levels deep, on the features' grid; its sides must be multiples of 4."""
+    """Ronneberger et al. 2015, two levels deep, at the features' resolution; its sides must be multiples of 4."""
 
     def __init__(self, inputs: int, spec: DecoderSpec, stride: int, scale: int) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ class _UNet(nn.Module):
 
 
 def _sizes(side: int, layout: Sequence[Conv]) -> list[int]:
-    """A side's length before each convolution, and after the last."""
+    """The length of a side before each convolution and after the last."""
     sizes = [side]
     for conv in layout:
         sizes.append((sizes[-1] + 2 * conv.padding - conv.kernel) // conv.stride + 1)
@@ -145,12 +145,12 @@ def _sizes(side: int, layout: Sequence[Conv]) -> list[int]:
 
 
 def _trans(inputs: int, layout: Sequence[Conv], norm: Norm, image_size: tuple[int, int]) -> nn.Module:
-    """The extractor reversed layer by layer: each convolution becomes a transposed one of the same shape."""
+    """The extractor reversed layer by layer: each convolution becomes a transposed convolution of the same shape."""
     rows, columns = (_sizes(side, layout) for side in image_size)
     layers: list[nn.Module] = []
     for index in reversed(range(len(layout))):
         conv = layout[index]
-        # A strided convolution maps several input sizes to one output size; this restores the one that it saw.
+        # A strided convolution maps several input sizes to one output size; this restores the actual input size.
         rest = tuple(
             sizes[index] - ((sizes[index + 1] - 1) * conv.stride - 2 * conv.padding + conv.kernel)
             for sizes in (rows, columns)
@@ -176,19 +176,24 @@ def _trans(inputs: int, layout: Sequence[Conv], norm: Norm, image_size: tuple[in
 def build_decoder(
     spec: DecoderSpec, feature_shape: Sequence[int], layout: Sequence[Conv], image_size: tuple[int, int]
 ) -> Decoder:
-    """A decoder with fresh weights, from torch's global generator.
+    """A decoder with new weights, drawn from torch's global generator.
 
     Args:
-        feature_shape: (C, h, w) of the features that it will face.
-        layout: the extractor's convolutions, for `trans`; empty where there are none.
-        image_size: (H, W) of the images to make.
+        feature_shape: (C, h, w) of the input features.
+        layout: the extractor's convolutions, for `trans`; empty if there are none.
+        image_size: (H, W) of the output images.
+
+    Raises:
+        NotApplicable: features of 1 x 1, such as embeddings.
     """
     channels, rows, columns = feature_shape
+    if rows == columns == 1:
+        raise NotApplicable("what is stored has no spatial layout: a decoder of feature maps does not apply")
     if spec.architecture == "trans" and layout:
         return Decoder(_trans(channels, layout, spec.norm, image_size), image_size, (rows, columns))
     ratio = max(image_size[0] / rows, image_size[1] / columns)
     scale = max(1, 2 ** round(math.log2(ratio)))
-    # Features as large as the image are halved by the first layer: the rest would cost four times as much.
+    # The first layer halves features that are as large as the image; the rest would otherwise cost four times as much.
     stride = 2 if scale == 1 else 1
     multiple = stride * (4 if spec.architecture == "unet" else 1)
     grid = tuple(
@@ -196,7 +201,7 @@ def build_decoder(
         for have, side in ((rows, image_size[0]), (columns, image_size[1]))
     )
     scale *= stride
-    # A place has as many channels as it has values to give: a narrower body would hide part of a face from itself.
+    # A position has as many channels as output values: a narrower body would lose part of the face.
     spec = replace(spec, width=max(spec.width, 3 * scale**2))
     bodies = {"trans": _plain, "res": _res, "unet": _UNet}
     body = bodies[spec.architecture](channels, spec, stride, scale)

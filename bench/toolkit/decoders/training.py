@@ -1,4 +1,4 @@
-"""Training a decoder: L1 between the image and its reconstruction (AdvFace paper, Eq. 1 and 3), with Adam."""
+"""Trains a decoder with the L1 loss between image and reconstruction (AdvFace paper, Eq. 1 and 3), with Adam."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from bench.toolkit.decoders.feature_cache import FeatureCache
 from bench.toolkit.precision import as_decoder_input, autocast, precision_name
 from bench.toolkit.progress import track
 
-_HELD_OUT = 64  #: images kept from training, at most; the curve is measured on them
-_SETTLED = 0.02  #: converged: the last fifth of the epochs improved the held-out loss by less than this share
+_HELD_OUT = 64  #: maximum number of held-out images, on which the curve is measured
+_SETTLED = 0.02  #: converged: the held-out loss improved by less than this fraction over the last fifth of the epochs
 
 
 @dataclass(frozen=True)
 class Training:
-    """How long and how a decoder is trained. The paper's: Adam at a constant 1e-4."""
+    """Settings of a decoder's training. The paper uses Adam at a constant 1e-4."""
 
     epochs: int = 10  #: passes over the faces
-    batch: int = 16  #: images a step
-    learning_rate: float = 2e-3  #: of Adam, the highest
-    schedule: Literal["cosine", "constant"] = "cosine"  #: cosine falls to zero at the end
-    flip: bool = True  #: mirror half of the images: free faces
-    images: int | None = None  #: train on the first so many; None: all
+    batch: int = 16  #: images per step
+    learning_rate: float = 2e-3  #: Adam's peak learning rate
+    schedule: Literal["cosine", "constant"] = "cosine"  #: cosine: falls to zero at the end
+    flip: bool = True  #: mirror half of the images, as augmentation
+    images: int | None = None  #: train on the first so many images; None: all
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch < 1 or self.learning_rate <= 0 or (self.images or 1) < 1:
@@ -46,7 +46,7 @@ def _learning_rate(settings: Training, step: int, steps: int) -> float:
 
 
 def _anew(encode: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Sequence[int]], Tensor]:
-    # `encode` computes in full precision: it may be a defence's whole protection.
+    # `encode` runs in full precision: it may be a defence's whole protection.
     return lambda images, _: as_decoder_input(encode(images))
 
 
@@ -86,13 +86,13 @@ def train_decoder(
 
     Args:
         make: builds the decoder, drawing its weights from torch's global generator (seeded here).
-        encode: images (B, 3, H, W) to the features that the decoder sees; called without gradients.
+        encode: maps images (B, 3, H, W) to the decoder's input features; called without gradients.
         public: at least two faces.
-        fixed: `encode` gives the same features for the same image every time, so each is made once.
-        disturb: what happens to features at every step anew, after they were made.
+        fixed: `encode` is deterministic for each image, so its features are cached.
+        disturb: perturbs the features anew at every step.
 
     Returns:
-        Its state dict, with the account of the training: `curve` (held-out L1 an epoch), `converged`, `images`, ...
+        Its state dict, and a log of the training: `curve` (held-out L1 per epoch), `converged`, `images`, ...
     """
     faces = public.subset(range(min(len(public), settings.images or len(public))))
     if len(faces) < 2:

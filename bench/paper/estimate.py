@@ -1,4 +1,4 @@
-"""What the paper's tables and figures would take on this machine, from a timed probe of it."""
+"""Estimates what the paper's tables and figures take on this machine, by timing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.forecast.costs import Outlook, estimate
+from bench.forecast.costs import Estimate, estimate
 from bench.forecast.schedule import trains
 from bench.paper.gather import Campaign
 from bench.plan import Task
@@ -14,34 +14,34 @@ from bench.runner.serial import missing_tasks, pending
 
 
 @dataclass(frozen=True)
-class PaperOutlook:
-    """An outlook with the counts that a paper's author asks for."""
+class PaperEstimate:
+    """An estimate with the counts of trainings, images and steps."""
 
     trainings: int  #: networks to train
-    images: int  #: templates to make and reconstructions to judge
-    pgd_steps: int  #: gradient steps of defences that optimise a template, an image each
-    outlook: Outlook
-    missing: dict[str, str]  #: role: why nothing can be run there
+    images: int  #: templates to compute and reconstructions to judge
+    pgd_steps: int  #: gradient steps per image of defences that optimise a template
+    total: Estimate
+    missing: dict[str, str]  #: by role: the reason why nothing can be run
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""
         counts = {"trainings": self.trainings, "images": self.images, "pgd_steps": self.pgd_steps}
-        return {**counts, **self.outlook.as_dict(), "missing": self.missing}
+        return {**counts, **self.total.as_dict(), "missing": self.missing}
 
     def text(self) -> str:
-        """For people."""
+        """Formatted for the terminal."""
         lines = [
             f"{self.trainings} trainings; {self.images:,} images to protect or rebuild; {self.pgd_steps:,} PGD steps.",
-            self.outlook.text(),
+            self.total.text(),
             *(f"impossible here: {role}: {why}" for role, why in self.missing.items()),
         ]
         return "\n".join(lines)
 
 
-def outlook(work: Campaign) -> PaperOutlook:
-    """Nothing is made. Columns whose data is missing are named and not counted."""
+def estimate_paper(work: Campaign) -> PaperEstimate:
+    """Estimates without computing anything. Columns with missing data are named and not counted."""
     if work.settings is None:
-        return PaperOutlook(0, 0, 0, Outlook((), 0, 0), dict(work.missing))
+        return PaperEstimate(0, 0, 0, Estimate((), 0, 0), dict(work.missing))
     whole = work.plan()
     tasks = missing_tasks(pending(whole, work.run), Path(work.settings.run.store))
     trainings = sum(trains(work.settings, task) for task in tasks)
@@ -52,7 +52,7 @@ def outlook(work: Campaign) -> PaperOutlook:
         defense = work.settings.defenses.get(task.defense)
         if count and task.kind != "reconstruction" and hasattr(defense, "alpha"):
             steps += count * int(getattr(defense, "iterations", 0))
-    return PaperOutlook(trainings, images, steps, estimate(work.settings, whole, work.run), dict(work.missing))
+    return PaperEstimate(trainings, images, steps, estimate(work.settings, whole, work.run), dict(work.missing))
 
 
 def _images(work: Campaign, task: Task) -> int:

@@ -1,0 +1,84 @@
+"""An audit's page: what the dump promises, what is true where originals are known, and pictures."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from numpy.typing import NDArray
+from PIL import Image
+
+from bench import __version__
+from bench.storage.files import replacing
+
+_SHOWN = 8  #: pictures a row
+
+
+def write_page(
+    folder: Path,
+    account: Mapping[str, Any],
+    best: NDArray[np.float32],
+    samples: tuple[NDArray[np.float32], NDArray[np.float32]],
+    originals: NDArray[np.float32] | None,
+) -> list[Path]:
+    """audit.json and index.html.
+
+    Args:
+        best: what the best attack made of the dump, (N, 3, H, W) in [0, 1].
+        samples: held-out public faces, and what it made of their templates.
+        originals: of the dump, where they are known.
+    """
+    rows = [("public face", _strip(samples[0])), ("rebuilt from its template", _strip(samples[1]))]
+    stolen = [("rebuilt from the dump", _strip(best))]
+    if originals is not None:
+        stolen.insert(0, ("original", _strip(originals)))
+    environment = Environment(
+        loader=PackageLoader("bench.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    page = environment.get_template("audit.html").render(
+        account=account, attacks=table(account), held=rows, stolen=stolen, version=__version__,
+        style=environment.get_template("report.css").render(),
+    )  # fmt: skip
+    for name, text in (("index.html", page), ("audit.json", json.dumps(account, indent=1, allow_nan=False))):
+        with replacing(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    return [folder / "index.html", folder / "audit.json"]
+
+
+def table(account: Mapping[str, Any]) -> list[list[str]]:
+    """A row an attack: name, what is promised by SSIM, what is true, what a guess scores, how like the template."""
+    rows = []
+    for label, found in account["attacks"].items():
+        if "skipped" in found:
+            rows.append([label, f"nothing to try: {found['skipped']}", "", "", ""])
+            continue
+        promised, true = found["promised"], found.get("true", {})
+        rows.append([
+            label, figure(promised["ssim"]), figure(true.get("ssim")), figure(promised["blind_ssim"]),
+            figure(found["dump"].get("match")),
+        ])  # fmt: skip
+    return rows
+
+
+def figure(measured: Mapping[str, Any] | None) -> str:
+    """A figure with its interval; a dash where there is none."""
+    if measured is None or measured["value"] is None:
+        return "–"
+    if measured["low"] is None:
+        return f"{measured['value']:.3f}"
+    return f"{measured['value']:.3f} [{measured['low']:.3f}, {measured['high']:.3f}]"
+
+
+def _strip(images: NDArray[np.float32]) -> str:
+    """The first few side by side, as a data URI."""
+    row = np.concatenate(list(images[:_SHOWN]), axis=2).transpose(1, 2, 0)
+    out = io.BytesIO()
+    Image.fromarray(np.rint(row * 255).astype(np.uint8)).save(out, "webp", quality=90)
+    return f"data:image/webp;base64,{base64.b64encode(out.getvalue()).decode()}"
