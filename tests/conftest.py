@@ -7,8 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 from support import CONFIG, ENVIRONMENT, Cli
+
+# A busy or slow machine is no failure: hypothesis would give each example 200 ms.
+hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("patient")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -103,7 +103,14 @@ def with_a_face(public: FaceSet) -> tuple[FaceSet, dict[str, Sequence[str]]]:
     return (public.subset(np.flatnonzero(public.found)), {_FACELESS: missed}) if missed else (public, {})
 
 
+def judged_without_a_face(judged: FaceSet) -> dict[str, Sequence[str]]:
+    """Judged photographs that show no face: they stay in every denominator, as failures, and that is said."""
+    missed = [judged.names[i] for i in np.flatnonzero(~judged.found)]
+    return {_FACELESS_JUDGED: missed} if missed else {}
+
+
 _FACELESS = "public photographs without a face, left out"
+_FACELESS_JUDGED = "judged photographs without a face, counted as failures"
 _JUDGED = "public photographs that are copies of judged ones, left out"
 _TWICE = "public photographs that are copies of another person's, left out"
 _DOUBTFUL = "judged photographs that are copies of one another"

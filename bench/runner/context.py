@@ -12,7 +12,7 @@ import torch
 
 from bench.contracts import Defense, Evaluation, FaceSet, Pairs, Rng, SplitNetwork, System
 from bench.datasets.protocols import check_pairs
-from bench.datasets.public_faces import REST, copies_among
+from bench.datasets.public_faces import REST, copies_among, judged_without_a_face
 from bench.errors import UserError
 from bench.plan import Scene, Task, public_sources
 from bench.runner.second_recognizer import SecondRecognizer, crop_transform
@@ -72,7 +72,7 @@ class RunContext:
         notes = dict(evaluation.notes)
         notes.update(check_pairs(evaluation.pairs, where, lambda i: f"{where}: pair {i + 1}"))
         test, pairs = _fewer_pairs(evaluation, run.pairs)
-        notes.update(copies_among(test))
+        notes.update(copies_among(test) | judged_without_a_face(test))
 
         def public(source: str) -> FaceSet:
             if source == REST:

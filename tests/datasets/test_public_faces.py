@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.contracts import FaceSet, Rng
-from bench.datasets.public_faces import refuse_overlap, split_public
+from bench.datasets.public_faces import judged_without_a_face, refuse_overlap, split_public
 from bench.errors import UserError
 
 
@@ -30,6 +30,13 @@ def test_without_identities_images_are_split() -> None:
     defender, attacker = split_public(_faces(None, 9), Rng(0))
     assert {len(defender), len(attacker)} == {4, 5}
     assert not set(defender.names) & set(attacker.names)
+
+
+def test_judged_photographs_without_a_face_are_said() -> None:
+    faces = _faces(["a", "b", "c"])
+    assert judged_without_a_face(faces) == {}
+    faces.found[1] = False
+    assert judged_without_a_face(faces) == {"judged photographs without a face, counted as failures": ["1"]}
 
 
 def test_overlap_is_refused_by_name() -> None:
