@@ -190,6 +190,8 @@ from bench.contracts import Alignment, Conv, Recognizer, SplitNetwork
 class $Class(Recognizer):
     """An untrained network, cut in two: `client` makes the features that are stored, `server` the embedding.
 
+    An ONNX file or a module with a checkpoint needs no class: plugin = "onnx" and "module" (docs/recognisers.md).
+
     `build` makes it without weights, for `veilbench train-recognizer`; `load` fills it. Replace the random weights by
     a file: see `fill`, `find_weights` and `read_weights` in bench/storage/weights.py.
     """
