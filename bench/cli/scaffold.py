@@ -194,6 +194,8 @@ from bench.contracts import Alignment, Conv, Recognizer, SplitNetwork
 class $Class(Recognizer):
     """An untrained network, split in two: `client` computes the stored features, `server` the embedding.
 
+    An ONNX file or a module with a checkpoint needs no class: plugin = "onnx" or "module" (docs/recognisers.md).
+
     `build` creates it without weights, for `veilbench train-recognizer`; `load` adds them. Replace the random weights
     with a file: see `fill`, `find_weights` and `read_weights` in bench/storage/weights.py.
     """

@@ -31,7 +31,7 @@ from bench.settings import registry
 from bench.settings.model import Settings
 
 HELD_OUT = 100  #: public images that figures are promised from, at most
-_LARGEST = 4 << 30  #: bytes of a dump
+_LARGEST = 2 << 30  #: bytes of a dump
 _SHIFT = 1.0  #: standard deviations by which channels' means may differ from the client's own
 _SPREAD = (0.5, 2.0)  #: and how many times as wide they may be
 _DRIFT = 0.2  #: by how much the cosine to the stored template may be lower on the dump than on public faces
@@ -111,7 +111,7 @@ def audit(
     system = parts.system(state)
     own = _protected(parts, system, held)
     _refuse_foreign(dump.templates, own, parts)
-    findings = _oddities(dump.templates, own, settings)
+    findings = _oddities(dump.templates, own)
     results: dict[str, Any] = {}
     made: dict[str, NDArray[np.float32]] = {}
     for label, attack in attacks.items():
@@ -227,11 +227,11 @@ def _refuse_foreign(dump: NDArray[Any], own: NDArray[Any], parts: Parts) -> None
     )
 
 
-def _oddities(dump: NDArray[Any], own: NDArray[Any], settings: Settings) -> list[str]:
+def _oddities(dump: NDArray[Any], own: NDArray[Any]) -> list[str]:
     """In what the dump differs from what the client gives of public faces."""
     found = []
     axes = (0, 2, 3)
-    theirs, ours = dump.astype(np.float64), own.astype(np.float64)
+    theirs, ours = dump[:1000].astype(np.float64), own.astype(np.float64)  # the first thousand say enough
     spread = ours.std(axes) + 1e-12
     shift = float(np.median(np.abs(theirs.mean(axes) - ours.mean(axes)) / spread))
     ratio = float(np.median(theirs.std(axes) / spread))

@@ -32,19 +32,7 @@ def read_onnx(path: Path) -> Any:
     import onnx
     from onnx.external_data_helper import load_external_data_for_tensor
 
-    try:
-        size = path.stat().st_size
-        if size > _LARGEST:
-            raise DataError(f"{path}: {size:,} bytes; an ONNX file of more than {_LARGEST:,} is not read")
-        model = onnx.load_model_from_string(path.read_bytes())
-        if not model.graph.node:
-            raise ValueError("it has no operations")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    except DataError:
-        raise
-    except Exception as error:  # protobuf's own, of several kinds
-        raise DataError(f"{path}: damaged, or not an ONNX file ({_line(error)}); fetch it again") from error
+    model = _parsed(path)
     total = 0
     for tensor, file in _external(model, path):
         total += next((int(e.value) for e in tensor.external_data if e.key == "length"), file.stat().st_size)
@@ -65,18 +53,30 @@ def onnx_hash(path: Path) -> str:
     Raises:
         DataError: as `read_onnx`.
     """
-    import onnx
-
-    try:
-        model = onnx.load_model_from_string(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    except Exception as error:
-        raise DataError(f"{path}: damaged, or not an ONNX file ({_line(error)}); fetch it again") from error
-    beside = sorted({file for _, file in _external(model, path)})
+    beside = sorted({file for _, file in _external(_parsed(path), path)})
     if not beside:
         return file_hash(path)
     return hashlib.sha256("".join(file_hash(file) for file in (path, *beside)).encode()).hexdigest()
+
+
+def _parsed(path: Path) -> Any:
+    """The model without what lies beside it."""
+    import onnx
+
+    try:
+        size = path.stat().st_size
+        if size > _LARGEST:
+            raise DataError(f"{path}: {size:,} bytes; an ONNX file of more than {_LARGEST:,} is not read")
+        model = onnx.load_model_from_string(path.read_bytes())
+        if not model.graph.node:
+            raise ValueError("it has no operations")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    except DataError:
+        raise
+    except Exception as error:  # protobuf's own, of several kinds
+        raise DataError(f"{path}: damaged, or not an ONNX file ({_line(error)}); fetch it again") from error
+    return model
 
 
 def to_torch(model: Any, where: str) -> fx.GraphModule:

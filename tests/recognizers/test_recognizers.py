@@ -25,7 +25,7 @@ from bench.storage.weights import read_weights
 @pytest.fixture(scope="module")
 def mobile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "mobile.safetensors"
-    save_file({name: value.contiguous() for name, value in _Whole().state_dict().items()}, path)
+    save_file({name: value.contiguous() for name, value in _Whole(96).state_dict().items()}, path)
     return path
 
 
