@@ -1,6 +1,7 @@
 """Recognisers: split where they should be, filled strictly, from files that are not trusted."""
 
 import hashlib
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from bench.datasets.align import ImageSource, align
 from bench.datasets.decoding import read_image
 from bench.datasets.lfw import image_name, parse_pairs
 from bench.errors import DataError
+from bench.recognizers.compact import SHIPPED, Compact
 from bench.recognizers.facenet import FaceNet
 from bench.recognizers.mobilefacenet import MobileFaceNet, _Whole
 from bench.storage.weights import read_weights
@@ -246,3 +248,13 @@ def test_the_real_weights_know_people(data: Path, tmp_path: Path) -> None:
         embeddings = network.embed(network.extract(images))
     cosines = (embeddings[::2] * embeddings[1::2]).sum(1)
     assert cosines[:8].mean() > cosines[8:].mean() + 0.3
+
+
+def test_the_shipped_judge_is_another_network() -> None:
+    judge = Compact(weights="package:compact_judge.safetensors")
+    card = json.loads((SHIPPED.parent / "compact_judge.json").read_text())
+    assert judge.weights_hash() == card["sha256"] != Compact().weights_hash()
+    assert (SHIPPED.parent / "compact_judge.safetensors").stat().st_size < 3e6
+    _check(judge, (64, 45, 45), 128)
+    one, other = (weights.load().client[0][0].weight for weights in (judge, Compact()))
+    assert not torch.allclose(one, other)
