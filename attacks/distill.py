@@ -39,6 +39,7 @@ class Distill(LinkageAttack):
     student starts from nothing.
     """
 
+    #: What the attacker knows; bench.toml writes it as NAME@LEVEL.
     knowledge: Literal["encoder", "algorithm", "enrolment"] = "enrolment"
     enrolled: int = 300  #: own faces whose templates it learns from, above `encoder`
     width: int = 32  #: channels of the student's first layer

@@ -142,6 +142,8 @@ def config(config: Path | None, profile: str | None, overrides: tuple[str, ...],
             for key, value in entries.items():
                 click.echo(f"{key} = {json.dumps(value)}")
             continue
+        if section == "judge":
+            section, entries = "recognizers", {settings.run.judge: entries} if entries else {}
         for label, parameters in entries.items():
             click.echo(f"\n[{section}.{json.dumps(label) if not label.isidentifier() else label}]")
             for key, value in parameters.items():

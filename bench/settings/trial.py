@@ -184,7 +184,11 @@ class _Standard:
         names = dict.fromkeys([*getattr(self.file.run, _SECTIONS[kind]), *single, *registry.names(kind)])
         found = [(at_level(name)[0], self.plugin(kind, name)) for name in names]
         some = [(name, one) for name, one in found if name not in but and one is not plugin and fits(one)]
-        distance = {name: _distance(kind, plugin, one) for name, one in reversed(some)}
+        own = {at_level(name)[0] for name in getattr(self.file.run, _SECTIONS[kind])}
+        distance = {}
+        for name, one in reversed(some):
+            apart, steps = _distance(kind, plugin, one)
+            distance[name] = apart, steps + (name not in own)
         closest = min(distance.values(), default=None)
         return next(((name,) for name, _ in some if distance[name] == closest), ())
 

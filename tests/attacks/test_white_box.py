@@ -84,7 +84,7 @@ def test_gradients_help_where_nothing_is_hidden(scene: Scene) -> None:
     images, below, _, _ = _rebuilt(scene, _made("snap", **SNAP, knowledge="enrolment"), Noise(size=0.0))
     images, made, _, oracle = _rebuilt(scene, _made("snap", **QUICK, knowledge="whitebox"), Noise(size=0.0))
     assert oracle.reported["searched"] == 1
-    assert _error(made, images) < 0.5 * _error(below, images)
+    assert _error(made, images) < 0.7 * _error(below, images)
 
 
 def test_it_wants_the_whole_pipeline(scene: Scene) -> None:

@@ -251,7 +251,7 @@ def test_clean_frees_only_what_no_record_needs(config: Path, cli: Cli) -> None:
 
 def test_dry_run_makes_nothing_and_says_what_it_would_cost(config: Path, cli: Cli) -> None:
     said = cli("run", "--dry-run").stdout
-    assert f"{CELLS} cells to judge, 0 finished" in said
+    assert f"{CELLS} cells to judge, 0 already finished" in said
     assert "templates: advface" in said
     assert not Path("out").exists()
     assert not Path("store").exists()

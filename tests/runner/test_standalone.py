@@ -110,7 +110,7 @@ def test_mistakes_are_named(faces: Path) -> None:
     )
     assert "does not reconstruct images from templates alone" in said("stored", "-a", "gaussian_inversion")
     assert "no readable templates from veilbench protect" in said("faces", "-a", "resrec")
-    assert "8 of 8 images are not there" in said("stored", "-a", "resrec", "--originals", "public")
+    assert "8 of 8 images are missing" in said("stored", "-a", "resrec", "--originals", "public")
     overlap = call("attack", "stored", "-a", "resrec", "--public", "faces", "-o", "out", "-q", status=2).stderr
     assert "share" in overlap and not Path("out").exists()
     assert "no such folder" in call("protect", "nowhere", "-d", "laplace", "-o", "out", status=2).stderr

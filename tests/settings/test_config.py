@@ -159,8 +159,17 @@ def test_list_shows_every_plugin_with_its_defaults(config: Path, cli: Cli) -> No
     defaults = {(p["name"], one["name"]): one for p in listed for one in p["parameters"]}
     assert set(shown["defense"]) >= {"unprotected", "random_noise", "laplace", "advface"}
     assert set(shown["attack"]) >= {"blind", "transrec", "resrec", "urec", "replay"}
-    assert set(shown["dataset"]) == {"lfw", "insightface", "folder", "synthetic"}
-    assert set(shown["recognizer"]) == {"compact", "facenet", "mobilefacenet"}
+    assert set(shown["dataset"]) >= {
+        "lfw",
+        "crosslfw",
+        "insightface",
+        "folder",
+        "recordio",
+        "parquet",
+        "shards",
+        "synthetic",
+    }
+    assert set(shown["recognizer"]) >= {"compact", "facenet", "mobilefacenet", "onnx", "module", "embedder", "frbench"}
     assert defaults["advface", "epsilon"]["default"] == 0.2
     assert defaults["lfw", "images"]["required"] is True
     assert all(plugin["summary"] for plugin in listed)
