@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.contracts import Defense, FaceSet, ImageRng, Knowledge, Leak, Oracle, ReconstructionAttack, Rng, State
+from bench.errors import NotApplicable
 from bench.toolkit.decoders import DecoderAttack, Training, build_decoder, filled_decoder, train_decoder
 from bench.toolkit.decoders.disturbed import disturbing, grainy
 from bench.toolkit.decoders.networks import Architecture
@@ -159,6 +160,8 @@ class Snap(DecoderAttack):
         decoder = super().prepare(oracle, start)
         first = _correct(oracle, decoder, stolen, self.rounds)
         encode = oracle.system.encode
+        if encode(truth[:1]).shape[1:] != stolen.shape[1:]:
+            raise NotApplicable("templates differ in shape from the client's features, whose gradients it needs")
         posterior = Posterior.measured(encode, truth, first.templates, first.images)
         some = slice(0, self.tried)
         near = first.images[some]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bench.contracts import Defense, Evaluation, ImageRng, Leak, Oracle, Rng, State, System
 from bench.contracts.oracle import client_alone
-from bench.errors import KnowledgeError
+from bench.errors import KnowledgeError, NotApplicable
 from bench.labels import Knowledge
 from bench.settings import registry
 
@@ -92,6 +92,25 @@ def test_it_wants_the_whole_pipeline(scene: Scene) -> None:
     low = Oracle(Knowledge.ENROLMENT, System(scene[0], Noise()), Rng(0))
     with pytest.raises(KnowledgeError, match="whitebox"):
         attack.adapt(low, scene[1].public, Rng(1), scene[2])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Halves(Noise):
+    """Stores half of the channels, chosen on the client's device."""
+
+    client_side = True
+
+    def protect(self, system: System, features: Tensor, rng: ImageRng) -> Tensor:
+        return features[:, ::2]
+
+
+def test_templates_of_another_shape_are_refused(scene: Scene) -> None:
+    network, faces, _ = scene
+    oracle = Oracle(Knowledge.WHITEBOX, System(network, Halves()), Rng(0))
+    attack = _made("snap", **QUICK, knowledge="whitebox")
+    start = attack.base.base.fit(oracle, faces.public, Rng(1))
+    with pytest.raises(NotApplicable, match="differ in shape"):
+        attack.adapt(oracle, faces.public, Rng(1), start)
 
 
 def test_it_goes_on_from_snap_at_level_enrolment() -> None:
