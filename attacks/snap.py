@@ -211,7 +211,7 @@ class _Corrected:
     """The outcome of the correction, per image."""
 
     images: Tensor  #: (B, 3, H, W)
-    templates: Tensor  #: (B, C, h, w), the subtracted noise
+    templates: Tensor  #: (B, C, h, w), with the noise subtracted
     law: NoiseLaw
     rounds: Tensor  #: (B,), 0 for the first guess
     inconsistency: Tensor  #: (B,), rms of corrected template - E(image)
