@@ -167,7 +167,7 @@ class Snap(DecoderAttack):
         near = first.images[some]
 
         def found(how: Search) -> Tensor:
-            return posterior.search(encode, stolen[some], near, first.law, how, self.iterations, self.learning_rate)
+            return posterior.search(encode, stolen[some], near, first.law, self._at_length(how))
 
         chosen, scores = best_search(truth[some], near, found)
         learned = {f"{_SEARCH}{name}": value.cpu() for name, value in vars(posterior).items()}
@@ -202,8 +202,11 @@ class Snap(DecoderAttack):
         if chosen < 0:
             return found.images
         posterior = Posterior(**{name: value for name, value in search.items() if name != "chosen"}).to(oracle.device)
-        encode, how = oracle.system.encode, SEARCHES[chosen]
-        return posterior.search(encode, stolen, found.images, found.law, how, self.iterations, self.learning_rate)
+        how = self._at_length(SEARCHES[chosen])
+        return posterior.search(oracle.system.encode, stolen, found.images, found.law, how)
+
+    def _at_length(self, how: Search) -> Search:
+        return replace(how, iterations=self.iterations, learning_rate=self.learning_rate)
 
 
 @dataclass(frozen=True, eq=False)

@@ -146,7 +146,7 @@ def _table(
     for level in levels:
         table.add_column(level, justify="right", no_wrap=True)
     for row in rows:
-        flags = [str(marks[flag]).translate(_RAISED) for flag in _flags(row)]
+        flags = [str(number).translate(_RAISED) for number in sorted(marks[flag] for flag in _flags(row))]
         accuracy = _cell(row, _ACCURACY, best[_ACCURACY], 3, inline=of_attacks, interval=of_accuracy)
         figures = [
             Text("\n").join(

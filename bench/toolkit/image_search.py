@@ -24,10 +24,19 @@ _RESNAPS = 3  #: times that the noise is corrected again during a search
 
 @dataclass(frozen=True)
 class Search:
-    """One way to search: how a template's errors are penalised, and how much the start counts against them."""
+    """One way to search.
+
+    Attributes:
+        loss: how a template's errors are penalised.
+        prior: how much the start counts against them.
+        iterations: steps of Adam.
+        learning_rate: in standard deviations of the start's error, wave by wave.
+    """
 
     loss: Literal["square", "cauchy"]
     prior: float
+    iterations: int = 150
+    learning_rate: float = 0.1
 
     @property
     def name(self) -> str:
@@ -81,44 +90,25 @@ class Posterior:
         """The same, elsewhere."""
         return Posterior(self.template_rms.to(device), self.template_scatter.to(device), self.start_rms.to(device))
 
-    def search(
-        self,
-        encode: Encode,
-        templates: Tensor,
-        starts: Tensor,
-        law: NoiseLaw,
-        how: Search,
-        iterations: int,
-        learning_rate: float,
-    ) -> Tensor:
+    def search(self, encode: Encode, templates: Tensor, starts: Tensor, law: NoiseLaw, how: Search) -> Tensor:
         """Images (B, 3, H, W) in [0, 1], each searched for on its own by Adam.
 
         Args:
             encode: with gradients.
             templates: as they were stolen; noise whose `law` is known is taken off again and again.
             starts: (B, 3, H, W).
-            learning_rate: in standard deviations of the start's error, wave by wave.
         """
         pairs = zip(torch.split(templates, _BATCH), torch.split(starts, _BATCH), strict=True)
-        return torch.cat([self._descend(encode, *pair, law, how, iterations, learning_rate) for pair in pairs])
+        return torch.cat([self._descend(encode, *pair, law, how) for pair in pairs])
 
-    def _descend(
-        self,
-        encode: Encode,
-        stolen: Tensor,
-        starts: Tensor,
-        law: NoiseLaw,
-        how: Search,
-        iterations: int,
-        learning_rate: float,
-    ) -> Tensor:
+    def _descend(self, encode: Encode, stolen: Tensor, starts: Tensor, law: NoiseLaw, how: Search) -> Tensor:
         error = (self.template_rms if how.loss == "square" else self.template_scatter).to(stolen).reshape(-1, 1, 1)
         start, target = starts.float(), stolen
         step = torch.zeros_like(start).requires_grad_()
-        optimiser = torch.optim.Adam([step], lr=learning_rate)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, iterations, learning_rate / 50)
-        again = {round(iterations * turn / (_RESNAPS + 1)) for turn in range(_RESNAPS + 1)}
-        for turn in track(range(iterations), "searching with gradients", iterations):
+        optimiser = torch.optim.Adam([step], lr=how.learning_rate)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, how.iterations, how.learning_rate / 50)
+        again = {round(how.iterations * turn / (_RESNAPS + 1)) for turn in range(_RESNAPS + 1)}
+        for turn in track(range(how.iterations), "searching with gradients", how.iterations):
             with torch.enable_grad():
                 features = encode(start + cosine(step * self.start_rms, inverse=True))
                 if turn in again and law.family != "none":
