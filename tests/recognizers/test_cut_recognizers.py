@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 from pathlib import Path
@@ -22,9 +23,11 @@ from toys.skipping import Skipping
 from bench.checks import check, failures
 from bench.contracts import Conv
 from bench.errors import DataError, UserError
+from bench.plan import plan
 from bench.recognizers.module import Module
 from bench.recognizers.onnx import Onnx
 from bench.settings import registry
+from bench.settings.resolve import load
 from bench.toolkit.cutting import cuts, layout_of
 
 FACTORY = """
@@ -179,6 +182,25 @@ def test_the_same_cells_as_the_original(skipping: tuple[Skipping, Path], config:
         assert both["own"].keys() == both["exported"].keys()
         for name, figure in both["own"].items():
             assert both["exported"][name]["value"] == pytest.approx(figure["value"], abs=2e-3), (label, name)
+
+
+@pytest.mark.parametrize("package", ["onnx2torch", "onnx"])
+def test_another_converter_makes_another_key(
+    skipping: tuple[Skipping, Path], config: Path, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    """Another version may give another network: what was computed with the old one must not stand in for it."""
+    _, path = skipping
+    text = config.read_text().replace('["tiny"]', '["exported"]')
+    config.write_text(f'{text}\n[recognizers.exported]\nplugin = "onnx"\npath = "{path}"\ncut = "Relu"\ncrop = "box"\n')
+
+    def keys() -> set[str]:
+        return {task.key for task in plan(load(config)).tasks() if task.kind == "templates"}
+
+    before = keys()
+    assert keys() == before
+    real = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "99.0" if name == package else real(name))
+    assert len(before) == 3 and not keys() & before
 
 
 def _damage(path: Path, change: Any) -> Path:
