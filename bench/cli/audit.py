@@ -58,9 +58,9 @@ def audit(
     Levels: encoder, who can ask the client for features of own faces; algorithm, who also knows the defence and its
     settings; enrolment, who can also enrol own faces and read their templates; whitebox, who has the whole system with
     gradients. Level blind is refused: its guess never looks at a template, and stands beside every figure. The last two
-    use what the defence learned if TEMPLATES is a folder of veilbench protect. Otherwise they use a system with the same
-    settings that is fitted on public faces, and the page says so. Attacks that need several templates a face, or that
-    work on embeddings or names, are left out.
+    use what the defence learned if TEMPLATES is a folder of veilbench protect. Otherwise they use a system with the
+    same settings that is fitted on public faces, and the page says so. Attacks that need several templates a face, or
+    that work on embeddings or names, are left out.
 
     Without --profile, the attacks are those of the profile audit, if the config has one. Costly ones attack the first
     templates alone: --set attacks.NAME.images=COUNT.
