@@ -5,8 +5,14 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+
+from click.testing import CliRunner, Result
+from PIL import Image
+from toys.blobs import draw
+
+from bench.cli import main
 
 TOYS = Path(__file__).parent / "toys"
 ROOT = TOYS.parent.parent
@@ -54,6 +60,23 @@ width = 8
 [attacks.replay]
 attack = "resrec"
 """
+
+
+def invoke(*arguments: str, status: int = 0) -> Result:
+    """Runs `veilbench ARGUMENTS` in this process; checks the exit status."""
+    done = CliRunner().invoke(main, [*arguments])
+    assert done.exit_code == status, f"{done.output}\n{done.exception!r}"
+    return done
+
+
+def write_people(folder: Path, people: Iterable[int], images: int = 2) -> Path:
+    """FOLDER/pNUMBER/IMAGE.png of blobs, of the size that the recogniser `tiny` takes; returns the folder."""
+    for person in people:
+        for image in range(images):
+            path = folder / f"p{person}" / f"{image}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(draw(person, image, (24, 20))).save(path)
+    return folder
 
 
 def figures(folder: Path) -> dict[str, object]:

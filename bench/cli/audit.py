@@ -9,7 +9,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from bench.cli.options import UserPath, with_config
+from bench.cli.options import UserPath, profile_if_there, with_config
 
 
 @click.command()
@@ -20,10 +20,10 @@ from bench.cli.options import UserPath, with_config
 )
 @click.option("--public", type=UserPath(), metavar="FACES", help="Other people's faces; default: the config's.")
 @click.option(
-    "--level", type=click.Choice(["encoder", "algorithm"]),
-    help="What the attacker knows; default: algorithm where a defence is named, else encoder.",
+    "--level", type=click.Choice(["encoder", "algorithm", "enrolment", "whitebox"]),
+    help="What the attacker knows, see above; default: algorithm where a defence is named, else encoder.",
 )  # fmt: skip
-@click.option("--attack", "-a", "labels", multiple=True, metavar="LABEL", help="Default: the config's of that level.")
+@click.option("--attack", "-a", "labels", multiple=True, metavar="LABEL", help="Default: the profile's of that level.")
 @click.option("--originals", type=UserPath(), metavar="FOLDER", help="The faces, to measure with; in the dump's order.")
 @click.option("--detect", is_flag=True, help="Find the face in each image; default: they are cut out already.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random.")
@@ -55,11 +55,21 @@ def audit(
     true figures stand beside it. Into OUTPUT: index.html, audit.json, images/ (one PNG a template), and
     reconstructions.npy and .csv.
 
+    Levels: encoder, who can ask the client for features of own faces; algorithm, who also knows the defence and its
+    settings; enrolment, who can also enrol own faces and read their templates; whitebox, who has the whole system with
+    gradients. Level blind is refused: its guess never looks at a template, and stands beside every figure. The last two
+    use what the defence learned if TEMPLATES is a folder of veilbench protect. Otherwise they use a system with the
+    same settings that is fitted on public faces, and the page says so. Attacks that need several templates a face, or
+    that work on embeddings or names, are left out.
+
+    Without --profile, the attacks are those of the profile audit, if the config has one. Costly ones attack the first
+    templates alone: --set attacks.NAME.images=COUNT.
+
     Exit status: 0 written; 2 wrong settings, data or disk, or templates that cannot be this client's; 130 interrupted.
     """
     from bench.errors import UserError
     from bench.labels import Knowledge
-    from bench.report.audit import figure, table, write_page
+    from bench.report.audit import figure, remarks, table, write_page
     from bench.runner.audit import audit as look
     from bench.runner.audit import no_defense, read_templates
     from bench.runner.standalone import faces_of, settings_of
@@ -67,6 +77,7 @@ def audit(
     from bench.toolkit.progress import progress_shown
 
     dump = read_templates(templates)
+    profile = profile or profile_if_there("audit", config or default_path())
     wanted = level or ("algorithm" if defense else "encoder")
     known = list(labels) or read_file(config or default_path(), profile, overrides).run.attacks
     settings = settings_of(
@@ -94,6 +105,8 @@ def audit(
         return
     for finding in account["findings"]:
         click.echo(f"doubt: {finding}")
+    for remark in remarks(account):
+        click.echo(remark)
     for label, promised, true, guess, match in table(account):
         measured = f"; true {true}" if faces is not None and true else ""
         click.echo(f"{label}: SSIM promised {promised}{measured}; a guess {guess}; cosine to the template {match}")

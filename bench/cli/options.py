@@ -39,6 +39,13 @@ def with_config(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def profile_if_there(name: str, path: Path) -> str | None:
+    """The profile of that name, where the settings have one; a command's default."""
+    from bench.settings.toml import profiles
+
+    return name if name in profiles(path) else None
+
+
 def _worker_count(_context: click.Context, _option: click.Parameter, said: str | None) -> Literal["auto"] | int:
     if said is None or said == "auto":
         return "auto" if said else 0

@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from bench.cli.options import err, out, with_config, with_workers
+from bench.cli.options import err, out, profile_if_there, with_config, with_workers
 from bench.cli.plugins import QUICK, print_check
 from bench.cli.results import print_leaderboard
 from bench.labels import KINDS, kind_name
@@ -67,7 +67,7 @@ def try_(
     from bench.toolkit.progress import progress_shown
 
     path = config or default_path()
-    profile = profile or _quick(path)
+    profile = profile or profile_if_there(QUICK, path)
     planned = trial(plugin, path, profile, overrides, parse_values(parameters, "--param"), kind)
     if not no_check and not _keeps_its_contract(plugin, planned, parameters, quiet):
         err.print(f"veilbench: {plugin} breaks its contract: fix it first, or use --no-check", style="red")
@@ -94,13 +94,6 @@ def try_(
         click.echo(planned.lines())
         out.print(f"and then: veilbench run --profile {planned.label}")
     sys.exit(1 if failed else 0)
-
-
-def _quick(path: Path) -> str | None:
-    """The quick profile, if the settings have one."""
-    from bench.settings.toml import profiles
-
-    return QUICK if QUICK in profiles(path) else None
 
 
 def _keeps_its_contract(plugin: str, planned: Trial, parameters: tuple[str, ...], quiet: bool) -> bool:

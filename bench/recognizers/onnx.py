@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -12,6 +13,8 @@ from bench.errors import DataError, UserError
 from bench.storage.weights import find_weights
 from bench.toolkit.cut_recognizer import CutRecognizer
 from bench.toolkit.onnx_graph import image_input, need, onnx_hash, read_onnx, refuse_disagreement, to_torch
+
+_CONVERTERS = ("onnx", "onnx2torch")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +32,14 @@ class Onnx(CutRecognizer):
     def place(self) -> str:
         """The file."""
         return self.path
+
+    def identity(self) -> dict[str, Any]:
+        """The parameters without the path, and the converters' versions: another one may give another network.
+
+        onnx counts too, because it brings operations newer than opset 17 down.
+        """
+        need("onnx", *_CONVERTERS)
+        return {**super().identity(), "converters": {name: metadata.version(name) for name in _CONVERTERS}}
 
     def _file(self) -> Path:
         need("onnx", "onnx", "onnx2torch", "onnxruntime")

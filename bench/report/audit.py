@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bench import __version__
+from bench.labels import Knowledge
 from bench.storage.files import replacing
 
 _SHOWN = 8  #: pictures a row
@@ -43,8 +44,8 @@ def write_page(
         lstrip_blocks=True,
     )  # fmt: skip
     page = environment.get_template("audit.html").render(
-        account=account, attacks=table(account), held=rows, stolen=stolen, version=__version__,
-        style=environment.get_template("report.css").render(),
+        account=account, attacks=table(account), remarks=remarks(account), held=rows, stolen=stolen,
+        version=__version__, style=environment.get_template("report.css").render(),
     )  # fmt: skip
     for name, text in (("index.html", page), ("audit.json", json.dumps(account, indent=1, allow_nan=False))):
         with replacing(folder / name) as temporary:
@@ -60,20 +61,39 @@ def table(account: Mapping[str, Any]) -> list[list[str]]:
             rows.append([label, f"nothing to try: {found['skipped']}", "", "", ""])
             continue
         promised, true = found["promised"], found.get("true", {})
+        attacked, count = found["dump"]["images"], account["templates"]["count"]
         rows.append([
-            label, figure(promised["ssim"]), figure(true.get("ssim")), figure(promised["blind_ssim"]),
+            label if attacked == count else f"{label} ({attacked} of {count} templates)",
+            figure(promised["ssim"]), figure(true.get("ssim")), figure(promised["blind_ssim"]),
             figure(found["dump"].get("match")),
         ])  # fmt: skip
     return rows
 
 
-def figure(measured: Mapping[str, Any] | None) -> str:
+def remarks(account: Mapping[str, Any]) -> list[str]:
+    """What to know when reading the figures, in sentences."""
+    found = []
+    if account["system"] == "as stored":
+        found.append("What the defence learned is as stored with the templates.")
+    elif account["system"] == "simulated":
+        told = "What the defence learned is unknown here, so a system like it was fitted on public faces."
+        if account["level"] in (str(Knowledge.ENROLMENT), str(Knowledge.WHITEBOX)):
+            told += (
+                " The promise is for an attacker who has the very system. The dump was attacked with what was learned "
+                "from the copy, so its own figures may be lower than such an attacker's."
+            )
+        found.append(told)
+    return found
+
+
+def figure(measured: Mapping[str, Any] | None, decimals: int = 3) -> str:
     """A figure with its interval; a dash where there is none."""
     if measured is None or measured["value"] is None:
         return "–"
     if measured["low"] is None:
-        return f"{measured['value']:.3f}"
-    return f"{measured['value']:.3f} [{measured['low']:.3f}, {measured['high']:.3f}]"
+        return f"{measured['value']:.{decimals}f}"
+    value, low, high = (f"{measured[name]:.{decimals}f}" for name in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
 
 
 def _strip(images: NDArray[np.float32]) -> str:

@@ -7,10 +7,10 @@ figures stand beside it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -18,19 +18,21 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from bench.contracts import Defense, FaceSet, Knowledge, NotApplicable, ReconstructionAttack, System
+from bench.contracts import Defense, FaceSet, Knowledge, NotApplicable, ReconstructionAttack, State, System
 from bench.errors import DataError, UserError
 from bench.metrics.bootstrap import measure
 from bench.runner.batches import plain_batches
-from bench.runner.defending import protect
+from bench.runner.held_out import hold_out, nobody, pictures, protected, scored
 from bench.runner.standalone import Parts
-from bench.runner.standalone_attack import carried_out, measured
+from bench.runner.standalone_attack import Attacker, differences, measured
 from bench.runner.standalone_files import Protected, Rebuilt
 from bench.seeds import derive_seed
 from bench.settings import registry
 from bench.settings.model import Settings
 
-HELD_OUT = 100  #: public images that figures are promised from, at most
+#: What the defence of the simulated system learned: as stored beside the templates, or fitted anew on public faces.
+Origin = Literal["learns nothing", "as stored", "simulated"]
+
 _LARGEST = 2 << 30  #: bytes of a dump
 _SHIFT = 1.0  #: standard deviations by which channels' means may differ from the client's own
 _SPREAD = (0.5, 2.0)  #: and how many times as wide they may be
@@ -44,10 +46,12 @@ def read_templates(path: Path) -> Protected:
         DataError: it cannot be read, or holds something else than (N, C, h, w) finite numbers.
     """
     names: tuple[str, ...] = ()
+    state: State | None = None
+    account: Mapping[str, Any] = {}
     try:
         if path.is_dir():
             found = Protected.read(path)
-            templates, names = found.templates, found.names
+            templates, names, state, account = found.templates, found.names, found.state, found.account
         elif path.stat().st_size > _LARGEST:
             raise DataError(f"{path}: {path.stat().st_size:,} bytes; give at most {_LARGEST:,}")
         elif path.suffix.lower() == ".safetensors":
@@ -69,7 +73,7 @@ def read_templates(path: Path) -> Protected:
     if templates.dtype.kind not in "fiu" or not np.isfinite(templates).all():
         raise DataError(f"{path}: holds values that are no finite numbers; templates are stored as floats or integers")
     width = len(str(len(templates)))
-    return Protected(templates, names or tuple(f"{i:0{width}}" for i in range(len(templates))), None, {})
+    return Protected(templates, names or tuple(f"{i:0{width}}" for i in range(len(templates))), state, account)
 
 
 def no_defense() -> str:
@@ -101,68 +105,101 @@ def audit(
     """
     parts = Parts(settings, seed)
     attacks = _fitting(settings, level)
-    judged = originals if originals is not None else _unseen(parts, dump)
-    defender, others = parts.public(judged)
-    learning, held = _hold_out(parts, others)
-    kind = type(parts.defense).__name__
-    state = None
-    if type(parts.defense).fit is not Defense.fit:
-        state = parts.defense.at("fit").fit(parts.network, defender, parts.rng("fit", kind))
+    unseen = nobody(parts, [f"dump/{name}" for name in dump.names])
+    defender, others = parts.public(unseen if originals is None else originals)
+    learning, held = hold_out(parts, others)
+    findings = _other_accounts(parts, dump)
+    state, origin = _fitted(parts, dump, defender, not findings)
     system = parts.system(state)
-    own = _protected(parts, system, held)
+    own = protected(parts, system, held)
     _refuse_foreign(dump.templates, own, parts)
-    findings = _oddities(dump.templates, own)
+    findings += _oddities(dump.templates, own)
+    attacker = Attacker(parts, state, defender, learning)
+    stored = {
+        "promised": Protected(own.astype(np.float32), tuple(f"held/{name}" for name in held.names), state, {}),
+        "dump": Protected(dump.templates, tuple(f"dump/{name}" for name in dump.names), state, {}),
+    }
     results: dict[str, Any] = {}
-    made: dict[str, NDArray[np.float32]] = {}
+    made: dict[str, dict[str, NDArray[np.float32]]] = {}
+    reached: dict[str, NDArray[np.float64]] = {}
     for label, attack in attacks.items():
-        every = Protected(
-            np.concatenate([own.astype(np.float32), dump.templates.astype(np.float32)]),
-            (*(f"held/{name}" for name in held.names), *(f"dump/{name}" for name in dump.names)),
-            state, {},
-        )  # fmt: skip
         try:
-            images, info = carried_out(parts, label, attack, every, defender, learning)
+            # Apart, because some attacks estimate the noise from all templates that they get.
+            done = {part: attacker.reconstruct(label, attack, templates) for part, templates in stored.items()}
         except NotApplicable as error:
             results[label] = {"skipped": str(error)}
             continue
-        made[label] = images
-        results[label] = {
-            "level": str(attack.level),
-            "promised": _figures(parts, images[: len(held)], held, held.names, learning)
-            | _match(parts, system, own, images[: len(held)]),
-            "dump": _match(parts, system, dump.templates, images[len(held) :]),
-            **info,
+        made[label] = {part: images for part, (images, _) in done.items()}
+        table, figures = scored(parts, made[label]["promised"], held, held.names, learning)
+        reached[label] = table["ssim"].to_numpy(np.float64)
+        results[label] = {"level": str(attack.level)} | {
+            part: {"images": len(images), **_match(parts, system, stored[part].templates, images), "attack": info}
+            for part, (images, info) in done.items()
         }
+        results[label]["promised"] |= figures
         if originals is not None:
-            results[label]["true"] = _figures(parts, images[len(held) :], originals, dump.names, learning)
+            results[label]["true"] = scored(parts, made[label]["dump"], originals, dump.names, learning)[1]
     if not made:
         told = "; ".join(f"{label}: {result['skipped']}" for label, result in results.items())
         raise UserError(f"no attack has anything to try on {parts.label!r}: {told}")
-    best = max(made, key=lambda label: results[label]["promised"]["ssim"]["value"])
-    both = [results[best][part].get("match", {}).get("value") for part in ("promised", "dump")]
-    drift = both[0] - both[1] if None not in both else 0.0
-    if drift > _DRIFT:
-        findings.append(
-            f"what was rebuilt is like its template by {drift:.2f} less than on public faces (cosine of embeddings): "
-            "the dump may be of another defence, client or kind of photograph, and reach less than promised"
-        )
+    common = min(map(len, reached.values()))  # a costly attack takes fewer images than the others
+    best = max(reached, key=lambda label: reached[label][:common].mean())
+    findings += _drift(results[best])
     account = {
         "templates": {"count": len(dump.names), "shape": list(dump.templates.shape[1:]), "plausible": not findings},
         "findings": findings,
         "level": str(level),
+        "system": origin,
         "best": best,
         "attacks": results,
         **parts.identity(),
         "public_faces": {"defender": len(defender), "learning": len(learning), "held_out": len(held)},
         **parts.origin(),
     }
-    images = made[best][len(held) :]
-    table = pd.DataFrame({
-        "row": range(len(images)), "name": dump.names, "file": [f"images/{i:05}.png" for i in range(len(images))],
-    })  # fmt: skip
+    images = made[best]["dump"]
+    rows = range(len(images))
+    table = pd.DataFrame({"row": rows, "name": dump.names[: len(images)], "file": [f"images/{i:05}.png" for i in rows]})
     if originals is not None:
-        table, _ = measured(parts, table, images, originals, learning)
-    return Audit(best, Rebuilt(images, table, {}), (_pictures(held), made[best][: len(held)]), account)
+        table, _ = measured(parts, table, images, originals.subset(rows), learning)
+    return Audit(best, Rebuilt(images, table, {}), (pictures(held), made[best]["promised"]), account)
+
+
+def _other_accounts(parts: Parts, dump: Protected) -> list[str]:
+    """In what the settings differ from those that `veilbench protect` noted beside its templates."""
+    found = []
+    for what, name in (("defense", "defence"), ("recognizer", "recogniser")):
+        if not dump.account:
+            continue
+        label = str(dump.account[what]["label"])
+        own = parts.label if what == "defense" else parts.recognizer_label
+        other = differences(parts, dump, what)  # type: ignore[arg-type]
+        if label != own:
+            found.append(f"protect.json says that the {name} is {label!r}, and {own!r} is audited")
+        elif other:
+            found.append(f"protect.json says that the {name} has other settings: {other}")
+    return found
+
+
+def _fitted(parts: Parts, dump: Protected, defender: FaceSet, same: bool) -> tuple[State | None, Origin]:
+    """What the defence learned, and where that is from."""
+    if type(parts.defense).fit is Defense.fit:
+        return None, "learns nothing"
+    if same and dump.state is not None:
+        return dump.state, "as stored"
+    kind = type(parts.defense).__name__
+    return parts.defense.at("fit").fit(parts.network, defender, parts.rng("fit", kind)), "simulated"
+
+
+def _drift(result: Mapping[str, Any]) -> list[str]:
+    """Whether what was rebuilt of the dump is less like its templates than on public faces."""
+    both = [result[part].get("match", {}).get("value") for part in ("promised", "dump")]
+    drift = both[0] - both[1] if None not in both else 0.0
+    if drift <= _DRIFT:
+        return []
+    return [
+        f"what was rebuilt is like its template by {drift:.2f} less than on public faces (cosine of embeddings): "
+        "the dump may be of another defence, client or kind of photograph, and reach less than promised"
+    ]
 
 
 def _fitting(settings: Settings, level: Knowledge) -> dict[str, ReconstructionAttack]:
@@ -173,47 +210,10 @@ def _fitting(settings: Settings, level: Knowledge) -> dict[str, ReconstructionAt
         and attack.leaks == "template"
         and attack.level == level
         and attack.copies == 1
-        and not attack.coupled
-        and all(attack.subset(defense) is None for defense in settings.defenses.values())
     }
     if not found:
         raise UserError(f"none of the attacks runs at level {level} on single templates: name one by --attack")
     return found
-
-
-def _unseen(parts: Parts, dump: Protected) -> FaceSet:
-    blank = np.zeros((0, *parts.network.image_size, 3), dtype=np.uint8)
-    names = tuple(f"dump/{name}" for name in dump.names)
-    return FaceSet(blank, np.zeros(len(names), dtype=np.int64), names, None, np.ones(len(names), dtype=bool))
-
-
-def _hold_out(parts: Parts, faces: FaceSet) -> tuple[FaceSet, FaceSet]:
-    """Faces to learn from, and at most a fifth of them, of other people, to measure on."""
-    people = faces.subjects or faces.names
-    order = parts.rng("held out").numpy().permutation(sorted(set(people)))
-    wanted = min(HELD_OUT, len(faces) // 5)
-    chosen: set[str] = set()
-    rows: list[int] = []
-    for person in order.tolist():
-        if len(rows) >= wanted:
-            break
-        chosen.add(person)
-        rows += [i for i, one in enumerate(people) if one == person]
-    rest = [i for i, one in enumerate(people) if one not in chosen]
-    if len(rows) < 8 or len(rest) < 16:
-        raise UserError(f"{len(faces)} public faces are too few to learn from and to measure on: give 100 or more")
-    return faces.subset(rest), faces.subset(sorted(rows)[:wanted])
-
-
-def _protected(parts: Parts, system: System, faces: FaceSet) -> NDArray[Any]:
-    stored: NDArray[Any] | None = None
-    rng = parts.rng("protect", type(parts.defense).__name__)
-    for batch, _, templates in protect(system, faces, faces.names, rng, None):
-        if stored is None:
-            stored = np.empty((len(faces), *templates.shape[1:]), dtype=system.defense.template_dtype)
-        stored[batch] = templates.float().cpu().numpy()
-    assert stored is not None
-    return stored
 
 
 def _refuse_foreign(dump: NDArray[Any], own: NDArray[Any], parts: Parts) -> None:
@@ -247,15 +247,6 @@ def _oddities(dump: NDArray[Any], own: NDArray[Any]) -> list[str]:
     return found
 
 
-def _figures(
-    parts: Parts, images: NDArray[np.float32], faces: FaceSet, names: Sequence[str], learning: FaceSet
-) -> dict[str, Any]:
-    people = faces.subjects
-    owners = [f"{person}/{name}" for person, name in zip(people, names, strict=True)] if people else list(names)
-    table = pd.DataFrame({"row": range(len(images)), "name": owners})
-    return measured(parts, table, images, faces, learning)[1]
-
-
 def _match(parts: Parts, system: System, templates: NDArray[Any], images: NDArray[np.float32]) -> dict[str, Any]:
     """Cosine between a stored template's embedding and that of what was rebuilt from it: needs no original.
 
@@ -274,7 +265,3 @@ def _match(parts: Parts, system: System, templates: NDArray[Any], images: NDArra
     owners = np.arange(len(scores)).astype(str).astype(object)
     seed = derive_seed("bootstrap", "audit")
     return {"match": asdict(measure(scores, owners, seed=seed, resamples=parts.settings.metrics.bootstrap))}
-
-
-def _pictures(faces: FaceSet) -> NDArray[np.float32]:
-    return np.concatenate([faces.batch(some).numpy() for some in plain_batches(len(faces))]).astype(np.float32)

@@ -7,14 +7,15 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from typing import Any
+from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from bench.contracts import FaceSet, Leak, NotApplicable, Oracle, ReconstructionAttack, Rng, State
+from bench.contracts import FaceSet, Leak, NotApplicable, Oracle, ReconstructionAttack, Rng, State, System
 from bench.contracts.oracle import client_alone
 from bench.errors import UserError
 from bench.metrics.bootstrap import measure
@@ -25,6 +26,7 @@ from bench.runner.standalone import Parts
 from bench.runner.standalone_files import Protected, Rebuilt
 from bench.seeds import derive_seed
 from bench.settings.model import Settings
+from bench.toolkit.progress import track
 
 
 def attack_templates(settings: Settings, leaked: Protected, seed: int = 0, originals: FaceSet | None = None) -> Rebuilt:
@@ -47,7 +49,7 @@ def attack_templates(settings: Settings, leaked: Protected, seed: int = 0, origi
     judged = FaceSet(blank, np.zeros(count, dtype=np.int64), leaked.names, None, np.ones(count, dtype=bool))
     defender, attacker = parts.public(judged)
     try:
-        images, info = carried_out(parts, label, attack, leaked, defender, attacker)
+        images, info = Attacker(parts, leaked.state, defender, attacker).reconstruct(label, attack, leaked)
     except NotApplicable as error:
         raise UserError(f"attack {label!r} does not apply to {parts.label!r}: {error}") from error
     rows = np.arange(len(images))
@@ -78,16 +80,23 @@ def attack_templates(settings: Settings, leaked: Protected, seed: int = 0, origi
 
 def _refuse_others(parts: Parts, leaked: Protected) -> None:
     """Checks that templates and settings belong to the same system."""
-    own = json.loads(json.dumps(parts.identity()))
     for what in ("defense", "recognizer"):
-        there, here = _flat(leaked.account[what]), _flat(own[what])
-        other = [f"{name} was {there.get(name)!r} and is now {here.get(name)!r}"
-                 for name in sorted({*there, *here}) if there.get(name) != here.get(name)]  # fmt: skip
+        other = differences(parts, leaked, what)
         if other:
             raise UserError(
-                f"the templates were made with another {what}: {'; '.join(other)}; use the options of "
-                "veilbench protect, or protect again"
+                f"the templates were made with another {what}: {other}; use the options of veilbench protect, or "
+                "protect again"
             )
+
+
+def differences(parts: Parts, leaked: Protected, what: Literal["defense", "recognizer"]) -> str:
+    """In what the defence or recogniser that made the templates differs from the settings'; empty if in nothing."""
+    there, here = _flat(leaked.account[what]), _flat(json.loads(json.dumps(parts.identity()))[what])
+    return "; ".join(
+        f"{name} was {there.get(name)!r} and is now {here.get(name)!r}"
+        for name in sorted({*there, *here})
+        if there.get(name) != here.get(name)
+    )
 
 
 def _flat(table: Mapping[str, Any], above: str = "") -> dict[str, Any]:
@@ -108,58 +117,93 @@ def _aligned_with(originals: FaceSet, leaked: Protected) -> FaceSet:
     return originals.subset([place[name] for name in leaked.names])
 
 
-def carried_out(
-    parts: Parts, label: str, attack: ReconstructionAttack, leaked: Protected, defender: FaceSet, attacker: FaceSet
-) -> tuple[NDArray[np.float32], dict[str, Any]]:
-    """Trains and reconstructs, as `bench.runner.attacking` does for a plan."""
-    system = parts.system(leaked.state)
-    if attack.depends_on_server and system.templates_only:
-        system = replace(system, defense=parts.defense, templates_only=False)
-        server = parts.defense.fit_server(system, defender, parts.rng("fit server", type(parts.defense).__name__))
-        system = replace(system, server=parts.defense.prepare_server(parts.network, server))
-    surrogate = None
-    if attack.asks_surrogate:
-        rng = parts.rng("surrogate", type(parts.defense).__name__)
-        surrogate = parts.defense.at("fit").fit(client_alone(parts.network), attacker, rng)
+class Attacker:
+    """Trains attacks against one defended system, and reconstructs with them, as `bench.runner.attacking` does for a
+    plan. What several attacks share, a copy of the defence or the decoder that they start from, is trained once.
+    """
 
-    def oracle_for(one: ReconstructionAttack, rng: Rng) -> Oracle:
-        return Oracle(one.level, system, rng.child("oracle"), None, surrogate)
+    def __init__(self, parts: Parts, state: State | None, defender: FaceSet, public: FaceSet) -> None:
+        """An attacker on the system with the fitted `state`.
 
-    asked: Counter[str] = Counter()
+        Args:
+            defender: public faces on which the server may train for itself.
+            public: the attacker's own.
+        """
+        self._parts, self._defender, self._public = parts, defender, public
+        self._plain = parts.system(state)
+        self._learned: dict[str, tuple[State | None, Counter[str]]] = {}
 
-    def learned(one: ReconstructionAttack) -> State | None:
-        rng = parts.rng("attack", type(one).__name__)
-        oracle = oracle_for(one, rng)
-        if one.base is None:
-            state = one.fit(oracle, attacker, rng.child("fit"))
-        else:
-            state = one.adapt(oracle, attacker, rng.child("adapt"), learned(one.base))
-        asked.update(oracle.queries)
-        return state
+    @cached_property
+    def _with_server(self) -> System:
+        """With the part that its server trains for itself."""
+        defense = self._parts.defense
+        system = replace(self._plain, defense=defense, templates_only=False)
+        rng = self._parts.rng("fit server", type(defense).__name__)
+        return replace(
+            system, server=defense.prepare_server(system.recognizer, defense.fit_server(system, self._defender, rng))
+        )
 
-    state = learned(attack)
-    rng = parts.rng("attack", type(attack).__name__, type(parts.defense).__name__)
-    oracle = oracle_for(attack, rng)
-    prepared = attack.prepare(oracle, state)
-    rows = np.arange(len(leaked.names))[: attack.subset(parts.defense)]
-    images = np.empty((len(rows), 3, *parts.network.image_size), dtype=np.float32)
+    @cached_property
+    def _surrogate(self) -> State | None:
+        defense = self._parts.defense
+        rng = self._parts.rng("surrogate", type(defense).__name__)
+        return defense.at("fit").fit(client_alone(self._parts.network), self._public, rng)
 
-    def rebuild(batch: NDArray[np.int64]) -> torch.Tensor:
-        stolen = torch.from_numpy(leaked.templates[batch]).to(parts.device, torch.float32)
-        names = rng.images([leaked.names[i] for i in batch])
-        leak = Leak(stolen, rows=tuple(batch.tolist()))
-        return reconstructed(label, attack, oracle, prepared, leak, names, parts.network.image_size)
+    def _oracle(self, attack: ReconstructionAttack, rng: Rng) -> Oracle:
+        system = self._with_server if attack.depends_on_server and self._plain.templates_only else self._plain
+        return Oracle(
+            attack.level, system, rng.child("oracle"), None, self._surrogate if attack.asks_surrogate else None
+        )
 
-    for whole in plain_batches(len(rows)):
-        for batch, made in halving(rebuild, whole, splits=not attack.coupled):
-            images[batch] = made.clamp(0, 1).numpy()
-    info = {
-        "learned": dict(state.info) if state else None,
-        "learned_queries": dict(asked),
-        "queries": dict(oracle.queries),
-        **oracle.reported,
-    }
-    return images, info
+    def _trained(self, attack: ReconstructionAttack) -> tuple[State | None, Counter[str]]:
+        """What the attack learned, and the queries that this took, those of the attacks below it included."""
+        key = f"{type(attack).__module__} {attack!r}"
+        if key not in self._learned:
+            rng = self._parts.rng("attack", type(attack).__name__)
+            oracle, asked = self._oracle(attack, rng), Counter[str]()
+            if attack.base is None:
+                state = attack.fit(oracle, self._public, rng.child("fit"))
+            else:
+                start, asked = self._trained(attack.base)
+                state = attack.adapt(oracle, self._public, rng.child("adapt"), start)
+            self._learned[key] = state, asked + oracle.queries
+        return self._learned[key]
+
+    def reconstruct(
+        self, label: str, attack: ReconstructionAttack, leaked: Protected
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """Images (M, 3, H, W) in [0, 1] of the first M templates, and an account; JSON-able.
+
+        M is smaller than the number of templates only where the attack limits itself (`subset`).
+
+        Raises:
+            NotApplicable: the attack has nothing to try on this system.
+        """
+        parts = self._parts
+        state, asked = self._trained(attack)
+        rng = parts.rng("attack", type(attack).__name__, type(parts.defense).__name__)
+        oracle = self._oracle(attack, rng)
+        prepared = attack.prepare(oracle, state)
+        count = len(range(len(leaked.names))[: attack.subset(parts.defense)])
+        images = np.empty((count, 3, *parts.network.image_size), dtype=np.float32)
+
+        def rebuild(batch: NDArray[np.int64]) -> torch.Tensor:
+            stolen = torch.from_numpy(leaked.templates[batch]).to(parts.device, torch.float32)
+            names = rng.images([leaked.names[i] for i in batch])
+            leak = Leak(stolen, rows=tuple(batch.tolist()))
+            return reconstructed(label, attack, oracle, prepared, leak, names, parts.network.image_size)
+
+        batches = plain_batches(count)
+        for whole in track(batches, f"attacking: {label}", len(batches)):
+            for batch, made in halving(rebuild, whole, splits=not attack.coupled):
+                images[batch] = made.clamp(0, 1).numpy()
+        info = {
+            "learned": dict(state.info) if state else None,
+            "learned_queries": dict(asked),
+            "queries": dict(oracle.queries),
+            **oracle.reported,
+        }
+        return images, info
 
 
 def measured(

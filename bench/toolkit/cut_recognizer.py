@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import OrderedDict
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
@@ -154,6 +154,48 @@ class SplitRecognizer(CroppedRecognizer):
             raise UserError(f"{self.place()}: {self.cut!r} gives {shape}, where features (B, C, h, w) are wanted")
         layout = layout_of(client, probe)
         return SplitNetwork(client, server, image_size=size, layout=layout, mean=mean, scale=scale).eval()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CutElsewhere(Recognizer):
+    """A recogniser with fixed halves, cut at another place."""
+
+    of: Recognizer
+    cut: str  #: the client's last operation, by the names in `traced_whole`
+
+    @property
+    def alignment(self) -> Alignment:
+        """The recogniser's own."""
+        return self.of.alignment
+
+    def identity(self) -> dict[str, Any]:
+        """The recogniser's, and the cut."""
+        return {**self.of.identity(), "cut": self.cut}
+
+    def weights_hash(self) -> str:
+        """The recogniser's own."""
+        return self.of.weights_hash()
+
+    def load(self) -> SplitNetwork:
+        """The network with its weights, cut here."""
+        own = self.of.load()
+        front, back = split(traced_whole(own, type(self.of).__name__), self.cut, type(self.of).__name__)
+        layout = layout_of(front, torch.zeros(1, 3, *own.image_size))
+        return SplitNetwork(
+            front, back, image_size=own.image_size, layout=layout, mean=own.mean, scale=own.scale
+        ).eval()
+
+
+def traced_whole(halves: SplitNetwork, where: str) -> fx.GraphModule:
+    """Client and server in one again: normalised pixels to embeddings."""
+    return trace(nn.Sequential(halves.client, halves.server), where)
+
+
+def cut_at(recognizer: Recognizer, cut: str) -> Recognizer:
+    """The same network, cut behind the operation of that name."""
+    if isinstance(recognizer, SplitRecognizer):
+        return replace(recognizer, cut=cut)
+    return CutElsewhere(of=recognizer, cut=cut)
 
 
 def _each(value: float | tuple[float, ...]) -> tuple[float, ...]:

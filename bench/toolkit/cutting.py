@@ -79,6 +79,21 @@ def cuts(graph: fx.GraphModule, image: Tensor, where: str) -> list[Cut]:
     return found
 
 
+def spread(found: Sequence[Cut], count: int) -> list[Cut]:
+    """At most `count` of the places, evenly spread over the client's share, in their order.
+
+    Of places with the same share, the last one: behind a convolution's activation. Places where the map has shrunk to
+    a single pixel are left out, because a decoder has nothing to begin with there.
+    """
+    maps = [cut for cut in found if cut.shape[1] * cut.shape[2] > 1]
+    if not maps:
+        return []
+    low, high = maps[0].share, maps[-1].share
+    wanted = [low + (high - low) * i / max(1, count - 1) for i in range(count)]
+    chosen = {min(range(len(maps)), key=lambda i: (abs(maps[i].share - share), -i)) for share in wanted}
+    return [maps[i] for i in sorted(chosen)]
+
+
 def split(graph: fx.GraphModule, cut: str, where: str) -> tuple[fx.GraphModule, fx.GraphModule]:
     """Client and server: the operations up to the one called `cut`, and the rest.
 

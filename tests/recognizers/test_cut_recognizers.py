@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 from safetensors.torch import save_file
-from support import TOYS, Cli
+from support import TOYS, Cli, invoke, write_people
 from torch import Tensor, nn
 from toys.blobs import draw
 from toys.skipping import Skipping
@@ -22,9 +23,11 @@ from toys.skipping import Skipping
 from bench.checks import check, failures
 from bench.contracts import Conv
 from bench.errors import DataError, UserError
+from bench.plan import plan
 from bench.recognizers.module import Module
 from bench.recognizers.onnx import Onnx
 from bench.settings import registry
+from bench.settings.resolve import load
 from bench.toolkit.cutting import cuts, layout_of
 
 FACTORY = """
@@ -42,6 +45,28 @@ class Net(nn.Module):
         x = self.first(x)
         x = self.act(x + self.second(x))
         return self.last(x.mean((2, 3)))
+"""
+
+PICKY = """
+from dataclasses import dataclass
+
+import torch
+
+from bench.contracts import Knowledge, ReconstructionAttack
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picky(ReconstructionAttack):
+    \"\"\"Makes grey images, from features that have no negative values.\"\"\"
+
+    @property
+    def level(self):
+        return Knowledge.ENCODER
+
+    def reconstruct(self, oracle, state, leak, rng):
+        if leak.values.min() < 0:
+            raise RuntimeError("features of this kind are not for me")
+        return torch.full((len(leak.values), 3, *oracle.image_size), 0.5)
 """
 
 
@@ -125,6 +150,42 @@ def test_cuts_are_listed_with_shape_bytes_and_share(skipping: tuple[Skipping, Pa
     assert "0.0.0" in cli("recognizer", "cuts", "compact").stdout
 
 
+def test_places_are_tried(skipping: tuple[Skipping, Path], config: Path) -> None:
+    """A decoder rebuilds more than the mean face shows; a place that fails says why, and the others go on."""
+    _, path = skipping
+    public = str(write_people(config.parent / "public", range(60)))
+    small = ("--public", public, "--set", "training.epochs=40", "--set", "attacks.resrec.width=16", "--quiet")
+    found = json.loads(invoke("recognizer", "cuts", str(path), "--try", "--places", "2", "--json", *small).stdout)
+    assert found["attack"] == "resrec"
+    tried = {cut["name"]: cut["tried"] for cut in found["cuts"] if "tried" in cut}
+    assert len(tried) == 2 and list(tried)[-1] == "Relu" and len(found["cuts"]) > 2
+    for result in tried.values():
+        assert result["ssim"]["low"] > result["blind_ssim"]["high"] and result["psnr_db"]["value"] > 10
+        assert result["public_faces"] == {"learning": 48, "held_out": 12}
+    text = invoke("recognizer", "cuts", str(path), "--at", "Relu", *small).output
+    assert f"{tried['Relu']['ssim']['value']:.3f} [" in text and "the mean face, which looks at no template" in text
+    assert "1 places tried" in text and "measured on 12 of other people" in text
+    own = ("--set", 'run.recognizers=["tiny"]', "--at", "0.1", "--at", "1.0", "--set", "training.epochs=1")
+    text = invoke("recognizer", "cuts", "tiny", *small, *own).output
+    assert "0.1" in text and "1.0" in text and "failed" not in text
+    for name, said in (("deep_Conv", "a skip crosses there"), ("Rel", "Did you mean 'Relu'")):
+        assert said in " ".join(invoke("recognizer", "cuts", str(path), "--at", name, *small, status=2).stderr.split())
+
+
+def test_a_place_that_fails_says_why_and_the_others_go_on(skipping: tuple[Skipping, Path], config: Path) -> None:
+    _, path = skipping
+    public = str(write_people(config.parent / "public", range(60)))
+    picky = config.parent / "picky.py"
+    picky.write_text(PICKY)
+    done = invoke(
+        "recognizer", "cuts", str(path), "--at", "front_front_2_PRelu", "--at", "Relu", "--public", public, "-q",
+        "-a", "picky", "--set", f'attacks.picky.plugin="{picky}"', status=1,
+    )  # fmt: skip
+    first, last = (line for line in done.output.splitlines() if line.startswith(("front", "Relu")))
+    assert "failed: RuntimeError: features of this kind are not for me" in first
+    assert "failed" not in last and " [" in last
+
+
 def test_the_layout_is_what_the_client_computes(skipping: tuple[Skipping, Path]) -> None:
     _, path = skipping
     assert recognizer(path, "front_front_2_PRelu").load().layout == (Conv(3, 8, 3, 2, 1),)
@@ -179,6 +240,25 @@ def test_the_same_cells_as_the_original(skipping: tuple[Skipping, Path], config:
         assert both["own"].keys() == both["exported"].keys()
         for name, figure in both["own"].items():
             assert both["exported"][name]["value"] == pytest.approx(figure["value"], abs=2e-3), (label, name)
+
+
+@pytest.mark.parametrize("package", ["onnx2torch", "onnx"])
+def test_another_converter_makes_another_key(
+    skipping: tuple[Skipping, Path], config: Path, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    """Another version may give another network: what was computed with the old one must not stand in for it."""
+    _, path = skipping
+    text = config.read_text().replace('["tiny"]', '["exported"]')
+    config.write_text(f'{text}\n[recognizers.exported]\nplugin = "onnx"\npath = "{path}"\ncut = "Relu"\ncrop = "box"\n')
+
+    def keys() -> set[str]:
+        return {task.key for task in plan(load(config)).tasks() if task.kind == "templates"}
+
+    before = keys()
+    assert keys() == before
+    real = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "99.0" if name == package else real(name))
+    assert len(before) == 3 and not keys() & before
 
 
 def _damage(path: Path, change: Any) -> Path:

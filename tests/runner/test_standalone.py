@@ -8,12 +8,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 from PIL import Image
 from safetensors.numpy import load_file
-from toys.blobs import draw
-
-from bench.cli import main
+from support import invoke, write_people
 
 PEOPLE, PUBLIC = 4, 24
 
@@ -21,29 +19,17 @@ PEOPLE, PUBLIC = 4, 24
 @pytest.fixture
 def faces(config: Path) -> Path:
     """Two images each of four people, in folders, and `public` people beside them."""
-    for place, people in (("faces", range(PEOPLE)), ("public", range(100, 100 + PUBLIC))):
-        for person in people:
-            for image in range(2):
-                path = config.parent / place / f"p{person}" / f"{image}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(draw(person, image, (24, 20))).save(path)
-    return config.parent / "faces"
-
-
-def call(*arguments: str, status: int = 0) -> Result:
-    """The command line, in this process."""
-    done = CliRunner().invoke(main, [*arguments])
-    assert done.exit_code == status, f"{done.output}\n{done.exception!r}"
-    return done
+    write_people(config.parent / "public", range(100, 100 + PUBLIC))
+    return write_people(config.parent / "faces", range(PEOPLE))
 
 
 def protect(*arguments: str, status: int = 0) -> Result:
-    return call("protect", "faces", "--public", "public", "--quiet", *arguments, status=status)
+    return invoke("protect", "faces", "--public", "public", "--quiet", *arguments, status=status)
 
 
 def attack(*arguments: str, status: int = 0) -> Result:
     learned = ("--set", "training.epochs=60", "--set", "attacks.resrec.width=16")
-    return call("attack", *arguments, "--public", "public", "--quiet", *learned, status=status)
+    return invoke("attack", *arguments, "--public", "public", "--quiet", *learned, status=status)
 
 
 def test_a_defence_stores_templates_and_an_attack_opens_them(faces: Path) -> None:
@@ -88,7 +74,7 @@ def test_what_a_defence_learned_serves_the_levels_that_may_use_it(faces: Path) -
     protect("-d", "advface", "-o", "stored", *small)
     assert (Path("stored/state") / "state.safetensors").is_file()
     for level in ("encoder", "algorithm", "enrolment"):
-        done = call(
+        done = invoke(
             "attack", "stored", "-a", f"resrec@{level}", "-o", level, "--public", "public", "-q", "--json", *small,
             "--set", "attacks.resrec.training.epochs=1", "--set", "attacks.resrec.adaptation.epochs=1",
         )  # fmt: skip
@@ -111,9 +97,9 @@ def test_mistakes_are_named(faces: Path) -> None:
     assert "does not reconstruct images from templates alone" in said("stored", "-a", "gaussian_inversion")
     assert "no readable templates from veilbench protect" in said("faces", "-a", "resrec")
     assert "8 of 8 images are missing" in said("stored", "-a", "resrec", "--originals", "public")
-    overlap = call("attack", "stored", "-a", "resrec", "--public", "faces", "-o", "out", "-q", status=2).stderr
+    overlap = invoke("attack", "stored", "-a", "resrec", "--public", "faces", "-o", "out", "-q", status=2).stderr
     assert "share" in overlap and not Path("out").exists()
-    assert "no such folder" in call("protect", "nowhere", "-d", "laplace", "-o", "out", status=2).stderr
+    assert "no such folder" in invoke("protect", "nowhere", "-d", "laplace", "-o", "out", status=2).stderr
     assert "one defence at a time" in " ".join(
         protect(
             "-d", "laplace", "-o", "out", "--set", "defenses.laplace.sweep.scale=[0.1, 0.2]", status=2
