@@ -49,9 +49,9 @@ class AdvFace(Defense):
     or its own.
 
     With alpha = epsilon and a total bound, every element of the noise is -epsilon, 0 or +epsilon. An attacker who has
-    the client can correct such noise like a code. `amplitudes = "drawn"` is this project's repair and not part of the
-    paper: the noise keeps its signs and each image's rms, but the size of every element is drawn between .4 and 1.6 of
-    the mean. The largest elements then exceed epsilon.
+    the client can correct such noise like a code. `amplitudes = "drawn"` is not part of the paper: the noise keeps its
+    signs and each image's rms, but the size of every element is drawn between .4 and 1.6 of the mean. The largest
+    elements then exceed epsilon. It was meant as a repair, but the attack `snap` opens it as well.
 
     `mode = "offline"` (section 4.4) stores the same templates and retrains the server's part on templates of public
     faces, starting from its current weights.
