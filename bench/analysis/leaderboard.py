@@ -30,9 +30,9 @@ def leaderboard(run: Run) -> pd.DataFrame:
 
     `worst_*`: the single best attack by SSIM, at any level. `encoder_*` (the paper's attacker), `algorithm_*`,
     `enrolment_*`, `whitebox_*`: the best attack up to that level; empty if none ran at that level. These figures are
-    corrected for choosing the best of several attacks (`bench.analysis.strongest`): `worst_optimism` was subtracted from
-    the SSIM of `worst_attack`, which is the best in `worst_share` of the resamples. Not corrected: `*_srra1`, the replay
-    that is accepted most often there, and `judge_sar`, the attack whose faces the judge accepts most often.
+    corrected for choosing the best of several attacks (`bench.analysis.strongest`): `worst_optimism` was subtracted
+    from the SSIM of `worst_attack`, which is the best in `worst_share` of the resamples. Not corrected: `*_srra1`, the
+    replay that is accepted most often there, and `judge_sar`, the attack whose faces the judge accepts most often.
     `acc_cost`: accuracy of the undefended system minus this one's. Attacks that failed the run's self-test do not
     count. `best_known_*`: published elsewhere, on other data, never ranked. `bound_ssim`: the best attack per image,
     averaged (an upper bound that no single attack reaches). If an attack that other defences faced is missing, it is

@@ -1,10 +1,10 @@
 """Finds the strongest attack up to each level of knowledge, and corrects its figures for having been chosen.
 
 The best of several attacks owes its place partly to these people: on others it would do slightly worse (the winner's
-curse). The bootstrap estimates by how much. In each resample of the people, the attack that is best there exceeds its own
-mean over all people by some amount; the mean of this amount over the resamples, beyond that of the attack chosen on all
-people, is the *optimism* (Efron 1983), and is subtracted from the figure and from its interval. It is zero if there is
-only one attack, or if the same attack wins in every resample. docs/intervals.md compares it with cross-fitting.
+curse). The bootstrap estimates by how much. In each resample of the people, the attack that is best there exceeds its
+own mean over all people by some amount; the mean of this amount over the resamples, beyond that of the attack chosen on
+all people, is the *optimism* (Efron 1983), and is subtracted from the figure and from its interval. It is zero if there
+is only one attack, or if the same attack wins in every resample. docs/intervals.md compares it with cross-fitting.
 """
 
 from __future__ import annotations
