@@ -1,8 +1,8 @@
 """How far the best of several attacks is overestimated, by simulation: `python tests/analysis/simulated.py`.
 
 Prints the table of docs/intervals.md. Attacks have known true means. The score of an image is the mean of its attack,
-plus what makes this image easy or hard for all attacks, plus what does so for this one attack; a part of both belongs to
-the person. The truth is the highest mean of all attacks.
+plus what makes this image easy or hard for all attacks, plus what does so for this one attack; a part of both belongs
+to the person. The truth is the highest mean of all attacks.
 """
 
 from __future__ import annotations
