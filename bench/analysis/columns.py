@@ -67,6 +67,13 @@ COLUMNS = (
 
 #: Additional columns that the verdict uses; the Markdown is wide enough without them.
 MORE = (
+    Column(
+        "worst_optimism", "subtracted from worst SSIM", 4,
+        "what the best attack owes to being chosen by its result, estimated by the bootstrap", interval=False,
+    ),
+    Column(
+        "worst_share", "worst attack's share", 2, "resamples in which the worst attack is the best one", interval=False
+    ),
     Column("acc_cost", "cost in ACC ↓", 3, "accuracy of the undefended system minus this one's"),
     *(
         _of(
@@ -77,6 +84,6 @@ MORE = (
         )
         for level in ("encoder", "algorithm", "enrolment", "whitebox")
     ),
-)
+)  # fmt: skip
 
 BY_NAME = {column.name: column for column in (*COLUMNS, *MORE)}

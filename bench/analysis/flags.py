@@ -58,6 +58,10 @@ EXPLAINED = {
         "An attack does no better than a guess where nothing is protected: it says nothing about any defence."
     ),
     "too few people for the interval": f"The worst case is based on fewer than {_FEW} people.",
+    "worst case not corrected": (
+        "The best of several attacks is a little too good, because these people helped to choose it. Without scores of "
+        "each image that cannot be corrected, so the figure is a plain maximum."
+    ),
     "attack void": "An attack failed the run's self-test: its figures count neither for nor against a defence.",
     "metric lint": "Figures contradict each other: mean PSNR cannot be below the PSNR of the mean error.",
 }

@@ -68,6 +68,22 @@ def paired_difference(
     return interval(np.asarray(first, float) - np.asarray(second, float), owners, seed=seed, resamples=resamples)
 
 
+def resampled_means(
+    values: NDArray[Any], owners: NDArray[Any], *, seed: int, resamples: int = 1000
+) -> NDArray[np.float64]:
+    """Means (R, K) of the columns of `values` (N, K) in each resample of the people; every column has the same people.
+
+    NaN marks a missing score. A column that has no score in a resample has the mean NaN there. For `owners`, `seed` and
+    `resamples` see `interval`.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    have = np.isfinite(values)
+    weights = _weights(np.asarray(owners), seed, resamples)
+    with np.errstate(invalid="ignore"):
+        means: NDArray[np.float64] = (weights @ np.where(have, values, 0.0)) / (weights @ have)
+    return means
+
+
 def measure(values: NDArray[Any], owners: NDArray[Any], *, seed: int, resamples: int = 1000) -> Measure:
     """The mean with its interval, as stored in a record. If resamples cannot differ, a note replaces the interval.
 

@@ -25,8 +25,8 @@ _LONGEST_NAME = 24  #: a longer label is wrapped
 #: Variants from full to minimal: (intervals of accuracy, intervals of attacks, levels at which no attack ran).
 _DETAIL = ((True, True, True), (True, False, True), (False, False, True), (False, False, False))
 _NOTE = (
-    "[ ]: 95 % intervals. SSIM: the best attack up to each level of knowledge; login: the share of logins "
-    "with a rebuilt face that succeed (SRRA I). The best is bold."
+    "[ ]: 95 % intervals. SSIM: the best attack up to each level of knowledge, corrected for having been chosen; "
+    "login: the share of logins with a rebuilt face that succeed (SRRA I). The best is bold."
 )
 
 
