@@ -14,6 +14,7 @@ nbclient = pytest.importorskip("nbclient", reason="needs nbclient and ipykernel:
 NOTEBOOK = ROOT / "docs/notebook.ipynb"
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_and_shows_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)

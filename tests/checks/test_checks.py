@@ -50,7 +50,7 @@ def _made(kind: Any, name: str, **parameters: Any) -> Any:
         ("fracface", {"draw": "batch", "recipe": {"epochs": 1}}),
         ("dctdp", {"fit_steps": 2, "recipe": {"epochs": 1}}),
         ("dctdp", {"fit_steps": 2, "noise": "batch", "recipe": {"epochs": 1}}),
-        ("minusface", {"fit_steps": 2, "width": 4, "recipe": {"epochs": 1}}),
+        pytest.param("minusface", {"fit_steps": 2, "width": 4, "recipe": {"epochs": 1}}, marks=pytest.mark.slow),
     ],
 )
 def test_built_in_defences_keep_their_contract(scene: Scene, name: str, parameters: dict[str, Any]) -> None:

@@ -62,6 +62,7 @@ def _bodies(latex: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.split("&")] for line in lines if "&" in line]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_no_cell_is_empty_without_a_label(everything: Path, name: str) -> None:
     table = pd.read_csv(everything / f"{name}.csv")
@@ -78,6 +79,7 @@ def test_no_cell_is_empty_without_a_label(everything: Path, name: str) -> None:
         assert table["published"].notna().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_the_latex_parses(everything: Path, name: str) -> None:
     text = (everything / f"{name}.tex").read_text()
@@ -94,6 +96,7 @@ def test_the_latex_parses(everything: Path, name: str) -> None:
     assert not [c for c in text if ord(c) > 127], "what pdflatex would not print"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_the_markdown_says_what_it_rests_on(everything: Path, name: str) -> None:
     text = (everything / f"{name}.md").read_text()
@@ -103,6 +106,7 @@ def test_the_markdown_says_what_it_rests_on(everything: Path, name: str) -> None
     assert "[x] impossible here (AgeDB-30): nowhere/agedb_30.bin: no readable verification set" in text
 
 
+@pytest.mark.slow
 def test_the_tables_have_the_papers_shape(everything: Path) -> None:
     shapes = {"table1": 5 * 3 * 4, "table2": 6 * 3, "table3": 3 * 3, "table4": 2 * 3 * 3 * 3, "figure4": 7 * 3 * 2}
     for name, cells in shapes.items():
@@ -120,6 +124,7 @@ def test_the_tables_have_the_papers_shape(everything: Path) -> None:
     assert bounds[0.2, "LFW", "psnr_db"] == one["Ours", "LFW", "psnr_db"]
 
 
+@pytest.mark.slow
 def test_figures_are_pictures_and_vectors(everything: Path) -> None:
     for name in ("figure3", "figure4", "figure5", "figure6"):
         assert (everything / f"{name}.pdf").read_bytes().startswith(b"%PDF")
@@ -127,6 +132,7 @@ def test_figures_are_pictures_and_vectors(everything: Path) -> None:
             assert picture.width == round(300 * (3.3 if name == "figure4" else 6.9))
 
 
+@pytest.mark.slow
 def test_what_is_there_is_not_run_again(everything: Path) -> None:
     place = everything.parent.parent
     before = {path: path.stat().st_mtime_ns for path in (everything / "records").iterdir()}
