@@ -70,7 +70,7 @@ class _Group(click.Group):
             sys.exit(2)
         except (KeyboardInterrupt, click.Abort) as error:
             err.print("Interrupted. Finished cells are kept; run the same command to resume.")
-            by_click = error.__cause__  # whose cause is the original exception
+            by_click = error.__cause__ or error.__context__  # the original exception; which of the two depends on click
             sys.exit(143 if isinstance(error, _Terminated) or isinstance(by_click, _Terminated) else 130)
         except click.ClickException as error:
             error.show()
