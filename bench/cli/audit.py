@@ -1,4 +1,4 @@
-"""The command that says what can be rebuilt from a dump of templates."""
+"""The command `veilbench audit`: measures what can be reconstructed from a dump of templates."""
 
 from __future__ import annotations
 
@@ -14,22 +14,24 @@ from bench.cli.options import UserPath, profile_if_there, with_config
 
 @click.command()
 @click.argument("templates", metavar="TEMPLATES", type=UserPath())
-@click.option("--recognizer", "-r", required=True, metavar="LABEL", help="Whose client made them.")
+@click.option("--recognizer", "-r", required=True, metavar="LABEL", help="The recogniser whose client made them.")
 @click.option(
-    "--defense", "-d", default="", metavar="LABEL|FILE.py", help="With its settings; default: none is known of."
+    "--defense", "-d", default="", metavar="LABEL|FILE.py", help="The defence, with its settings (default: none)."
 )
-@click.option("--public", type=UserPath(), metavar="FACES", help="Other people's faces; default: the config's.")
+@click.option("--public", type=UserPath(), metavar="FACES", help="Other people's faces (default: the config's).")
 @click.option(
     "--level", type=click.Choice(["encoder", "algorithm", "enrolment", "whitebox"]),
     help="What the attacker knows, see above; default: algorithm where a defence is named, else encoder.",
 )  # fmt: skip
 @click.option("--attack", "-a", "labels", multiple=True, metavar="LABEL", help="Default: the profile's of that level.")
-@click.option("--originals", type=UserPath(), metavar="FOLDER", help="The faces, to measure with; in the dump's order.")
-@click.option("--detect", is_flag=True, help="Find the face in each image; default: they are cut out already.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random.")
+@click.option(
+    "--originals", type=UserPath(), metavar="FOLDER", help="The original faces in the dump's order, only to measure."
+)
+@click.option("--detect", is_flag=True, help="Detect the face in each image (default: already cropped).")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of all randomness.")
 @click.option("--output", "-o", type=UserPath(), required=True, help="The folder to write into.")
-@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
-@click.option("--quiet", "-q", is_flag=True, help="No progress bars.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.option("--quiet", "-q", is_flag=True, help="Show no progress bars.")
 @with_config
 def audit(
     templates: Path,
@@ -48,12 +50,12 @@ def audit(
     profile: str | None,
     overrides: tuple[str, ...],
 ) -> None:
-    """Says what can be rebuilt from TEMPLATES: a .npy or .safetensors of (N, C, h, w), or what veilbench protect wrote.
+    """Measure what can be reconstructed from TEMPLATES: .npy or .safetensors (N, C, h, w), or what protect wrote.
 
-    Sees whether they can be of that client and defence, trains the attacks of the level on public faces, and measures
-    them on other public faces that are protected in the same way: that is what the dump promises. With --originals the
-    true figures stand beside it. Into OUTPUT: index.html, audit.json, images/ (one PNG a template), and
-    reconstructions.npy and .csv.
+    Checks whether they can be of that client and defence, trains the attacks of the level on public faces, and measures
+    them on other public faces that are protected in the same way: these figures are the promised ones. With
+    --originals, the true figures are measured too. Writes into OUTPUT: index.html, audit.json, images/ (one PNG per
+    template), and reconstructions.npy and .csv.
 
     Levels: encoder, who can ask the client for features of own faces; algorithm, who also knows the defence and its
     settings; enrolment, who can also enrol own faces and read their templates; whitebox, who has the whole system with

@@ -1,4 +1,4 @@
-"""An audit's page: what the dump promises, what is true where originals are known, and pictures."""
+"""The page of an audit: promised figures, true figures if the originals are known, and pictures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bench import __version__
 from bench.labels import Knowledge
 from bench.storage.files import replacing
 
-_SHOWN = 8  #: pictures a row
+_SHOWN = 8  #: pictures per row
 
 
 def write_page(
@@ -28,12 +28,12 @@ def write_page(
     samples: tuple[NDArray[np.float32], NDArray[np.float32]],
     originals: NDArray[np.float32] | None,
 ) -> list[Path]:
-    """audit.json and index.html.
+    """Writes audit.json and index.html; returns their paths.
 
     Args:
-        best: what the best attack made of the dump, (N, 3, H, W) in [0, 1].
-        samples: held-out public faces, and what it made of their templates.
-        originals: of the dump, where they are known.
+        best: the best attack's reconstructions from the dump, (N, 3, H, W) in [0, 1].
+        samples: held-out public faces and their reconstructions, in the same form.
+        originals: the faces of the dump, if they are known.
     """
     rows = [("public face", _strip(samples[0])), ("rebuilt from its template", _strip(samples[1]))]
     stolen = [("rebuilt from the dump", _strip(best))]
@@ -54,7 +54,7 @@ def write_page(
 
 
 def table(account: Mapping[str, Any]) -> list[list[str]]:
-    """A row an attack: name, what is promised by SSIM, what is true, what a guess scores, how like the template."""
+    """One row per attack: label; SSIM promised, true and of a guess; cosine of reconstruction and template."""
     rows = []
     for label, found in account["attacks"].items():
         if "skipped" in found:
@@ -71,7 +71,7 @@ def table(account: Mapping[str, Any]) -> list[list[str]]:
 
 
 def remarks(account: Mapping[str, Any]) -> list[str]:
-    """What to know when reading the figures, in sentences."""
+    """Sentences that explain how far the figures apply."""
     found = []
     if account["system"] == "as stored":
         found.append("What the defence learned is as stored with the templates.")
@@ -87,7 +87,7 @@ def remarks(account: Mapping[str, Any]) -> list[str]:
 
 
 def figure(measured: Mapping[str, Any] | None, decimals: int = 3) -> str:
-    """A figure with its interval; a dash where there is none."""
+    """Formats a figure with its interval; a dash if there is none."""
     if measured is None or measured["value"] is None:
         return "–"
     if measured["low"] is None:
@@ -97,7 +97,7 @@ def figure(measured: Mapping[str, Any] | None, decimals: int = 3) -> str:
 
 
 def _strip(images: NDArray[np.float32]) -> str:
-    """The first few side by side, as a data URI."""
+    """The first images side by side, as a data URI."""
     row = np.concatenate(list(images[:_SHOWN]), axis=2).transpose(1, 2, 0)
     out = io.BytesIO()
     Image.fromarray(np.rint(row * 255).astype(np.uint8)).save(out, "webp", quality=90)

@@ -1,8 +1,8 @@
-"""Audits stored templates: trains attacks for the client's model and measures what they rebuild.
+"""Audits a dump of templates: trains attacks on the client's model, and measures what they reconstruct.
 
 The attacks learn from one part of the public faces. Another part, of other people, is protected in the same way and
-attacked beside the dump: what is reached there is what the dump promises. Where the originals are at hand, the true
-figures stand beside it.
+attacked too: the figures reached there are the promised ones. If the originals are available, the true figures are
+measured as well.
 """
 
 from __future__ import annotations
@@ -33,17 +33,19 @@ from bench.settings.model import Settings
 #: What the defence of the simulated system learned: as stored beside the templates, or fitted anew on public faces.
 Origin = Literal["learns nothing", "as stored", "simulated"]
 
-_LARGEST = 2 << 30  #: bytes of a dump
-_SHIFT = 1.0  #: standard deviations by which channels' means may differ from the client's own
-_SPREAD = (0.5, 2.0)  #: and how many times as wide they may be
-_DRIFT = 0.2  #: by how much the cosine to the stored template may be lower on the dump than on public faces
+_LARGEST = 2 << 30  #: maximum size of a dump in bytes
+_SHIFT = (
+    1.0  #: maximum difference of the channels' means from the client's, in standard deviations (median over channels)
+)
+_SPREAD = (0.5, 2.0)  #: range of the ratio of standard deviations, dump to client (median over channels)
+_DRIFT = 0.2  #: maximum loss of cosine to the stored template, from public faces to the dump
 
 
 def read_templates(path: Path) -> Protected:
-    """A dump: `.npy`, `.safetensors` with one array (or one called `templates`), or what `veilbench protect` wrote.
+    """Reads a dump: `.npy`, `.safetensors` with one array (or one called `templates`), or a `veilbench protect` folder.
 
     Raises:
-        DataError: it cannot be read, or holds something else than (N, C, h, w) finite numbers.
+        DataError: it cannot be read, or is not an array (N, C, h, w) of finite numbers.
     """
     names: tuple[str, ...] = ()
     state: State | None = None
@@ -77,28 +79,30 @@ def read_templates(path: Path) -> Protected:
 
 
 def no_defense() -> str:
-    """The name of the defence that stores features as the client sends them."""
+    """The name of the defence that stores the client's features unchanged."""
     kinds = ((name, registry.find("defense", name, "audit")) for name in registry.names("defense"))
     return next(name for name, kind in kinds if kind.protect is Defense.protect and kind.encode is Defense.encode)
 
 
 @dataclass(frozen=True, eq=False)
 class Audit:
-    """What an audit found."""
+    """The result of an audit."""
 
-    best: str  #: the attack that reached most on held-out public faces
-    rebuilt: Rebuilt  #: what it made of the dump
-    samples: tuple[NDArray[np.float32], NDArray[np.float32]]  #: held-out faces and what it made of them, (M, 3, H, W)
+    best: str  #: label of the attack with the highest SSIM on held-out public faces
+    rebuilt: Rebuilt  #: its reconstructions from the dump
+    samples: tuple[
+        NDArray[np.float32], NDArray[np.float32]
+    ]  #: held-out faces and their reconstructions, (M, 3, H, W) in [0, 1]
     account: Mapping[str, Any]  #: JSON-able
 
 
 def audit(
     settings: Settings, dump: Protected, level: Knowledge, seed: int = 0, originals: FaceSet | None = None
 ) -> Audit:
-    """Attacks a dump with those attacks of the settings that run at `level`.
+    """Runs the settings' attacks of `level` on a dump.
 
     Args:
-        originals: the faces of the dump, in its order; for measuring alone.
+        originals: the faces of the dump, in its order; used only to measure.
 
     Raises:
         UserError: the templates cannot be this client's, no attack fits, or there are too few public faces.
@@ -165,7 +169,7 @@ def audit(
 
 
 def _other_accounts(parts: Parts, dump: Protected) -> list[str]:
-    """In what the settings differ from those that `veilbench protect` noted beside its templates."""
+    """How the settings differ from those in `protect.json`, in sentences."""
     found = []
     for what, name in (("defense", "defence"), ("recognizer", "recogniser")):
         if not dump.account:
@@ -181,7 +185,7 @@ def _other_accounts(parts: Parts, dump: Protected) -> list[str]:
 
 
 def _fitted(parts: Parts, dump: Protected, defender: FaceSet, same: bool) -> tuple[State | None, Origin]:
-    """What the defence learned, and where that is from."""
+    """The defence's learned state, and its origin. `same`: the dump was made with these settings."""
     if type(parts.defense).fit is Defense.fit:
         return None, "learns nothing"
     if same and dump.state is not None:
@@ -191,7 +195,7 @@ def _fitted(parts: Parts, dump: Protected, defender: FaceSet, same: bool) -> tup
 
 
 def _drift(result: Mapping[str, Any]) -> list[str]:
-    """Whether what was rebuilt of the dump is less like its templates than on public faces."""
+    """A finding if reconstructions match their templates much less on the dump than on public faces."""
     both = [result[part].get("match", {}).get("value") for part in ("promised", "dump")]
     drift = both[0] - both[1] if None not in both else 0.0
     if drift <= _DRIFT:
@@ -228,7 +232,7 @@ def _refuse_foreign(dump: NDArray[Any], own: NDArray[Any], parts: Parts) -> None
 
 
 def _oddities(dump: NDArray[Any], own: NDArray[Any]) -> list[str]:
-    """In what the dump differs from what the client gives of public faces."""
+    """How the dump's statistics differ from those of the client's templates of public faces, in sentences."""
     found = []
     axes = (0, 2, 3)
     theirs, ours = dump[:1000].astype(np.float64), own.astype(np.float64)  # the first thousand say enough
@@ -248,9 +252,9 @@ def _oddities(dump: NDArray[Any], own: NDArray[Any]) -> list[str]:
 
 
 def _match(parts: Parts, system: System, templates: NDArray[Any], images: NDArray[np.float32]) -> dict[str, Any]:
-    """Cosine between a stored template's embedding and that of what was rebuilt from it: needs no original.
+    """Cosine between the embeddings of stored templates and of their reconstructions; needs no originals.
 
-    Of defences that embed templates in the recogniser's own way; empty for others, whose server the auditor has not.
+    Empty for defences with their own `embed`: the auditor does not have their server.
     """
     if type(parts.defense).embed is not Defense.embed:
         return {}
