@@ -58,7 +58,8 @@ def _shortened(plugin: Any) -> Any:
     if "training" in names:
         short["training"] = replace(plugin.training, epochs=1, images=None)
     if "recipe" in names:
-        short["recipe"] = replace(plugin.recipe, epochs=1, rounds=1, head_epochs=0)
+        least = {"epochs": 1, "rounds": 1, "head_epochs": 0}
+        short["recipe"] = replace(plugin.recipe, **{n: v for n, v in least.items() if hasattr(plugin.recipe, n)})
     if "fit_steps" in names:
         short["fit_steps"] = min(plugin.fit_steps, _FIT_STEPS)
     return replace(plugin, **short)
