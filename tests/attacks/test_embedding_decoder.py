@@ -24,6 +24,7 @@ def _made(attack: EmbeddingDecoder, scene: Scene) -> tuple[Tensor, Oracle, dict[
     system = scene.system(Open())
     learning = Oracle(attack.level, system, Rng(0))
     state = (attack.base or attack).fit(learning, scene.public, Rng(0))  # type: ignore[union-attr]
+    assert state is not None
     with torch.no_grad():
         stolen = system.embed(system.encode(scene.images()))
     oracle = Oracle(attack.level, system, Rng(1))
