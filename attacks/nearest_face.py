@@ -17,18 +17,18 @@ _SIDE = 8  #: features are averaged to at most this many rows and columns before
 
 @dataclass(frozen=True, kw_only=True)
 class NearestFace(ReconstructionAttack):
-    """Answers with the public face that looks most similar to the client, or with the mean of the nearest `count`.
+    """Answers with the mean of the `count` public faces that look most similar to the client; 1: with the nearest.
 
     An attack that rebuilds a face should do better than one that only looks it up among strangers. Features are
     averaged over regions, which suppresses noise that is independent between positions, standardised per entry, and
-    compared by cosine. With `leaks = "embedding"` the system's embeddings of own faces are compared with the stolen embedding.
+    compared by cosine. With `leaks = "embedding"` embeddings are compared instead.
 
     Source: our own reference; the mean face (`blind`) is the limit where all public faces are averaged.
     """
 
     yardstick: ClassVar[bool] = True
 
-    count: int = 1  #: number of faces that are averaged
+    count: int = 8  #: number of faces that are averaged
     leaks: Literal["template", "embedding"] = "template"  # type: ignore[misc]  #: what is stolen and compared
 
     def __post_init__(self) -> None:
@@ -59,12 +59,13 @@ class NearestFace(ReconstructionAttack):
         similarity = standard(_pooled(leak.values)) @ standard(tensors["known"]).T
         highest, nearest = similarity.topk(min(self.count, similarity.shape[1]), dim=1)
         oracle.report(similarity=highest[:, 0])
-        return tensors["pictures"][nearest].float().mean(1) / 255
+        images: Tensor = tensors["pictures"][nearest].float().mean(1) / 255
+        return images
 
 
 def _pooled(values: Tensor) -> Tensor:
     """Features (B, C, h, w), averaged over regions, or embeddings (B, D), as rows."""
     if values.ndim == 4:
-        sides = [min(_SIDE, side) for side in values.shape[-2:]]
-        values = functional.adaptive_avg_pool2d(values, sides)
+        rows, columns = (min(_SIDE, side) for side in values.shape[-2:])
+        values = functional.adaptive_avg_pool2d(values, (rows, columns))
     return values.flatten(1).float()

@@ -60,12 +60,12 @@ class PcaMap(ReconstructionAttack):
         seen = public.subset(order[len(held) :])
         mean, basis = _principal(seen, min(self.components, len(seen) // 4), oracle.device)
         chunks = track(list(self._templates(oracle, seen)), "probing the map", -(-len(seen) // _BATCH))
-        count, total, square, cross, power = 0, 0.0, 0.0, 0.0, 0.0  # type: Any
+        sums: list[Tensor] = []
         for images, templates in chunks:
             codes, values = (images.flatten(1) - mean) @ basis.T, templates.flatten(1).float()
-            total, square = total + values.sum(0), square + values.square().sum(0)
-            cross, power = cross + codes.T @ values, power + codes.square().sum(0)
-            count += len(codes)
+            more = [values.sum(0), values.square().sum(0), codes.T @ values, codes.square().sum(0)]
+            sums = [one + other for one, other in zip(sums, more, strict=True)] if sums else more
+        (total, square, cross, power), count = sums, len(seen)
         offset = total / count
         matrix = cross / power[:, None]  # codes are uncorrelated and centred, so least squares is a division
         left = (square - count * offset.square() - (matrix.square() * power[:, None]).sum(0)).clamp_min(0)
