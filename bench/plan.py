@@ -353,7 +353,8 @@ class _Planner:
         copy = self._surrogate(own) if attack.asks_surrogate else ()
         fitted = self._learned(own, label, attack)
         leaked = own.embeddings if attack.leaks == "embedding" else own.templates
-        needs = (leaked, fitted, own.state, *asked, *copy)
+        parts = tuple(self._attacked(own, part, self.settings.part(part))[1] for part in attack.parts)
+        needs = (leaked, fitted, own.state, *asked, *copy, *parts)
         return fitted, self._task("reconstruction", *needs, defense=own.name, attack=label, **recogniser, **fewer)
 
     def _surrogate(self, own: _Defended) -> tuple[Task]:

@@ -115,8 +115,14 @@ class _Looks:
 
     def made(self, some: slice = slice(None)) -> Tensor:
         oracle, prepared, values = self.open
-        leak = Leak(values[some].clone(), self.subjects[some], tuple(range(len(self.names)))[some])
+        rows = tuple(range(len(self.names)))[some]
+        leak = Leak(values[some].clone(), self.subjects[some], rows, guesses=self.guesses(some))
         return self.attack.reconstruct(oracle, prepared, leak, Rng(0).images(self.names[some])).detach()
+
+    def guesses(self, some: slice) -> tuple[Tensor, ...]:
+        """Stand-ins for what an attack's parts made: other people's images by the first, the originals by the rest."""
+        strangers = self.originals.roll(2, 0)[some]
+        return tuple(self.originals[some].clone() if i else strangers for i in range(len(self.attack.parts)))
 
     def level(self) -> str:
         if not isinstance(self.attack.level, Knowledge) or self.attack.leaks not in ("template", "embedding"):
@@ -148,7 +154,7 @@ class _Looks:
         def work() -> None:
             oracle, prepared, values = self.tried(Noisy())
             others = iter([values[:2]] * (self.attack.copies - 1))
-            leak = Leak(values[:2], self.subjects[:2], (0, 1), others)
+            leak = Leak(values[:2], self.subjects[:2], (0, 1), others, self.guesses(slice(0, 2)))
             self.attack.reconstruct(oracle, prepared, leak, Rng(0).images(self.names[:2]))
 
         try:
@@ -183,7 +189,7 @@ class _Looks:
         self._open_or_skip()
         oracle, prepared, values = self.open
         stolen = values.clone()
-        leak = Leak(stolen, self.subjects, tuple(range(len(values))))
+        leak = Leak(stolen, self.subjects, tuple(range(len(values))), guesses=self.guesses(slice(None)))
         self.attack.reconstruct(oracle, prepared, leak, Rng(0).images(self.names))
         if not torch.equal(stolen, values):
             raise Wrong("stolen values unchanged", "others", "Work on a copy of leak.values.")
@@ -215,8 +221,8 @@ class _Looks:
     def opens(self) -> str:
         """Its score must exceed the blind floor significantly: paired difference over its standard error."""
         self._open_or_skip()
-        if self.attack.level == Knowledge.BLIND:
-            raise Pointless("a blind attack is itself the floor")
+        if self.attack.level == Knowledge.BLIND or self.attack.yardstick:
+            raise Pointless("not meant as a strong attack: a reference for others")
         made = self.made().clamp(0, 1)
         public = self.scene.public
         floor = torch.stack([public.batch(slice(i, i + 1))[0] for i in range(len(public))]).mean(0).expand_as(made)

@@ -26,6 +26,7 @@ class Leak:
     subjects: tuple[str, ...] = field(default=(), repr=False)  #: whose templates these are, by the database's index
     rows: tuple[int, ...] = field(default=(), repr=False)  #: their positions in the database
     others: Iterable[Tensor] = field(default=(), repr=False)  #: `copies` - 1 more templates per image, same shape
+    guesses: tuple[Tensor, ...] = field(default=(), repr=False)  #: images (B, 3, H, W) by each of the attack's `parts`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,7 @@ class Attack(ABC):
 
     leaks: ClassVar[Literal["template", "embedding"]] = "template"
     asks_server: ClassVar[bool] = False  #: steals templates, but also uses embeddings or similarities
+    yardstick: ClassVar[bool] = False  #: a floor or reference for other attacks; canaries do not test it
     wants_affine: ClassVar[bool] = False  #: only works if the client is an affine map
 
     @property
@@ -69,6 +71,15 @@ class ReconstructionAttack(Attack):
     def copies(self) -> int:
         """The number of templates stolen per image if the defence is randomised. Default: only the stored one."""
         return 1
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Labels in `bench.toml` of attacks whose reconstructions it is given (`Leak.guesses`). Default: none.
+
+        They must be among `run.attacks`, need no higher level, and steal the same values. Their trained states and
+        reconstructions are shared with their own cells. Images that a part leaves out are left out.
+        """
+        return ()
 
     @property
     def coupled(self) -> bool:

@@ -58,7 +58,8 @@ def _shortened(plugin: Any) -> Any:
     if "training" in names:
         short["training"] = replace(plugin.training, epochs=1, images=None)
     if "recipe" in names:
-        short["recipe"] = replace(plugin.recipe, epochs=1, rounds=1, head_epochs=0)
+        least = {"epochs": 1, "rounds": 1, "head_epochs": 0}
+        short["recipe"] = replace(plugin.recipe, **{n: v for n, v in least.items() if hasattr(plugin.recipe, n)})
     if "fit_steps" in names:
         short["fit_steps"] = min(plugin.fit_steps, _FIT_STEPS)
     return replace(plugin, **short)
@@ -207,10 +208,13 @@ class Probe:
         return self._attacked[key]
 
     def _probed(self, attack: ReconstructionAttack, own: _Defended) -> tuple[float, int, float]:
-        oracle = Oracle(attack.level, own.system, Rng(0), surrogate=own.state)
+        stored = own.system.embed(own.templates) if attack.leaks == "embedding" else None
+        oracle = Oracle(attack.level, own.system, Rng(0), stored, own.state)
         fit, state = self._learned(attack, oracle, own)
         prepared = attack.prepare(oracle, state)
-        leak = Leak(own.templates if attack.leaks == "template" else own.system.embed(own.templates))
+        values = own.templates if stored is None else stored
+        shown = self.faces.batch(slice(0, len(values)), values.device)
+        leak = Leak(values, rows=tuple(range(len(values))), guesses=tuple(shown for _ in attack.parts))
         names = self.faces.names[:_PROBE]
         brief, share = _hastened(attack)
         seconds, _ = _timed(lambda: brief.reconstruct(oracle, prepared, leak, Rng(0).images(names)))

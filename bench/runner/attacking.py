@@ -86,6 +86,9 @@ def make_reconstruction(context: RunContext, task: Task, folder: Path) -> None:
     test = loaded.test
     limits = [limit for limit in (context.settings.run.images, attack.subset(system.defense)) if limit is not None]
     rows = np.sort(attacked_first(loaded.pairs, len(test))[: min(limits, default=len(test))])
+    parts = [artefacts.Reconstructions.read(context.ready(t)) for t in task.needs if t.kind == "reconstruction"]
+    for part in parts:
+        rows = np.intersect1d(rows, part.rows)
     images = artefacts.Reconstructions.create(folder, rows, test.image_size).images
     batches = plain_batches(len(rows))
     clamped = 0
@@ -97,7 +100,8 @@ def make_reconstruction(context: RunContext, task: Task, folder: Path) -> None:
         stolen = torch.from_numpy(values[batch]).to(context.device, torch.float32)
         copies = attack.copies if system.defense.randomized else 1
         others = _others(system, test, batch, names, rng.child("copies"), copies)
-        leak = Leak(stolen, subjects, tuple(batch.tolist()), others)
+        guesses = tuple(_guessed(part, batch, context.device) for part in parts)
+        leak = Leak(stolen, subjects, tuple(batch.tolist()), others, guesses)
         return reconstructed(task.attack, attack, oracle, prepared, leak, rng.images(names), test.image_size)
 
     for whole in track(batches, f"attacking: {task.defense} x {task.attack}", len(batches)):
@@ -129,6 +133,11 @@ def reconstructed(
     if not torch.isfinite(made).all():
         raise ValueError(f"{label} returned values that are not finite")
     return made.detach().cpu()
+
+
+def _guessed(part: artefacts.Reconstructions, batch: NDArray[np.int64], device: torch.device) -> Tensor:
+    """What another attack made of the same test images, (B, 3, H, W)."""
+    return torch.from_numpy(part.images[np.searchsorted(part.rows, batch)]).to(device, torch.float32)
 
 
 def _others(

@@ -212,6 +212,7 @@ def _fitting(settings: Settings, level: Knowledge) -> dict[str, ReconstructionAt
         for label, attack in settings.attacks.items()
         if isinstance(attack, ReconstructionAttack)
         and attack.leaks == "template"
+        and not attack.parts
         and attack.level == level
         and attack.copies == 1
     }

@@ -41,7 +41,7 @@ def attack_templates(settings: Settings, leaked: Protected, seed: int = 0, origi
     parts = Parts(settings, seed)
     _refuse_others(parts, leaked)
     ((label, attack),) = settings.attacks.items()
-    if not isinstance(attack, ReconstructionAttack) or attack.leaks != "template":
+    if not isinstance(attack, ReconstructionAttack) or attack.leaks != "template" or attack.parts:
         raise UserError(f"attack {label!r} does not reconstruct images from templates alone; veilbench run judges it")
     shown = _aligned_with(originals, leaked) if originals is not None else None
     blank = np.zeros((0, *parts.network.image_size, 3), dtype=np.uint8)

@@ -159,7 +159,7 @@ class Canary(HarnessDefense):
 
     def faces(self, attack: Attack) -> bool:
         """Whether the attack should succeed, by its level; every attack above `blind` should fail on `closed`."""
-        if attack.level == Knowledge.BLIND or attack.leaks == "embedding":
+        if attack.level == Knowledge.BLIND or attack.leaks == "embedding" or attack.yardstick:
             return False
         if attack.wants_affine:
             return self.kind == "affine"

@@ -125,6 +125,10 @@ class Settings:
         """The reconstruction attack that a replay presents."""
         return self.attacks[attack.attack]  # type: ignore[return-value]
 
+    def part(self, label: str) -> ReconstructionAttack:
+        """A reconstruction attack whose results another attack is given."""
+        return self.attacks[label]  # type: ignore[return-value]
+
     def moved(self, output: Path) -> Settings:
         """The same settings with another output folder."""
         return replace(self, run=self.run.model_copy(update={"output": str(output)}))

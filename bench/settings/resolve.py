@@ -74,6 +74,9 @@ def _resolve(file: File, path: Path, given: Mapping[str, Mapping[str, Any]]) -> 
             raise UserError(f"{where} is not among run.attacks.{near_miss(attack.attack, attacks)}")
         if isinstance(attack, ReplayAttack) and not isinstance(attacks[attack.attack], ReconstructionAttack):
             raise UserError(f"{path}: [attacks.{label}] {attack.attack!r} reconstructs no images to replay")
+    for label, attack in attacks.items():
+        if isinstance(attack, ReconstructionAttack):
+            _check_parts(label, attack, attacks, path)
     lenders = {file.run.public_defender, file.run.public_attacker} - {"rest"}
     metrics = file.metrics.model_dump()
     return Settings(
@@ -93,6 +96,26 @@ def _resolve(file: File, path: Path, given: Mapping[str, Mapping[str, Any]]) -> 
         path=path,
         judge=_judge(file, path),
     )
+
+
+def _check_parts(label: str, attack: ReconstructionAttack, attacks: Mapping[str, Any], path: Path) -> None:
+    """Checks the attacks whose reconstructions another one is given.
+
+    Raises:
+        UserError: one is not in the run, is itself made of others, knows more, or steals something else.
+    """
+    for name in attack.parts:
+        where, part = f"{path}: [attacks.{label}] {name!r}", attacks.get(name)
+        if part is None:
+            raise UserError(f"{where} is not among run.attacks.{near_miss(name, attacks)}")
+        if not isinstance(part, ReconstructionAttack) or part.parts:
+            raise UserError(f"{where} reconstructs no images by itself; name a single reconstruction attack")
+        if part.level > attack.level:
+            raise UserError(
+                f"{where} needs level '{part.level}', above its own '{attack.level}': use {label}@{part.level}"
+            )
+        if part.leaks != attack.leaks:
+            raise UserError(f"{where} steals the {part.leaks}, and {label!r} the {attack.leaks}")
 
 
 def _judge(file: File, path: Path) -> Any:
