@@ -124,9 +124,14 @@ class _Standard:
 
     def for_attack(self, label: str, plugin: type[Any]) -> tuple[tuple[str, ...], dict[str, Any]]:
         kind = ReconstructionAttack if issubclass(plugin, ReconstructionAttack) else LinkageAttack
-        near = self._nearest(
-            "attack", plugin, {label}, lambda one: issubclass(one, kind) and levels(one)[:1] not in ((), (_BLIND,))
-        )
+
+        def rivals(one: type[Any]) -> bool:
+            if not issubclass(one, kind) or one.yardstick or levels(one)[:1] in ((), (_BLIND,)):
+                return False
+            # An attack that combines others needs all of them in the run.
+            return not issubclass(one, ReconstructionAttack) or one.parts is ReconstructionAttack.parts
+
+        near = self._nearest("attack", plugin, {label}, rivals)
         higher = [f"{label}@{level}" for level in levels(plugin)[1:]]
         attacks = [*self._blind(), *near, label, *higher]
         bare = self._undefended()
