@@ -84,6 +84,12 @@ class ImageRng:
 
     def laplace(self, like: Tensor) -> Tensor:
         """Laplace noise of scale 1 (standard deviation sqrt(2)), by inverse transform sampling."""
-        centred = self.uniform(like, -0.5, 0.5)
-        inner = (1 - 2 * centred.abs()).clamp_min(torch.finfo(torch.float32).tiny)
-        return -centred.sign() * inner.log()
+
+        def fill(source: np.random.Generator, row: NDArray[np.float32]) -> None:
+            # In float32, whatever `like` is: bfloat16 rounds many draws to the edge, whose logarithm is infinite.
+            source.random(dtype=np.float32, out=row)
+            row -= 0.5
+            inner = np.maximum(1 - 2 * np.abs(row), np.float32(2**-24))  # the resolution of a draw
+            np.multiply(-np.sign(row), np.log(inner), out=row)
+
+        return self.draw(like, fill)

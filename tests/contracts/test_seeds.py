@@ -1,5 +1,7 @@
 """Seeds: the same for the same names, whatever else happened."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -53,3 +55,11 @@ def test_noise_has_the_distribution_that_it_names() -> None:
 def test_a_batch_of_the_wrong_length_is_refused() -> None:
     with pytest.raises(ValueError, match="2 generators for a batch of 3"):
         Rng(0).images(["a", "b"]).normal(torch.zeros(3, 1))
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_laplace_noise_has_its_law_in_every_precision(kind: torch.dtype) -> None:
+    noise = Rng(0).images(["a", "b"]).laplace(torch.zeros(2, 500_000, dtype=kind)).float()
+    assert noise.abs().max() <= math.log(2**24) + 0.1
+    assert noise.square().mean().sqrt() == pytest.approx(math.sqrt(2), rel=0.01)
+    assert noise.abs().mean() == pytest.approx(1.0, rel=0.01)
