@@ -32,7 +32,7 @@ from bench.storage.keys import content_key, source_hash
 from bench.storage.records import Cell, Kind
 from bench.toolkit.precision import pick_device, precision_name
 
-PROTOCOL = 2  #: increment when the harness gives different figures for the same plugins and data
+PROTOCOL = 3  #: increment when the harness gives different figures for the same plugins and data
 
 TaskKind = Literal[
     "identity", "judge_identity", "defense_state", "surrogate_state", "templates", "server_state", "embeddings",
