@@ -34,9 +34,8 @@ from bench.settings.model import Settings
 Origin = Literal["learns nothing", "as stored", "simulated"]
 
 _LARGEST = 2 << 30  #: maximum size of a dump in bytes
-_SHIFT = (
-    1.0  #: maximum difference of the channels' means from the client's, in standard deviations (median over channels)
-)
+#: maximum difference of the channels' means from the client's, in standard deviations (median over channels)
+_SHIFT = 1.0
 _SPREAD = (0.5, 2.0)  #: range of the ratio of standard deviations, dump to client (median over channels)
 _DRIFT = 0.2  #: maximum loss of cosine to the stored template, from public faces to the dump
 
@@ -90,9 +89,8 @@ class Audit:
 
     best: str  #: label of the attack with the highest SSIM on held-out public faces
     rebuilt: Rebuilt  #: its reconstructions from the dump
-    samples: tuple[
-        NDArray[np.float32], NDArray[np.float32]
-    ]  #: held-out faces and their reconstructions, (M, 3, H, W) in [0, 1]
+    #: held-out faces and their reconstructions, (M, 3, H, W) in [0, 1]
+    samples: tuple[NDArray[np.float32], NDArray[np.float32]]
     account: Mapping[str, Any]  #: JSON-able
 
 
