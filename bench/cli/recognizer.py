@@ -172,11 +172,11 @@ def _trial(
         public=public, detect=detect,
     )  # fmt: skip
     for name, attack in settings.attacks.items():
-        decodes = isinstance(attack, ReconstructionAttack) and attack.leaks == "template"
+        decodes = isinstance(attack, ReconstructionAttack) and attack.leaks == "template" and not attack.parts
         if decodes and (label or attack.level == Knowledge.ENCODER):
             return replace(settings, attacks={name: attack})
     named = f"{label!r} does not rebuild" if label else "none of the config's attacks at level encoder rebuilds"
-    raise UserError(f"--attack: {named} images from templates; name one that does")
+    raise UserError(f"--attack: {named} images from templates without other attacks' help; name one that does")
 
 
 def _tried(chosen: Recognizer, places: list[Cut], settings: Settings) -> dict[str, Any]:
