@@ -41,7 +41,8 @@ def _find(records: dict[str, dict[str, Any]], *parts: str) -> dict[str, Any]:
 LEVELS = (
     CONFIG.replace(
         'attacks = ["mean_face", "resrec", "replay"]',
-        'attacks = ["mean_face", "resrec", "resrec@algorithm", "resrec@enrolment", "linkage", "more"]\nreplay = true',
+        'attacks = ["mean_face", "resrec", "resrec@algorithm", "resrec@enrolment", "linkage", "more"]\nreplay = true'
+        "\ncanaries = false\ncontrols = false",
     )
     .replace("epochs = 2\n", "epochs = 12\nbatch = 8\n")
     .replace(

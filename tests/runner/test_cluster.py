@@ -20,6 +20,7 @@ from bench.cli.main import main
 from bench.errors import UserError
 from bench.runner.cluster.process import _prepared
 from bench.runner.cluster.submit import Cluster, _run_spec, workers_that_fit
+from bench.settings import registry
 from bench.settings.resolve import load
 
 pytest.importorskip("distributed")
@@ -223,7 +224,12 @@ def test_as_many_workers_as_cores_and_memory_carry(monkeypatch: pytest.MonkeyPat
 
 def test_a_worker_that_would_make_other_bytes_under_the_same_key_refuses(config: Path) -> None:
     """An edited `bench.toml` changes nothing; other code or another torch ends the run."""
+    gone = config.with_name("gone.py")
+    gone.write_text("")
+    registry.load_file(gone)
+    gone.unlink()
     spec = _run_spec(Cluster(workers=1), load(config))
+    assert not any("gone" in name for name in spec.plugins), "a file that the settings do not name"
     config.write_text("nothing of use")
     assert _prepared(spec, lambda: None).origin["threads"] >= 1
     for what in ("torch", "precision", "the code of defenses.laplace"):

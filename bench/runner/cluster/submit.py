@@ -136,9 +136,11 @@ def _on_dask(
 def _run_spec(cluster: Cluster, settings: Settings) -> RunSpec:
     from bench.runner.cluster.process import fingerprint
 
+    pickled = pickle.dumps(settings)
     plugins = {}
     for name, module in sorted(sys.modules.items()):
-        if name.startswith("veilbench_plugin_") and module.__file__:
+        # Only what the settings refer to: a notebook may have loaded files that are gone by now.
+        if name.startswith("veilbench_plugin_") and module.__file__ and name.encode() in pickled:
             path = Path(module.__file__)
             plugins[name] = str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
     threads = settings.run.threads
@@ -149,7 +151,7 @@ def _run_spec(cluster: Cluster, settings: Settings) -> RunSpec:
         run=name,
         folder=os.getcwd(),
         marks=str(Path(settings.run.store) / "locks" / f"marks-{name}"),
-        settings=pickle.dumps(settings),
+        settings=pickled,
         plugins=plugins,
         fingerprint=fingerprint(settings),
         threads=threads,
