@@ -56,6 +56,8 @@ class FaceSet:
     subjects: tuple[str, ...] | None = field(repr=False)  #: (N,) the person; None where identities are unknown
     found: NDArray[np.bool_] = field(repr=False)  #: (N,) False where no face was detected
     originals: Originals | None = field(repr=False, default=None)  #: (N,) None if there are no files
+    #: By name, the trait of each face, (N,) float32: 0 or 1 (no or yes), or a number such as an age; NaN if unknown.
+    traits: Mapping[str, NDArray[np.float32]] = field(repr=False, default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -81,6 +83,7 @@ class FaceSet:
             subjects=subjects,
             found=self.found[chosen],
             originals=None if self.originals is None else self.originals.subset(chosen),
+            traits={name: values[chosen] for name, values in self.traits.items()},
         )
 
 
@@ -119,6 +122,16 @@ class Dataset(ABC):
         Raises:
             DataError: something is missing; says what, where it was looked for, and how to get it.
         """
+
+    def traits_revision(self) -> str:
+        """Hash of everything that `FaceSet.traits` depends on; only what uses traits is made again if it changes.
+
+        Default: empty, for a set without traits.
+
+        Raises:
+            DataError: the file of labels is missing.
+        """
+        return ""
 
     @abstractmethod
     def size(self) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from bench.datasets.copies import originals
 from bench.datasets.decoding import read_image
 from bench.datasets.photographs import examine, find_photographs, normal
 from bench.datasets.protocols import balanced_folds, check_pairs
+from bench.datasets.trait_labels import labels_revision, read_traits
 from bench.errors import DataError
 from bench.storage.files import read_text
 
@@ -61,6 +62,7 @@ class CrossLfw(Dataset):
     folds: int = 10  #: consecutive and equally large; dealt out anew where that leaves one kind of pair
     pairs_per_fold: int | None = None  #: judge the first so many genuine and as many impostor pairs of each fold
     aligned: bool = False  #: the images are cut out as the recogniser wants them: only resize, or use as they are
+    traits: str = ""  #: CSV file of people's or photographs' traits, for attacks on these; empty: none
 
     def __post_init__(self) -> None:
         if self.folds < 1 or (self.pairs_per_fold or 1) < 1:
@@ -117,6 +119,10 @@ class CrossLfw(Dataset):
         images = revision_of(examine(files).parts())
         return revision_of([(images, protocol), ("\n".join(names), bytes([1 if self.aligned else ALGORITHM]))])
 
+    def traits_revision(self) -> str:
+        """Covers the bytes of the table of traits."""
+        return labels_revision(self.traits)
+
     def size(self) -> tuple[int, int]:
         """Judged images, and the images of people who are in no pair."""
         files, _ = self._files()
@@ -133,12 +139,13 @@ class CrossLfw(Dataset):
         own = {name: files[name] for name in every}
         examined = examine(own)
         paths = list(own.values())
+        people = tuple(person_of(name) for name in every)
+        traits, unused = read_traits(self.traits, every, people)
         source = ImageSource(
             every, lambda i: read_image(paths[i]), revision_of(examined.parts()), [str(path) for path in paths]
         )
         pixels, found = align(source, alignment, cache, aligned=self.aligned)
-        people = tuple(person_of(name) for name in every)
         behind = originals(source, examined.digests, cache)
-        whole = FaceSet(pixels, np.arange(len(every)), tuple(every), people, found, behind)
+        whole = FaceSet(pixels, np.arange(len(every)), tuple(every), people, found, behind, traits)
         test, public = whole.subset(range(len(names))), whole.subset(range(len(names), len(every)))
-        return Evaluation(test, pairs, public, {**notes, **examined.converted})  # type: ignore[dict-item]
+        return Evaluation(test, pairs, public, {**notes, **examined.converted, **unused})  # type: ignore[dict-item]

@@ -12,6 +12,7 @@ from bench.datasets.align import ALGORITHM, ImageSource, align, revision_of
 from bench.datasets.copies import originals
 from bench.datasets.decoding import read_image
 from bench.datasets.photographs import ELSEWHERE, Photographs, examine, find_photographs
+from bench.datasets.trait_labels import labels_revision, read_traits
 from bench.errors import DataError
 
 
@@ -23,6 +24,7 @@ class ImageFolder(Dataset):
     identities: bool = True  #: one subfolder per person; False: all images below `path`, identities unknown
     limit: int | None = None  #: maximum number of images, in order of their names
     aligned: bool = False  #: the images are already cropped for the recogniser, so only resize them
+    traits: str = ""  #: CSV file of people's or photographs' traits, for attacks on these; empty: none
 
     def __post_init__(self) -> None:
         if (self.limit or 1) < 1:
@@ -45,6 +47,10 @@ class ImageFolder(Dataset):
         files = revision_of(examine(self._found()[1]).parts())
         return revision_of([(files, bytes([self.identities, 1 if self.aligned else ALGORITHM]))])
 
+    def traits_revision(self) -> str:
+        """Covers the bytes of the table of traits."""
+        return labels_revision(self.traits)
+
     def size(self) -> tuple[int, int]:
         """All images are public."""
         return 0, len(self._found()[1])
@@ -54,12 +60,13 @@ class ImageFolder(Dataset):
         found, files = self._found()
         examined = examine(files)
         names, paths = list(files), list(files.values())
+        people = tuple(name.partition("/")[0] for name in names) if self.identities else None
+        traits, unused = read_traits(self.traits, names, people)
         places = [str(path) for path in paths]
         source = ImageSource(names, lambda i: read_image(paths[i]), revision_of(examined.parts()), places)
         pixels, seen = align(source, alignment, cache, aligned=self.aligned)
-        people = tuple(name.partition("/")[0] for name in names) if self.identities else None
         behind = originals(source, examined.digests, cache)
-        every = FaceSet(pixels, np.arange(len(names)), tuple(names), people, seen, behind)
+        every = FaceSet(pixels, np.arange(len(names)), tuple(names), people, seen, behind, traits)
         none = np.zeros(0, dtype=np.int64)
         pairs = Pairs(none, none, none.astype(bool), none)
-        return Evaluation(every.subset(none), pairs, every, {**found.notes, **examined.converted})
+        return Evaluation(every.subset(none), pairs, every, {**found.notes, **examined.converted, **unused})

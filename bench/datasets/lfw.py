@@ -15,6 +15,7 @@ from bench.datasets.copies import originals
 from bench.datasets.decoding import read_image
 from bench.datasets.photographs import AGAIN_FILES, Examined, examine, find_photographs, normal
 from bench.datasets.protocols import check_pairs
+from bench.datasets.trait_labels import labels_revision, read_traits
 from bench.errors import DataError
 from bench.storage.files import read_text
 
@@ -115,6 +116,7 @@ class Lfw(Dataset):
     images: str  #: folder of NAME/NAME_0001.jpg; other suffixes and NAME_0001_0 (from some alignment tools) also work
     pairs: str  #: pairs.txt
     pairs_per_fold: int | None = None  #: judge only the first so many genuine and as many impostor pairs of each fold
+    traits: str = ""  #: CSV file of people's or photographs' traits, for attacks on these; empty: none
 
     def __post_init__(self) -> None:
         if self.pairs_per_fold is not None and self.pairs_per_fold < 1:
@@ -124,6 +126,10 @@ class Lfw(Dataset):
         """Covers the pairs that are judged and every image's bytes."""
         tree, chosen = self._checked()
         return revision_of([(self._revision(examine(tree.files), chosen), bytes([_POLICY, ALGORITHM]))])
+
+    def traits_revision(self) -> str:
+        """Covers the bytes of the table of traits."""
+        return labels_revision(self.traits)
 
     def size(self) -> tuple[int, int]:
         """The number of judged images, and of images of everybody else."""
@@ -137,18 +143,19 @@ class Lfw(Dataset):
         tree, chosen = self._checked()
         examined = examine(tree.files)
         names, paths = list(tree.files), list(tree.files.values())
+        people = tuple(name.partition("/")[0] for name in names)
+        traits, unused = read_traits(self.traits, names, people)
         revision = self._revision(examined, chosen)
         source = ImageSource(names, lambda i: read_image(paths[i]), revision, [str(path) for path in paths])
         pixels, found = align(source, alignment, cache)
-        people = tuple(name.partition("/")[0] for name in names)
         behind = originals(source, examined.digests, cache)
-        every = FaceSet(pixels, np.arange(len(names)), tuple(names), people, found, behind)
+        every = FaceSet(pixels, np.arange(len(names)), tuple(names), people, found, behind, traits)
         where = {name: row for row, name in enumerate(names)}
         judged = sorted({where[image_name(image)] for pair in chosen for image in (pair.left, pair.right)})
         test_people = {people[row] for row in judged}
         public = [row for row in range(len(names)) if people[row] not in test_people]
         position = {names[row]: index for index, row in enumerate(judged)}
-        notes = {**tree.notes, **examined.converted}
+        notes = {**tree.notes, **examined.converted, **unused}
         return Evaluation(every.subset(judged), _pairs(chosen, position), every.subset(public), notes)
 
     def _tree(self) -> _Tree:

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from bench.contracts import Alignment, Dataset, Evaluation, FaceSet, Pairs
 from bench.datasets.face_cache import CHUNK, cached_faces
 from bench.storage.keys import content_key
-from bench.synthesis import Photograph, Points, develop_all
+from bench.synthesis import Photograph, Points, develop_all, visible_traits
 
 _GENERATOR = 2  #: increment when the same name gives a different face
+_TRAITS = 1  #: increment when the same photograph gets other traits
 _YEARS = 30  #: years between the two images of an `age` pair
 # Positions of the five points of a frontal face in MTCNN's box with a margin, as fractions of the crop.
 _IN_MARGIN = ((0.31, 0.40), (0.69, 0.40), (0.50, 0.60), (0.345, 0.775), (0.655, 0.775))
@@ -44,6 +45,10 @@ class Synthetic(Dataset):
     def revision(self) -> str:
         """Covers the parameters and the generator's version."""
         return content_key(generator=_GENERATOR, **asdict(self))
+
+    def traits_revision(self) -> str:
+        """The traits follow from the people and photographs; a `training` set has none."""
+        return "" if self.protocol == "training" else content_key(traits=_TRAITS, people=self.revision())
 
     def size(self) -> tuple[int, int]:
         """The number of judged and of public images."""
@@ -110,7 +115,9 @@ class Synthetic(Dataset):
 
         pixels, found = cached_faces(folder, len(faces), size, chunks, "rendering faces (once)")
         names, subjects = tuple(f.name for f in faces), tuple(f.subject for f in faces)
-        return FaceSet(pixels, np.arange(len(faces)), names, subjects, found)
+        # People to train a recogniser on are many, and nobody asks for their traits.
+        traits = {} if self.protocol == "training" else visible_traits(faces, salt)
+        return FaceSet(pixels, np.arange(len(faces)), names, subjects, found, traits=traits)
 
     def _pairs(self, images: int) -> Pairs:
         """Pairs each person's enrolled image with their own probe and with that of the next person in the fold."""

@@ -17,6 +17,8 @@ from bench.seeds import derive_seed
 from bench.synthesis.render import Points, render
 from bench.synthesis.traits import sample_person, sample_shot
 
+TRAITS = ("male", "age", "skin", "glasses", "beard")  #: what `visible_traits` tells
+
 _WORTH_PROCESSES = 400  #: number of photographs above which several processes are faster
 
 
@@ -44,15 +46,45 @@ class Photograph:
 
 def develop(album: Sequence[Photograph], salt: str, size: tuple[int, int], points: Points) -> NDArray[np.uint8]:
     """Photographs (B, H, W, 3); see `render`. Another `salt` gives other people."""
-    people = [sample_person(salt, photo.group, photo.person) for photo in album]
-    shots = []
-    for photo, person in zip(album, people, strict=True):
+    people, shots = _drawn(album, salt)
+    return render(people, shots, size, points)
+
+
+def visible_traits(album: Sequence[Photograph], salt: str) -> dict[str, NDArray[np.float32]]:
+    """What each photograph shows, by trait, (B,).
+
+    `male`, `glasses` and `beard` (a full beard, a moustache or a goatee; no stubble) are 0 or 1; `age` is the one
+    shown, in years; `skin` is the tone, from 0 (palest) to 1 (darkest). Glasses and age belong to the photograph, the
+    rest to the person.
+    """
+    people, shots = _drawn(album, salt)
+    rows = [
+        (
+            person["male"],
+            shot["age"],
+            person["skin"],
+            shot["wears_glasses"],
+            max(person[kind] for kind in ("beard", "moustache", "goatee")) > 0,
+        )
+        for person, shot in zip(people, shots, strict=True)
+    ]
+    columns = np.array(rows, dtype=np.float32).reshape(len(rows), len(TRAITS)).T
+    return dict(zip(TRAITS, columns, strict=True))
+
+
+def _drawn(album: Sequence[Photograph], salt: str) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
+    """The person and the shot of each photograph."""
+    drawn: dict[tuple[str, int], dict[str, float]] = {}
+    people, shots = [], []
+    for photo in album:
+        who = (photo.group, photo.person)
+        person = drawn[who] = drawn.get(who) or sample_person(salt, *who)
         age = None
         if photo.young:
             age = float(20 + derive_seed("age", salt, photo.subject) % 16 + photo.older)
-        names = (salt, photo.group, photo.person, photo.image)
-        shots.append(sample_shot(person, *names, pose=photo.pose, age=age))
-    return render(people, shots, size, points)
+        people.append(person)
+        shots.append(sample_shot(person, salt, *who, photo.image, pose=photo.pose, age=age))
+    return people, shots
 
 
 def develop_all(
