@@ -20,6 +20,7 @@ from bench.contracts import (
     Recognizer,
     ReconstructionAttack,
     ReplayAttack,
+    TraitAttack,
 )
 from bench.datasets.public_faces import REST, SIDES, PublicSources
 from bench.errors import DataError, UserError
@@ -36,7 +37,7 @@ PROTOCOL = 3  #: increment when the harness gives different figures for the same
 
 TaskKind = Literal[
     "identity", "judge_identity", "defense_state", "surrogate_state", "templates", "server_state", "embeddings",
-    "attack_state", "reconstruction", "linkage", "presentation", "login",
+    "attack_state", "reconstruction", "linkage", "traits", "clean_traits", "presentation", "login",
 ]  # fmt: skip
 
 
@@ -55,6 +56,7 @@ class Scene:
     defender_key: str = field(repr=False)  #: the defender's public faces
     attacker_key: str = field(repr=False)
     judge_key: str = field(default="", repr=False)  #: of `run.judge`, and the test images as it wants them
+    traits_key: str = field(default="", repr=False)  #: what is known of the judged and of the attacker's faces
 
 
 class _Needing:
@@ -162,6 +164,7 @@ def public_sources(settings: Settings) -> PublicSources:
 def _scenes(settings: Settings) -> Iterator[Scene]:
     sources = public_sources(settings)
     revisions = {label: dataset.revision() for label, dataset in {**settings.datasets, **settings.public}.items()}
+    traits = _traits(settings, sources)
     judge = settings.judge
     judge_key, judge_weights = _judge(settings)
     for recognizer_label, recognizer in settings.recognizers.items():
@@ -186,10 +189,23 @@ def _scenes(settings: Settings) -> Iterator[Scene]:
                 recognizer=recognizer_label,
                 faces_key=content_key(alignment=recognizer.alignment, **faces),
                 judge_key=seen,
+                traits_key=traits[label],
                 recognizer_key=recognizer_key,
                 defender_key=public["defender"],
                 attacker_key=public["attacker"],
             )
+
+
+def _traits(settings: Settings, sources: PublicSources) -> dict[str, str]:
+    """By dataset, the key of its traits and of the attacker's; empty where no attack asks for them."""
+    if not any(isinstance(attack, TraitAttack) for attack in settings.attacks.values()):
+        return dict.fromkeys(settings.datasets, "")
+    found = {label: dataset.traits_revision() for label, dataset in {**settings.datasets, **settings.public}.items()}
+    source = sources.source("attacker")
+    return {
+        label: content_key(judged=found[label], attacker=found[label if source == REST else source])
+        for label in settings.datasets
+    }
 
 
 def _judge(settings: Settings) -> tuple[str, str]:
@@ -288,13 +304,20 @@ class _Planner:
         key = content_key(
             cell=vars(cell),
             needs=[need.key for need in needs],
-            metrics=self.metrics if kind == "reconstruction" else {"interval": (SHARE_INTERVAL, RATE_INTERVAL)},
+            metrics=self._measured(kind),
             machine=self.machine,
             attack=self.known[attack] if instance else {},
         )
         code = [self.known[name]["source"] for name in (f"defense {defense}", attack) if name in self.known]
         origin = {"data": self.scene.faces_key, "recognizer": self.scene.recognizer_key, "code": content_key(code=code)}
         return Job(cell, key, self.scene, needs, origin)
+
+    def _measured(self, kind: Kind) -> dict[str, Any]:
+        """What a cell's figures depend on besides its artefacts."""
+        if kind == "reconstruction":
+            return self.metrics
+        bootstrap = {"bootstrap": self.metrics["bootstrap"]} if kind == "traits" else {}
+        return {"interval": (SHARE_INTERVAL, RATE_INTERVAL), **bootstrap}
 
     def jobs(self) -> Iterator[Job]:
         """Every cell of the scene."""
@@ -334,9 +357,9 @@ class _Planner:
                 reconstructions[label] = made
                 yield self._job("reconstruction", own.name, label, made, fitted, identity, own.state, *self.judge)
         for label, attack in self.settings.attacks.items():
-            if isinstance(attack, LinkageAttack):
+            if isinstance(attack, LinkageAttack | TraitAttack):
                 if probe is None or (isinstance(probe, Canary) and probe.faces(attack)):
-                    yield self._linked(own, label, attack)
+                    yield self._without_picture(own, label, attack)
             elif isinstance(attack, ReplayAttack):
                 if probe is None:
                     yield self._replayed(own, label, attack, reconstructions)
@@ -362,7 +385,7 @@ class _Planner:
         return (self._task("surrogate_state", defense=own.name, public=self.scene.attacker_key, plugin=plugin),)
 
     def _learned(
-        self, own: _Defended, label: str, attack: ReconstructionAttack | LinkageAttack, bases: int = 0
+        self, own: _Defended, label: str, attack: ReconstructionAttack | LinkageAttack | TraitAttack, bases: int = 0
     ) -> Task:
         """An attack's trained state; if it has a base, training continues from the base's state."""
         identity = _identity(attack) if bases else self.known[label]
@@ -378,16 +401,31 @@ class _Planner:
             needs += (own.state,)
         if attack.asks_surrogate:
             needs += self._surrogate(own)
+        if isinstance(attack, TraitAttack):
+            fits["traits"] = self.scene.traits_key
         if attack.depends_on_server:
             needs += own.server
             fits["server"] = own.serves
         return self._task("attack_state", *needs, defense=own.name, attack=label, bases=bases, **fits)
+
+    def _without_picture(self, own: _Defended, label: str, attack: LinkageAttack | TraitAttack) -> Job:
+        if isinstance(attack, LinkageAttack):
+            return self._linked(own, label, attack)
+        return self._inferred(own, label, attack)
 
     def _linked(self, own: _Defended, label: str, attack: LinkageAttack) -> Job:
         fitted = self._learned(own, label, attack)
         needs = (own.templates, fitted, own.state, *own.server, own.embeddings)
         scores = self._task("linkage", *needs, defense=own.name, attack=label, server=own.serves)
         return self._job("linkage", own.name, label, scores, fitted, own.embeddings, own.state)
+
+    def _inferred(self, own: _Defended, label: str, attack: TraitAttack) -> Job:
+        fitted = self._learned(own, label, attack)
+        found = self._task("traits", own.templates, fitted, own.state, defense=own.name, attack=label)
+        scene = self.scene
+        on: dict[str, Any] = {"faces": scene.faces_key, "public": scene.attacker_key, "traits": scene.traits_key}
+        clean = self._task("clean_traits", attack=label, plugin=self.known[label], **on)
+        return self._job("traits", own.name, label, found, clean, fitted, own.state)
 
     def _replayed(self, own: _Defended, label: str, attack: ReplayAttack, made: Mapping[str, Task]) -> Job:
         if attack.present == "template":

@@ -63,6 +63,9 @@ EXPLAINED = {
         "each image that cannot be corrected, so the figure is a plain maximum."
     ),
     "attack void": "An attack failed the run's self-test: its figures count neither for nor against a defence.",
+    "trait void": (
+        "An attack does not find this trait even in features without a defence, so it says nothing about any defence."
+    ),
     "metric lint": "Figures contradict each other: mean PSNR cannot be below the PSNR of the mean error.",
 }
 

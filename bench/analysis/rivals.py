@@ -14,6 +14,8 @@ from bench.metrics.bootstrap import paired_difference
 from bench.seeds import derive_seed
 from bench.storage.records import Measure, Run
 
+_OTHER = {"linkage": "rank1", "traits": "trait_accuracy"}  #: the metric of kinds whose result is no picture
+
 Standing = Literal["more", "less", "as much", "not compared", "no figure"]
 
 
@@ -26,7 +28,7 @@ class Rivalry:
     defense: str
     attack: str
     level: str
-    metric: str  #: ssim of a reconstruction, rank1 of a linkage
+    metric: str  #: ssim of a reconstruction, rank1 of a linkage, trait_accuracy of an attack on traits
     own: Measure
     other: Measure  #: of the other attack at the same level; without a value if it has none
     difference: Measure  #: own minus other, on the images that both attacked
@@ -55,7 +57,7 @@ def rivals(run: Run, own: str, other: str) -> list[Rivalry]:
 def _on(board: Board, own: str, other: str) -> list[Rivalry]:
     found = []
     for defense in board.defenses:
-        entries = [e for kind in ("reconstruction", "linkage") for e in board.under(defense, kind)]
+        entries = [e for kind in ("reconstruction", *_OTHER) for e in board.under(defense, kind)]
         mine = [e for e in entries if at_level(e.cell.attack)[0] == own]
         for entry in sorted(mine, key=lambda e: LEVELS[e.cell.level]):
             same = (e for e in entries if at_level(e.cell.attack)[0] == other and e.cell.level == entry.cell.level)
@@ -64,7 +66,7 @@ def _on(board: Board, own: str, other: str) -> list[Rivalry]:
 
 
 def _rivalry(board: Board, own: Entry, other: Entry | None) -> Rivalry:
-    metric = "rank1" if own.cell.kind == "linkage" else "ssim"
+    metric = _OTHER.get(own.cell.kind, "ssim")
     return Rivalry(
         dataset=board.dataset,
         recognizer=board.recognizer,
@@ -85,7 +87,7 @@ def _difference(board: Board, own: Entry, other: Entry | None, metric: str) -> M
         return UNKNOWN
     one, two = (e.scores.set_index("name") for e in (own, other) if e.scores is not None)
     names = sorted(set(one.index) & set(two.index))
-    if len(names) < 2:
+    if len(names) < 2 or metric not in one or metric not in two:
         return UNKNOWN
     owners = one.loc[names, "subject"].to_numpy(dtype=object)
     first, second = (table.loc[names, metric].to_numpy(dtype=np.float64) for table in (one, two))

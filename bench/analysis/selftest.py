@@ -14,6 +14,7 @@ from bench.storage.records import Run
 
 _SHARE = 0.5  #: a valid attack closes this fraction of the gap between the blind floor and 1 on a broken system
 _NAMED = 0.5  #: a valid linkage attack names this fraction of the people whom a login names on a broken system
+_KEPT = 0.5  #: a valid attack on traits keeps this fraction of what it has above chance on clean features
 _ERROR = 0.05  #: probability that a valid attack fails on the safe system, over all attacks of a board together
 
 
@@ -42,9 +43,10 @@ def board_trials(board: Board) -> list[Trial]:
     person's. The interval of the difference must contain 0, at a level that accounts for all attacks.
 
     An attack that links templates to people must name half as many as a login does on a broken system, and no more than
-    chance allows on the safe one.
+    chance allows on the safe one. An attack on traits must keep half of what its balanced accuracy exceeds chance by on
+    clean features, and be no better than chance on the safe one.
     """
-    kinds = ("reconstruction", "linkage")
+    kinds = ("reconstruction", "linkage", "traits")
     tested = [e for e in board.entries if is_canary(e.cell.defense) and e.cell.kind in kinds]
     floor = blind_floor(board)
     attacks = {e.cell.attack for e in tested}
@@ -57,6 +59,8 @@ def board_trials(board: Board) -> list[Trial]:
             passed, said = False, entry.failed
         elif entry.cell.kind == "linkage":
             passed, said = _links(entry, kind == "closed")
+        elif entry.cell.kind == "traits":
+            passed, said = _infers(entry, kind == "closed")
         elif kind == "closed":
             passed, said = _ignorant(board, entry, len(attacks))
         else:
@@ -74,6 +78,17 @@ def _links(entry: Entry, safe: bool) -> tuple[bool, str]:
         return (named.low or 0.0) <= chance, f"rank 1 {reached:.3f}, chance {chance:.3f}"
     wanted = max(_NAMED * (login.value or 0.0), 2 * chance)
     return reached >= wanted, f"rank 1 {reached:.3f}, at least {wanted:.3f} wanted"
+
+
+def _infers(entry: Entry, safe: bool) -> tuple[bool, str]:
+    reached, clean = entry.metric("trait_accuracy"), entry.metric("clean_trait_accuracy")
+    chance = float(entry.records[0].info.get("chance", 0.5))
+    if clean.value is None or reached.value is None:
+        return False, "no trait recognised in clean features"
+    if safe:
+        return (reached.low or 0.0) <= chance, f"balanced accuracy {reached.value:.3f}, chance {chance:.3f}"
+    wanted = chance + _KEPT * (clean.value - chance)
+    return reached.value >= wanted, f"balanced accuracy {reached.value:.3f}, at least {wanted:.3f} wanted"
 
 
 def _ignorant(board: Board, entry: Entry, attacks: int) -> tuple[bool, str]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from bench.checks.scene import Noisy, Open, Scene
+from bench.checks.traits import check_traits
 from bench.checks.verdict import (
     Pointless,
     Verdict,
@@ -34,6 +35,7 @@ from bench.contracts import (
     Rng,
     State,
     System,
+    TraitAttack,
 )
 from bench.contracts.oracle import client_alone
 from bench.errors import KnowledgeError, NotApplicable
@@ -63,6 +65,8 @@ def check_attack(attack: Attack, scene: Scene) -> list[Verdict]:
         ]
     elif isinstance(attack, LinkageAttack):
         checks += [("level", lambda: str(attack.level)), ("scores", lambda: _scores(attack, scene))]
+    elif isinstance(attack, TraitAttack):
+        checks += [("level", lambda: str(attack.level)), ("traits", lambda: check_traits(attack, scene))]
     needs = {name: "knowledge, nothing protected" for name, _ in checks[3:]}
     return work_off(checks, needs | {"batch composition": "same seed, same images"})
 

@@ -12,7 +12,7 @@ The system under attack is the split one of the AdvFace paper (section 3.1):
 
 from __future__ import annotations
 
-from bench.contracts.attack import Attack, Leak, LinkageAttack, ReconstructionAttack, ReplayAttack
+from bench.contracts.attack import Attack, Leak, LinkageAttack, ReconstructionAttack, ReplayAttack, TraitAttack
 from bench.contracts.defense import Defense, State, System
 from bench.contracts.faces import Alignment, Dataset, Evaluation, FaceSet, Originals, Pairs
 from bench.contracts.oracle import Oracle
@@ -24,5 +24,5 @@ from bench.labels import Knowledge
 __all__ = [
     "Alignment", "Attack", "Conv", "DataError", "Dataset", "Defense", "Evaluation", "FaceSet", "ImageRng", "Knowledge",
     "KnowledgeError", "Leak", "LinkageAttack", "NotApplicable", "Oracle", "Originals", "Pairs", "Recognizer",
-    "ReconstructionAttack", "ReplayAttack", "Rng", "SplitNetwork", "State", "System", "UserError",
+    "ReconstructionAttack", "ReplayAttack", "Rng", "SplitNetwork", "State", "System", "TraitAttack", "UserError",
 ]  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -132,6 +132,19 @@ class LinkageAttack(Attack):
 
         `leak.rows` are the indices of the targets, for `Oracle.similarity`.
         """
+
+
+@dataclass(frozen=True, kw_only=True)
+class TraitAttack(Attack):
+    """Infers traits (age, glasses, a beard) of the person behind a template, without a picture."""
+
+    @abstractmethod
+    def fit(self, oracle: Oracle, public: FaceSet, rng: Rng) -> State:
+        """Learns from the attacker's own public faces, whose `traits` are 1 (yes), 0 (no) or NaN (unknown)."""
+
+    @abstractmethod
+    def infer(self, oracle: Oracle, state: State, leak: Leak, rng: ImageRng) -> Mapping[str, Tensor]:
+        """The probability (B,) of yes, by trait, for each trait that it learned."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bench.contracts import ReconstructionAttack
 from bench.durations import duration
 from bench.forecast.costs import costs
 from bench.labels import PluginKind
@@ -34,17 +35,18 @@ def plugin_cost(settings: Settings, kind: PluginKind, label: str) -> Cost | None
 
     An attack is timed on the first defence to which it applies.
     """
-    made = "templates" if kind == "defense" else "reconstruction"
+    made = ("templates",) if kind == "defense" else ("reconstruction", "traits")
     tasks = [task for task in plan(settings).tasks() if (task.defense if kind == "defense" else task.attack) == label]
-    first = next((task for task in tasks if task.kind == made), None)
+    first = next((task for task in tasks if task.kind in made), None)
     if first is None:
         return None
     needed = [task for task in tasks if task.kind in _LEARNED[kind] and _belongs(task, first)]
     *learned, own = costs(settings, [*needed, first], [])
     judged, _ = settings.datasets[first.scene.dataset].size()
     images = max(1, min(judged, settings.run.images or judged))
-    if kind == "attack":
-        images = min(images, settings.attacks[label].subset(settings.defenses[first.defense]) or images)  # type: ignore[attr-defined]
+    attack = settings.attacks.get(label)
+    if kind == "attack" and isinstance(attack, ReconstructionAttack):
+        images = min(images, attack.subset(settings.defenses[first.defense]) or images)
     return Cost(sum(item.seconds for item in learned), own.seconds / images, round(own.bytes / images))
 
 

@@ -25,13 +25,14 @@ from bench.contracts import (
     Rng,
     State,
     System,
+    TraitAttack,
 )
 from bench.datasets.public_faces import REST, SIDES
 from bench.errors import DataError, NotApplicable
 from bench.labels import harness_part
 from bench.metrics.image import image_scores
 from bench.plan import Job, Scene, Task, public_sources
-from bench.settings.controls import Control
+from bench.settings.controls import Canary, Control
 from bench.settings.model import Settings
 from bench.toolkit.precision import pick_device
 
@@ -39,6 +40,7 @@ _PROBE = 16  #: images per timing
 _STEPS = 4  #: timed steps of an attack's optimisation
 _FURTHER = 2  #: timed epochs after the first
 _FIT_STEPS = 2  #: timed training steps of a defence
+_TRAITS = 5  #: traits of a timed attack on these
 _LONG = 5.0  #: seconds beyond which warm-up does not matter
 
 
@@ -265,6 +267,21 @@ class Probe:
         seconds = each * attack.recipe.epochs * (self.public["attacker"] + templates)
         return Item(task.label, seconds, _tensors(state))
 
+    def _trait(self, task: Task, attack: Any) -> Item:
+        """The learning of traits, which grows with the number of enrolled faces; or of inferring them."""
+        if task.kind == "traits":
+            return Item(task.label, self.test * self._embedding() / 10, 40 * self.test)
+        enrolled = min(getattr(attack, "enrolled", self.public["attacker"]), self.public["attacker"])
+        answers = np.arange(len(self.faces), dtype=np.float32) % 2
+        faces = replace(self.faces, traits={f"trait {number}": answers for number in range(_TRAITS)})
+        defense = self._defense(task.defense) if task.defense else None
+        system = defense.system if defense else System(self.network, Canary(kind="open"), device=self.device)
+        state: State = attack.fit(Oracle(attack.level, system, Rng(0)), faces, Rng(0))  # includes warm-up
+        began = time.perf_counter()
+        attack.fit(Oracle(attack.level, system, Rng(0)), faces, Rng(0))
+        seconds = (time.perf_counter() - began) * max(1.0, enrolled / len(faces))
+        return Item(task.label, seconds, _tensors(state))
+
     def _embedding(self) -> float:
         """Seconds per image for E and Psi."""
         if not self._embed:
@@ -294,6 +311,8 @@ class Probe:
         if task.kind == "server_state":
             return self._serving(defense)
         linking = self.settings.attacks.get(task.attack)
+        if isinstance(linking, TraitAttack):
+            return self._trait(task, linking)
         if task.kind == "attack_state" and isinstance(linking, LinkageAttack) and hasattr(linking, "recipe"):
             return self._student(task, linking)
         if task.kind == "linkage" or isinstance(linking, LinkageAttack):

@@ -19,7 +19,7 @@ from bench.settings.model import Settings
 WORKERS = (1, 8, 64)
 
 _STATES = ("defense_state", "surrogate_state", "server_state", "attack_state")
-_ATTACKED = ("attack_state", "reconstruction", "linkage", "presentation", "login")
+_ATTACKED = ("attack_state", "reconstruction", "linkage", "traits", "clean_traits", "presentation", "login")
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ def trains(settings: Settings, task: Task) -> bool:
 
 def _knows_defense(settings: Settings, task: Task) -> bool:
     """Whether an artefact belongs to one defence; attacks that only learn from E serve all."""
-    if task.kind in ("identity", "judge_identity"):
+    if task.kind in ("identity", "judge_identity", "clean_traits"):
         return False
     if task.kind != "attack_state":
         return True

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from bench.storage.records import Measure
 
 
-def _weights(owners: NDArray[Any], seed: int, resamples: int) -> NDArray[np.float64]:
+def resample_weights(owners: NDArray[Any], seed: int, resamples: int) -> NDArray[np.float64]:
     """Weight of each value in each resample, (R, N).
 
     An image has the weight of its person's count; a pair, the product of its two people's counts (Snijders and Borgatti
@@ -57,7 +57,7 @@ def interval(
         raise ValueError(f"{len(values)} values for {len(owners)} owners")
     if not np.isfinite(values).all():
         raise ValueError("values that are not finite have no interval")
-    low, high = _interval(values, _weights(np.asarray(owners), seed, resamples), level)
+    low, high = _interval(values, resample_weights(np.asarray(owners), seed, resamples), level)
     return float(values.mean()), low, high
 
 
@@ -78,7 +78,7 @@ def resampled_means(
     """
     values = np.asarray(values, dtype=np.float64)
     have = np.isfinite(values)
-    weights = _weights(np.asarray(owners), seed, resamples)
+    weights = resample_weights(np.asarray(owners), seed, resamples)
     with np.errstate(invalid="ignore"):
         means: NDArray[np.float64] = (weights @ np.where(have, values, 0.0)) / (weights @ have)
     return means

@@ -27,7 +27,7 @@ class Metric:
     decimals: int
     better: Direction  #: +1: larger is better for the person who is protected or recognised
     tolerance: float  #: `veilbench compare` ignores differences up to this
-    kind: Literal["utility", "reconstruction", "replay", "linkage"]  #: the kinds of cell that have this metric
+    kind: Literal["utility", "reconstruction", "replay", "linkage", "traits"]  #: the kind of cell that has it
     group: str = ""  #: the key of its tolerance in `[compare]`, where several metrics share one
     column: str = ""  #: the name of its per-image or per-pair scores, if different
     compared: bool = True  #: whether `veilbench compare` checks it
@@ -68,6 +68,12 @@ METRICS = (
     Metric("srra2", "SRRA II", 3, -1, 0.05, "replay", group="srra"),
     Metric("rank1", "rank 1", 3, -1, 0.05, "linkage"),
     Metric("rank1_login", "rank 1 by a login", 3, -1, 0.05, "linkage", group="rank1", compared=False),
+    Metric("trait_accuracy", "traits, mean balanced accuracy", 3, -1, 0.05, "traits"),
+    Metric("trait_accuracy_", "balanced accuracy", 3, -1, 0.08, "traits", group="trait_accuracy", compared=False),
+    Metric("trait_ece_", "ECE", 3, +1, 0.05, "traits", compared=False),
+    Metric("clean_trait_accuracy", "the same, clean features", 3, +1, 0.05, "traits", compared=False),
+    Metric("clean_trait_accuracy_", "balanced accuracy, clean features", 3, +1, 0.05, "traits", compared=False),
+    Metric("clean_trait_ece_", "ECE, clean features", 3, -1, 0.05, "traits", compared=False),
 )
 
 _BY_NAME = {metric.name: metric for metric in METRICS}

@@ -1,4 +1,4 @@
-"""Builds the tables beside the leaderboard: the run's self-test, noise controls, and names instead of pictures."""
+"""Builds the tables beside the leaderboard: the self-test, noise controls, names and traits instead of pictures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ class Side:
 
 def side_tables(board: Board) -> list[Side]:
     """The tables for which this board has data."""
-    return [side for side in (_selftest(board), _controls(board), _linkage(board)) if len(side.rows) > 1]
+    return [
+        side for side in (_selftest(board), _controls(board), _linkage(board), _traits(board)) if len(side.rows) > 1
+    ]
 
 
 def sections(board: Board) -> list[str]:
@@ -42,7 +44,8 @@ _SELFTEST = (
     "*open*, *fixed*, *secret*, *affine*: systems known to be broken for an attacker with the attack's knowledge; it "
     "must close half of the gap between the blind floor and a perfect image. *closed*: the stored data is independent "
     "of the image; reconstructions must not be more similar to it than to another person's. An attack that names "
-    "people must name half of those whom a login names, and only chance on *closed*. An attack that fails either is "
+    "people must name half of those whom a login names, and only chance on *closed*. An attack on traits must keep "
+    "half of what it has above chance on clean features, and be at chance on *closed*. An attack that fails either is "
     "void."
 )
 
@@ -115,4 +118,40 @@ def _linkage(board: Board) -> Side:
 _LINKAGE = (
     "Whose template is it, given a photograph of everybody? *By a login alone* restates what recognition is for, as "
     "does the accuracy with raw probes; only what exceeds them leaks through the template itself."
+)
+
+
+def _traits(board: Board) -> Side:
+    void = void_attacks(board)
+    rows = [
+        ["defence", "attack (level)", "trait", "balanced accuracy ↓", "clean features", "ECE", "ECE, clean features"]
+    ]
+    splits: dict[str, str] = {}
+    for defense in board.defenses:
+        for entry in board.under(defense, "traits"):
+            who = f"{entry.cell.attack} ({entry.cell.level}){', void' if entry.cell.attack in void else ''}"
+            if entry.failed:
+                rows.append([defense, who, entry.why, "", "", "", ""])
+                continue
+            mean = [entry.metric(f"{prefix}trait_accuracy") for prefix in ("", "clean_")]
+            rows.append([defense, who, "mean", *(figure_text(m.value, m.low, m.high, 3) for m in mean), "", ""])
+            for trait, about in entry.records[0].info.get("traits", {}).items():
+                names = [f"{prefix}{of}_{trait}" for of in ("trait_accuracy", "trait_ece") for prefix in ("", "clean_")]
+                figures = [entry.metric(name) for name in names]
+                named = f"{trait} (void)" if about["void"] else trait
+                rows.append([defense, who, named, *(figure_text(m.value, m.low, m.high, 3) for m in figures)])
+                if about["split"] is not None:
+                    splits[trait] = f"{trait} above {about['split']:.3g}"
+    return Side("Traits without pictures", rows, " ".join([_TRAITS, *_split_note(splits)]))
+
+
+def _split_note(splits: dict[str, str]) -> list[str]:
+    """The questions that replace numbers."""
+    return [f"Numbers are split at the median of the attacker's faces: {', '.join(splits.values())}."] if splits else []
+
+
+_TRAITS = (
+    "What a template says about a person (soft biometrics). Balanced accuracy: .5 is chance. *Clean features*: the "
+    "same attack on what a system without a defence stores. A trait that it does not find there is void, and not part "
+    "of the mean. ECE: how far the stated probabilities are from the frequencies."
 )

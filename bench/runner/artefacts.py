@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,16 @@ class Linkage:
     def read(cls, folder: Path) -> Linkage:
         """Opens all three, memory-mapped."""
         return cls(*(read_array(folder, name) for name in ("scores", "targets", "gallery")))
+
+
+def write_traits(folder: Path, probabilities: Mapping[str, NDArray[Any]]) -> None:
+    """Writes probabilities (N,) of yes by trait; the state beside them lists the names, in order."""
+    write_arrays(folder, {"probabilities": np.stack(list(probabilities.values()))})
+
+
+def read_traits(folder: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """As `write_traits`."""
+    return dict(zip(names, np.array(read_array(folder, "probabilities")), strict=True))
 
 
 def write_rows(folder: Path, rows: NDArray[np.int64]) -> None:

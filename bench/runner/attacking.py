@@ -24,21 +24,23 @@ from bench.contracts import (
     Rng,
     State,
     System,
+    TraitAttack,
 )
 from bench.plan import Task
 from bench.runner import artefacts
 from bench.runner.batches import attacked_first, halving, plain_batches
 from bench.runner.context import RunContext
 from bench.runner.defending import protect
+from bench.runner.traits import answered, questions
 from bench.storage.arrays import Rows, read_state, write_state
 from bench.toolkit.progress import track
 
 
-def _attack(context: RunContext, task: Task) -> ReconstructionAttack | LinkageAttack:
+def _attack(context: RunContext, task: Task) -> ReconstructionAttack | LinkageAttack | TraitAttack:
     attack = context.settings.attacks[task.attack]
     for _ in range(task.bases):
         attack = attack.base  # type: ignore[attr-defined]
-    assert isinstance(attack, ReconstructionAttack | LinkageAttack)
+    assert isinstance(attack, ReconstructionAttack | LinkageAttack | TraitAttack)
     return attack
 
 
@@ -61,6 +63,8 @@ def make_attack_state(context: RunContext, task: Task, folder: Path) -> None:
     base = task.need("attack_state")
     if isinstance(attack, ReconstructionAttack) and base is not None:
         state = attack.adapt(oracle, loaded.attacker, rng.child("adapt"), read_state(context.ready(base)))
+    elif isinstance(attack, TraitAttack):
+        state = attack.fit(oracle, answered(loaded.attacker, questions(loaded)), rng.child("fit"))
     else:
         state = attack.fit(oracle, loaded.attacker, rng.child("fit"))
     if state is not None:

@@ -31,6 +31,7 @@ from bench.runner.batches import attacked_first
 from bench.runner.context import LoadedScene, RunContext
 from bench.runner.second_recognizer import SETTINGS as SECOND
 from bench.runner.second_recognizer import KnownFaces, SecondRecognizer
+from bench.runner.traits import judge_traits
 from bench.seeds import derive_seed
 from bench.storage.arrays import Rows, read_state
 from bench.storage.records import Measure
@@ -71,6 +72,7 @@ class Judge:
             "reconstruction": self._reconstruction,
             "replay": self._replay,
             "linkage": self._linkage,
+            "traits": self._traits,
         }
         return by_kind[job.cell.kind](job)
 
@@ -330,6 +332,35 @@ class Judge:
             "interval of tar_at_far": RATE_INTERVAL,
         }
         return Verdict(metrics, table, None, self._parameters(job), {}, self._defense_flags(job), info, settings)
+
+    # ---------------------------------------------------------------------------------------------------- traits
+
+    def _traits(self, job: Job) -> Verdict:
+        """How well traits are inferred from templates, beside the same attack on clean features."""
+        made, plain = job.need("traits"), job.need("clean_traits")
+        assert made is not None and plain is not None
+        asked, found = {}, []
+        for task in (made, plain):
+            state = read_state(self.context.ready(task))
+            assert state is not None
+            asked[task.kind] = dict(state.info)
+            found.append(artefacts.read_traits(self.context.ready(task), state.info["traits"]))
+        judged = judge_traits(
+            self.context.loaded(job.scene),
+            *found,
+            seed=derive_seed("bootstrap", job.cell.dataset),
+            resamples=self.context.settings.metrics.bootstrap,
+        )
+        info = {**self._fit_info(job), **judged.info, "inferred": asked["traits"]}
+        settings = {
+            "trait_accuracy": "balanced accuracy; yes if its probability exceeds its share among the attacker's faces",
+            "trait_ece": "expected calibration error of the probability of yes, ten bins of equal width",
+            "clean": "the same attack, trained and tested on unprotected features",
+            "interval": f"{SHARE_INTERVAL}; of the mean over traits: {MEAN_INTERVAL}",
+            "interval of trait_ece": f"{MEAN_INTERVAL}, less its bias",
+        }
+        flags = (*self._defense_flags(job), *(f"trait void: {name}, {job.cell.attack}" for name in judged.void))
+        return Verdict(judged.metrics, judged.scores, None, self._parameters(job), {}, flags, info, settings)
 
     # ---------------------------------------------------------------------------------------------------- replay
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.contracts import Dataset, Defense, LinkageAttack, ReconstructionAttack
+from bench.contracts import Dataset, Defense, LinkageAttack, ReconstructionAttack, TraitAttack
 from bench.errors import UserError
 from bench.labels import Knowledge, PluginKind, at_level
 from bench.settings import registry
@@ -123,7 +123,8 @@ class _Standard:
         return beside, {"defenses": [*beside, label], "attacks": self._at_every_level()}
 
     def for_attack(self, label: str, plugin: type[Any]) -> tuple[tuple[str, ...], dict[str, Any]]:
-        kind = ReconstructionAttack if issubclass(plugin, ReconstructionAttack) else LinkageAttack
+        kinds = (ReconstructionAttack, TraitAttack, LinkageAttack)
+        kind = next((one for one in kinds if issubclass(plugin, one)), LinkageAttack)
 
         def rivals(one: type[Any]) -> bool:
             if not issubclass(one, kind) or one.yardstick or levels(one)[:1] in ((), (_BLIND,)):

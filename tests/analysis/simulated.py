@@ -17,7 +17,7 @@ import pandas as pd
 from bench.analysis.board import Board, Entry
 from bench.analysis.strongest import strongest_up_to
 from bench.labels import Knowledge
-from bench.metrics.bootstrap import _weights, resampled_means
+from bench.metrics.bootstrap import resample_weights, resampled_means
 from bench.storage.records import Cell, Measure
 
 LEVELS = ("encoder", "algorithm", "enrolment", "whitebox")
@@ -117,7 +117,7 @@ def cross_fitted(
 def estimates(case: Case, owners: np.ndarray, runs: int, seed: int = 17) -> dict[str, Quality]:
     """The quality of the plain maximum, of cross-fitting and of the figure as reported."""
     rng = np.random.default_rng(seed)
-    resamples = _weights(owners, 0, 1000)
+    resamples = resample_weights(owners, 0, 1000)
     found: dict[str, list[tuple[float, ...]]] = {}
     for _ in range(runs):
         scores = drawn(case, owners, rng)

@@ -68,6 +68,15 @@ def test_its_parts_are_trained_once_and_their_results_are_shared(config: Path, c
     assert list((tmp_path / "out/main/records").glob("replay--*best*.json"))
 
 
+def test_a_weakened_one_is_void(config: Path, cli: Cli) -> None:
+    """Where its parts have learned nothing, the better of them is no better than a blind guess."""
+    text = TOML.replace("\nreplay = true", "\ncanaries = true").replace('["unprotected", "laplace"]', '["unprotected"]')
+    text = text.replace("[training]\nepochs = 2", "[training]\nepochs = 1\nbatch = 64")
+    config.write_text(text.replace('[attacks.replay]\nattack = "resrec"\n', "") + BEST)
+    done = cli("run", "--strict", status=1)
+    assert "best on canary~open" in " ".join(done.stderr.split())
+
+
 @pytest.mark.parametrize(
     ("attacks", "said"),
     [

@@ -15,7 +15,7 @@ from functools import cached_property
 import numpy as np
 from scipy.stats import norm
 
-from bench.metrics.bootstrap import _weights
+from bench.metrics.bootstrap import resample_weights
 from bench.metrics.proportions import CHOSEN_THRESHOLDS, agresti_coull, effective_size, proportion
 from bench.metrics.rates import error_rates
 from bench.metrics.verification import FoldAccuracy, Impostors, fold_accuracy
@@ -54,7 +54,7 @@ class Design:
     @cached_property
     def resamples(self) -> np.ndarray:
         """(1000, P) of the vertex bootstrap."""
-        return _weights(self.owners, 0, 1000)
+        return resample_weights(self.owners, 0, 1000)
 
     @cached_property
     def jackknife(self) -> np.ndarray:

@@ -1,4 +1,7 @@
-"""A dataset made of coloured blobs: people differ in colours and places, images of one person in noise."""
+"""A dataset made of coloured blobs: people differ in colours and places, images of one person in noise.
+
+Their traits: how `light` they are, which everybody sees, and a `coin`, heads for every other person, which nobody can.
+"""
 
 import hashlib
 from dataclasses import dataclass
@@ -33,6 +36,9 @@ class Blobs(Dataset):
     def revision(self) -> str:
         return hashlib.sha256(f"blobs {self.version}".encode()).hexdigest()
 
+    def traits_revision(self) -> str:
+        return "blobs 1"
+
     def size(self) -> tuple[int, int]:
         return 2 * JUDGED, 2 * PUBLIC
 
@@ -41,7 +47,12 @@ class Blobs(Dataset):
         pixels = np.stack([draw(p, i % 2, alignment.size) for i, p in enumerate(people)])
         names = tuple(f"person{p}/{i % 2}" for i, p in enumerate(people))
         subjects = tuple(f"person{p}" for p in people)
-        every = FaceSet(pixels, np.arange(len(people)), names, subjects, np.ones(len(people), bool))
+        light = {p: float(pixels[people.index(p)].mean()) for p in set(people)}
+        traits = {
+            "light": np.array([light[p] for p in people], np.float32),
+            "coin": np.array([p % 2 for p in people], np.float32),
+        }
+        every = FaceSet(pixels, np.arange(len(people)), names, subjects, np.ones(len(people), bool), traits=traits)
         left = np.repeat(np.arange(0, 2 * JUDGED, 2), 2)
         right = left + np.tile([1, 3], JUDGED)
         pairs = Pairs(
