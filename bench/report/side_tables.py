@@ -127,11 +127,12 @@ def _traits(board: Board) -> Side:
         ["defence", "attack (level)", "trait", "balanced accuracy ↓", "clean features", "ECE", "ECE, clean features"]
     ]
     splits: dict[str, str] = {}
+    without: dict[tuple[str, str], list[str]] = {}  # an attack and why it has no figure; where labels lack: everywhere
     for defense in board.defenses:
         for entry in board.under(defense, "traits"):
             who = f"{entry.cell.attack} ({entry.cell.level}){', void' if entry.cell.attack in void else ''}"
             if entry.failed:
-                rows.append([defense, who, entry.why, "", "", "", ""])
+                without.setdefault((who, entry.why), []).append(defense)
                 continue
             mean = [entry.metric(f"{prefix}trait_accuracy") for prefix in ("", "clean_")]
             rows.append([defense, who, "mean", *(figure_text(m.value, m.low, m.high, 3) for m in mean), "", ""])
@@ -142,6 +143,7 @@ def _traits(board: Board) -> Side:
                 rows.append([defense, who, named, *(figure_text(m.value, m.low, m.high, 3) for m in figures)])
                 if about["split"] is not None:
                     splits[trait] = f"{trait} above {about['split']:.3g}"
+    rows += [[", ".join(defenses), who, why, "", "", "", ""] for (who, why), defenses in without.items()]
     return Side("Traits without pictures", rows, " ".join([_TRAITS, *_split_note(splits)]))
 
 
