@@ -268,19 +268,19 @@ class Probe:
         return Item(task.label, seconds, _tensors(state))
 
     def _trait(self, task: Task, attack: Any) -> Item:
-        """The learning of traits, which grows with the number of enrolled faces; or of inferring them."""
+        """Learning traits, where only enrolling takes longer with more faces; or inferring them."""
         if task.kind == "traits":
             return Item(task.label, self.test * self._embedding() / 10, 40 * self.test)
         enrolled = min(getattr(attack, "enrolled", self.public["attacker"]), self.public["attacker"])
         answers = np.arange(len(self.faces), dtype=np.float32) % 2
         faces = replace(self.faces, traits={f"trait {number}": answers for number in range(_TRAITS)})
-        defense = self._defense(task.defense) if task.defense else None
-        system = defense.system if defense else System(self.network, Canary(kind="open"), device=self.device)
-        state: State = attack.fit(Oracle(attack.level, system, Rng(0)), faces, Rng(0))  # includes warm-up
-        began = time.perf_counter()
-        attack.fit(Oracle(attack.level, system, Rng(0)), faces, Rng(0))
-        seconds = (time.perf_counter() - began) * max(1.0, enrolled / len(faces))
-        return Item(task.label, seconds, _tensors(state))
+        if task.defense:
+            own = self._defense(task.defense)
+            system, each = own.system, own.protect
+        else:
+            system, each = System(self.network, Canary(kind="open"), device=self.device), self._embedding()
+        seconds, state = _timed(lambda: attack.fit(Oracle(attack.level, system, Rng(0)), faces, Rng(0)))
+        return Item(task.label, seconds + each * max(0, enrolled - len(faces)), _tensors(state))
 
     def _embedding(self) -> float:
         """Seconds per image for E and Psi."""

@@ -13,12 +13,15 @@ from support import CONFIG, Cli
 from torch import Tensor
 
 from attacks.trait_probe import TraitProbe, _folds
+from bench.analysis.rivals import rivals
 from bench.analysis.selftest import trials
 from bench.checks import assert_sound, check, failures
 from bench.checks.scene import Noisy, Scene
 from bench.checks.traits import half_negative
 from bench.contracts import FaceSet, ImageRng, Knowledge, Leak, Oracle, Rng, State
 from bench.errors import KnowledgeError, NotApplicable
+from bench.forecast.plugin import plugin_cost
+from bench.settings.resolve import load
 from bench.storage.records import Run
 
 
@@ -140,10 +143,10 @@ def tried(tmp_path_factory: pytest.TempPathFactory, cli: Cli) -> Run:
     folder = tmp_path_factory.mktemp("traits")
     text = CONFIG.replace('"resrec", "replay"]', '"trait_probe", "network", "weak"]\ncanaries = true')
     text = text.replace('[attacks.replay]\nattack = "resrec"\n', "").replace('"laplace", "advface"', '"laplace"')
-    (folder / "weak.py").write_text(WEAK)
-    (folder / "bench.toml").write_text(
-        f'{text}\n[attacks.network]\nplugin = "trait_probe"\nprobe = "network"\n\n[attacks.weak]\nplugin = "weak.py"\n'
-    )
+    weak = folder / "weak.py"
+    weak.write_text(WEAK)
+    network = '[attacks.network]\nplugin = "trait_probe"\nprobe = "network"'
+    (folder / "bench.toml").write_text(f'{text}\n{network}\n\n[attacks.weak]\nplugin = "{weak}"\n')
     cli("run", "-q", cwd=folder)
     return Run(folder / "out" / "main")
 
@@ -178,6 +181,13 @@ def test_where_nothing_is_protected_it_does_as_well_as_on_clean_features(tried: 
     protected = _record(tried, "laplace", "network")["metrics"]
     assert protected["clean_trait_accuracy"] == figures["clean_trait_accuracy"], "one artefact for all defences"
     assert protected["trait_ece_light"] != protected["clean_trait_ece_light"]
+
+
+def test_probes_are_compared_and_their_cost_is_estimated(tried: Run) -> None:
+    (found,) = [r for r in rivals(tried, "trait_probe", "network") if r.defense == "laplace"]
+    assert found.metric == "trait_accuracy" and found.own.value is not None and found.other.value is not None
+    cost = plugin_cost(load(tried.folder.parent.parent / "bench.toml"), "attack", "trait_probe")
+    assert cost is not None and cost.learning_s > 0 and cost.image_s > 0
 
 
 def _record(run: Run, defense: str, attack: str) -> dict[str, dict[str, dict[str, object]]]:
