@@ -38,8 +38,8 @@ class TraitProbe(TraitAttack):
 
     It enrols own faces whose traits it knows, as many people as possible. A trait's probe is the mean of four, each
     trained on the templates of three quarters of these people, while the others decide on its weight decay (linear,
-    logistic regression) or on when it stops (a network with one hidden layer). Templates are averaged down to `side`
-    places a side and projected on the principal components of own templates.
+    logistic regression) or on when it stops (a network with one hidden layer). Templates and their magnitudes are
+    averaged down to `side` places a side and projected on the principal components of those of own faces.
     """
 
     probe: Literal["linear", "network"] = "linear"  #: logistic regression, or one hidden layer
@@ -76,7 +76,7 @@ class TraitProbe(TraitAttack):
         for name, answers in learned.items():
             known = np.flatnonzero(np.isfinite(answers))
             places, truth = seen[known], torch.from_numpy(answers[known])
-            people = _folds(owners[known], rng.child("folds"))
+            people = _folds(owners[known], answers[known], rng.child("folds"))
             own = []
             for fold in range(_FOLDS):
                 held = people == fold
@@ -105,11 +105,15 @@ class TraitProbe(TraitAttack):
         return found
 
     def _reduced(self, templates: Tensor) -> Tensor:
-        """Templates (B, C, h, w) as (B, C * side * side); smaller ones, and those without places, as they are."""
-        if templates.ndim == 4:
-            height, width = (min(self.side, length) for length in templates.shape[2:])
-            templates = functional.adaptive_avg_pool2d(templates.float(), (height, width))
-        return templates.float().flatten(1)
+        """Templates (B, C, h, w) as (B, 2 * C * side * side): means and mean magnitudes; as they are without places.
+
+        What alternates in sign, such as a frequency's coefficient, averages to nothing and still has a magnitude.
+        """
+        if templates.ndim != 4:
+            return templates.float().flatten(1)
+        height, width = (min(self.side, length) for length in templates.shape[2:])
+        both = torch.cat([templates.float(), templates.float().abs()], 1)
+        return functional.adaptive_avg_pool2d(both, (height, width)).flatten(1)
 
     def _network(self, seen: Tensor, truth: Tensor, held: Tensor, told: Tensor, rng: Rng) -> tuple[Model, float]:
         """A network with one hidden layer, of the epoch with the lowest loss on held-out people."""
@@ -179,11 +183,14 @@ def _principal(values: Tensor) -> Tensor:
     return found
 
 
-def _folds(owners: NDArray[np.object_], rng: Rng) -> Tensor:
-    """The fold (N,) of each face; all of a person's are in one."""
-    people = sorted(set(owners))
-    order = dict(zip(people, rng.numpy().permutation(len(people)).tolist(), strict=True))
-    return torch.tensor([order[person] % _FOLDS for person in owners])
+def _folds(owners: NDArray[np.object_], answers: NDArray[np.float32], rng: Rng) -> Tensor:
+    """The fold (N,) of each face; all of a person's are in one, and every fold has people of both answers."""
+    people, number = np.unique(owners, return_inverse=True)
+    said = np.bincount(number, answers) / np.bincount(number)
+    order = np.lexsort((rng.numpy().permutation(len(people)), said))
+    folds = np.empty(len(people), dtype=np.int64)
+    folds[order] = np.arange(len(people)) % _FOLDS
+    return torch.from_numpy(folds[number])
 
 
 def _answer(model: Model, seen: Tensor) -> Tensor:

@@ -63,9 +63,6 @@ EXPLAINED = {
         "each image that cannot be corrected, so the figure is a plain maximum."
     ),
     "attack void": "An attack failed the run's self-test: its figures count neither for nor against a defence.",
-    "trait void": (
-        "An attack does not find this trait even in features without a defence, so it says nothing about any defence."
-    ),
     "metric lint": "Figures contradict each other: mean PSNR cannot be below the PSNR of the mean error.",
 }
 
@@ -77,7 +74,8 @@ def meaning(flag: str) -> str:
 
 def defense_flags(board: Board, defense: str, worst: Entry | None) -> set[str]:
     """Flags of one defence: those of its records, and those that follow from several cells."""
-    found = {flag for e in board.entries if e.cell.defense == defense for r in e.records for flag in r.flags}
+    shown = [e for e in board.entries if e.cell.defense == defense and e.cell.kind != "traits"]  # these have a table
+    found = {flag for e in shown for r in e.records for flag in r.flags}
     attacks = [
         e
         for e in board.under(defense, "reconstruction")

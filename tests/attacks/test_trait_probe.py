@@ -111,11 +111,13 @@ def test_a_trait_of_too_few_people_is_left_out(scene: Scene) -> None:
         TraitProbe().fit(oracle, _own(scene, rare=rare), Rng(0))
 
 
-def test_no_person_trains_and_is_held_out() -> None:
+def test_no_person_trains_and_is_held_out_and_every_fold_has_both_answers() -> None:
     owners = np.array([f"person{i // 3}" for i in range(60)], dtype=object)
-    folds = _folds(owners, Rng(0)).numpy()
+    answers = (np.arange(60) < 12).astype(np.float32)  # four people
+    folds = _folds(owners, answers, Rng(0)).numpy()
     assert all(len(set(folds[owners == person])) == 1 for person in set(owners))
     assert np.bincount(folds).tolist() == [15] * 4
+    assert sorted(folds[:12:3].tolist()) == [0, 1, 2, 3]
 
 
 WEAK = '''"""A probe that learned from other people's answers."""
