@@ -1,6 +1,6 @@
 """A dataset made of coloured blobs: people differ in colours and places, images of one person in noise.
 
-Their traits: how `light` they are, which everybody sees, and a `coin`, heads for every other person, which nobody can.
+Their traits: `light`, which everybody sees if they are shaded, and a `coin` that nobody can see.
 """
 
 import hashlib
@@ -32,9 +32,10 @@ class Blobs(Dataset):
     """Two images of every person."""
 
     version: int = 1
+    shaded: bool = False  # people are light or dark
 
     def revision(self) -> str:
-        return hashlib.sha256(f"blobs {self.version}".encode()).hexdigest()
+        return hashlib.sha256(f"blobs {self.version}{self.shaded or ''}".encode()).hexdigest()
 
     def traits_revision(self) -> str:
         return "blobs 1"
@@ -47,11 +48,10 @@ class Blobs(Dataset):
         pixels = np.stack([draw(p, i % 2, alignment.size) for i, p in enumerate(people)])
         names = tuple(f"person{p}/{i % 2}" for i, p in enumerate(people))
         subjects = tuple(f"person{p}" for p in people)
-        light = {p: float(pixels[people.index(p)].mean()) for p in set(people)}
-        traits = {
-            "light": np.array([light[p] for p in people], np.float32),
-            "coin": np.array([p % 2 for p in people], np.float32),
-        }
+        light = np.array(people) % 4 < 2
+        if self.shaded:
+            pixels = pixels // 2 + np.where(light, 127, 0).astype(np.uint8)[:, None, None, None]
+        traits = {"light": light.astype(np.float32), "coin": np.array(people, np.float32) % 2}
         every = FaceSet(pixels, np.arange(len(people)), names, subjects, np.ones(len(people), bool), traits=traits)
         left = np.repeat(np.arange(0, 2 * JUDGED, 2), 2)
         right = left + np.tile([1, 3], JUDGED)
