@@ -28,7 +28,7 @@ COMMANDS = {
     "scatter {run}": 0,
     "grid {run}": 0,
     "report {run}": 0,
-    "data status": 0,
+    "data status --into {run}": 0,
     "new defense mine --path {run}": 0,
 }
 SCRIPT = """
