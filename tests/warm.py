@@ -19,6 +19,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+#: What takes long to import; torch's optimisers want `torch._dynamo`.
+_LIBRARIES = (
+    "torch", "torch._dynamo", "torchvision", "numpy", "pandas", "pyarrow.parquet", "scipy.ndimage", "scipy.stats",
+    "skimage.metrics", "matplotlib.figure", "seaborn", "pydantic", "jinja2", "rich",
+)  # fmt: skip
+
 
 class Warm:
     """The process; started with the first command."""
@@ -89,7 +95,7 @@ def _end(status: int) -> None:
 def _serve() -> None:
     import bench  # noqa: F401 # first: it sets how torch's threads wait
 
-    for library in ("torch", "torchvision", "numpy", "pandas", "scipy.ndimage", "skimage.metrics", "pydantic", "rich"):
+    for library in _LIBRARIES:
         __import__(library)
     for line in sys.stdin:
         child = os.fork()

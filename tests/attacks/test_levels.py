@@ -24,6 +24,7 @@ SWEPT = """
 plugin = "resrec"
 knowledge = "enrolment"
 width = 8
+adaptation = { epochs = 2 }
 sweep.enrolled = [4, 40]
 """
 
@@ -39,15 +40,15 @@ def _find(records: dict[str, dict[str, Any]], *parts: str) -> dict[str, Any]:
 
 
 LEVELS = (
-    CONFIG.replace(
+    CONFIG.replace('["unprotected", "laplace", "advface"]', '["unprotected", "laplace"]')
+    .replace(
         'attacks = ["mean_face", "resrec", "replay"]',
-        'attacks = ["mean_face", "resrec", "resrec@algorithm", "resrec@enrolment", "linkage", "more"]\nreplay = true'
-        "\ncanaries = false\ncontrols = false",
+        'attacks = ["mean_face", "resrec", "resrec@algorithm", "resrec@enrolment", "linkage", "more"]\nreplay = true',
     )
     .replace("epochs = 2\n", "epochs = 12\nbatch = 8\n")
     .replace(
         "[attacks.resrec]\nwidth = 8\n",
-        "[attacks.resrec]\nwidth = 16\nadaptation = { epochs = 12, batch = 8, learning_rate = 5e-3 }\n",
+        "[attacks.resrec]\nwidth = 16\nadaptation = { epochs = 6, batch = 8, learning_rate = 5e-3 }\n",
     )
 )
 
@@ -110,8 +111,6 @@ def test_the_leaderboard_has_a_column_a_level(levels: Path, cli: Cli) -> None:
     row = next(r for r in rows if r["defense"] == "laplace")
     assert row["encoder_ssim"] <= row["algorithm_ssim"] <= row["enrolment_ssim"]
     assert row["whitebox_ssim"] is None, "nobody attacked at that level"
-    assert next(r for r in rows if r["defense"] == "advface")["best_known_ssim"] == 0.85
-    assert row["best_known_ssim"] is None
     text = (levels / "out" / "main" / "leaderboard.md").read_text()
     assert "Names without pictures" in text
 
@@ -129,7 +128,7 @@ def test_two_defences_are_compared_on_the_same_images(levels: Path, cli: Cli) ->
 def test_what_enrolled_faces_are_worth_is_drawn(levels: Path) -> None:
     points = curve_points(Run(levels / "out" / "main"))
     assert set(points["x"]) == {4.0, 40.0}
-    assert set(points["defense"]) == {"unprotected", "laplace", "advface"}
+    assert set(points["defense"]) == {"unprotected", "laplace"}
     assert (points["low"] <= points["y"]).all() and (points["y"] <= points["high"]).all()
     with Image.open(levels / "out" / "main" / "curve_ssim.png") as picture:
         assert np.asarray(picture.convert("L")).std() > 5

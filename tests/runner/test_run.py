@@ -19,16 +19,11 @@ CELLS = 3 * (1 + 2 + 1)  # defences x (utility, two attacks, replay)
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory, cli: Cli) -> Path:
     """A folder where the toy matrix has run once, undisturbed."""
     folder = tmp_path_factory.mktemp("finished")
     (folder / "bench.toml").write_text(CONFIG)
-    subprocess.run(
-        [sys.executable, "-m", "bench", "run", "--quiet"],
-        cwd=folder,
-        check=True,
-        env=ENVIRONMENT,
-    )
+    cli("run", "--quiet", cwd=folder)
     return folder
 
 
@@ -44,6 +39,8 @@ def test_one_run_leaves_records_tables_and_pictures(finished: Path) -> None:
             assert min(picture.size) > 300
     board = pd.read_csv(out / "leaderboard.csv")
     assert set(board["defense"]) == {"unprotected", "laplace", "advface"}
+    known = dict(zip(board["defense"], board["best_known_ssim"], strict=True))
+    assert known["advface"] == 0.85 and np.isnan(known["laplace"]), "published elsewhere"
     assert board["worst_ssim"].between(-1, 1).all()
 
 
