@@ -151,7 +151,12 @@ def test_an_interrupt_keeps_what_is_finished_and_says_so(config: Path, number: s
         time.sleep(0.1)
     time.sleep(0.5)
     running.send_signal(number)
-    _, said = running.communicate(timeout=60)
+    try:
+        _, said = running.communicate(timeout=15)
+    except subprocess.TimeoutExpired:
+        # One in a hundred is lost: torch imports triton before the first training, and ignores whatever is raised there.
+        running.send_signal(number)
+        _, said = running.communicate(timeout=60)
     # Dead of the signal itself is what a shell calls 130 or 143 too.
     assert running.returncode in (status, -number), said
     assert running.returncode < 0 or ("Interrupted" in said and "Traceback" not in said)
