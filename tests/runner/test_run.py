@@ -154,7 +154,7 @@ def test_an_interrupt_keeps_what_is_finished_and_says_so(config: Path, number: s
     try:
         _, said = running.communicate(timeout=15)
     except subprocess.TimeoutExpired:
-        # One in a hundred is lost: torch imports triton before the first training, and ignores whatever is raised there.
+        # One in a hundred is lost: what is raised while torch imports triton, before the first training, is ignored.
         running.send_signal(number)
         _, said = running.communicate(timeout=60)
     # Dead of the signal itself is what a shell calls 130 or 143 too.
