@@ -23,7 +23,6 @@ DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 #: A fenced block: the remark before it, its language, the file that it should become, its text.
 BLOCK = re.compile(r'(?:<!-- (not run: [^>]+) -->\n)?```(\w+)(?: title="([^"]+)")?\n(.*?)```', re.DOTALL)
-SLOW = {"tutorial.md", "gate.md", "cluster.md"}  #: pages whose commands train for half a minute and more
 SKIPPED = {
     "it needs an hour or more",
     "it makes an environment",
@@ -37,12 +36,7 @@ def _blocks(page: Path) -> list[tuple[str, str, str, str]]:
     return BLOCK.findall(page.read_text(encoding="utf-8"))
 
 
-def _page(page: Path) -> Any:
-    name = page.relative_to(DOCS).as_posix()
-    return pytest.param(page, id=name, marks=pytest.mark.slow if name in SLOW else ())
-
-
-@pytest.mark.parametrize("page", map(_page, PAGES))
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(DOCS).as_posix())
 def test_every_command_of_a_page_runs(page: Path, tmp_path: Path) -> None:
     """In one folder a page, in the order of the page; files with a title are written where they stand."""
     if not any(language == "sh" and not remark for remark, language, _, _ in _blocks(page)):

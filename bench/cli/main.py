@@ -49,7 +49,7 @@ class _Group(click.Group):
     def main(self, *args: Any, **kwargs: Any) -> Any:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, _terminate)
-        atexit.register(gc.freeze)  # at its end, Python would look through all of torch for garbage, for half a second
+        atexit.register(gc.freeze)  # at its end, Python would look through all of torch for garbage
         write_any_text()
         try:
             return super().main(*args, **{**kwargs, "standalone_mode": False}) or sys.exit(0)

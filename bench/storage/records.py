@@ -82,9 +82,8 @@ class Record:
 
     `metrics` by kind. utility: acc, acc_raw_probe, eer, tar_at_far_* ; reconstruction: ssim, psnr_db, mse, lpips,
     cosine; replay: srra1, srra2; linkage: rank1, tar_at_far_*; traits: trait_accuracy, of the mean and of each trait.
-    `parameters` holds the defence's and the attack's,
-    `noise` what the harness measured (rms, l2, linf, snr_db ...), `info` the training logs, `settings` every metric's
-    variant.
+    `parameters` holds the defence's and the attack's, `noise` what the harness measured (rms, l2, linf, snr_db ...),
+    `info` the training logs, `settings` every metric's variant.
     """
 
     cell: Cell
