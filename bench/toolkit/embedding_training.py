@@ -54,14 +54,16 @@ class Recipe:
     margin: float = 0.3  #: arcface: radians (Deng et al. 2019); triplet: of squared distance
     scale: float = 24.0  #: scale of the cosines before the cross-entropy
     flip: bool = True  #: mirror half of the images
+    #: Standard deviation of a random shift and of a random relative gain of each colour plane of each image.
+    colour: float = 0.0
 
     def __post_init__(self) -> None:
         if min(self.epochs, self.rounds, self.batch, self.per_person) < 1 or min(self.head_epochs, self.warm_up) < 0:
             raise ValueError(
                 "epochs, rounds, batch and per_person must be at least 1, head_epochs and warm_up at least 0"
             )
-        if self.learning_rate <= 0 or not 0 < self.decay <= 1 or self.margin < 0 or self.scale <= 0:
-            raise ValueError("learning_rate and scale must be above 0, decay in (0, 1], margin at least 0")
+        if self.learning_rate <= 0 or not 0 < self.decay <= 1 or self.scale <= 0 or min(self.margin, self.colour) < 0:
+            raise ValueError("learning_rate and scale must be above 0, decay in (0, 1], margin and colour at least 0")
 
     def rate(self, step: int, steps: int, batches: int) -> float:
         """The learning rate of a step."""
@@ -191,6 +193,8 @@ def train_embedding(
         if recipe.flip:
             mirrored = torch.from_numpy(turn.random(len(chosen)) < 0.5).to(device)
             images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+        if recipe.colour:
+            images = _tinted(images, recipe.colour, turn)
         with torch.no_grad():
             inputs = encode(images)
             inputs = inputs.contiguous(memory_format=torch.channels_last) if inputs.dim() == 4 else inputs
@@ -230,6 +234,12 @@ def train_embedding(
         "train_s": round(time.perf_counter() - started, 2),
     }
     return State({name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}, account)
+
+
+def _tinted(images: Tensor, size: float, rng: np.random.Generator) -> Tensor:
+    """The images (B, 3, H, W) in [0, 1], each plane with a random gain and shift: a face keeps its name."""
+    drawn = torch.from_numpy(rng.standard_normal((2, len(images), 3, 1, 1), dtype=np.float32)).to(images) * size
+    return (images * (1 + drawn[0]) + drawn[1]).clamp(0, 1)
 
 
 def _hold_out(faces: FaceSet, recipe: Recipe, rng: Rng, label: str) -> tuple[FaceSet, FaceSet]:

@@ -69,6 +69,19 @@ def test_every_loss_falls_and_tells_unseen_people_apart(loss: str) -> None:
     assert state.info["people"] == 22, "two people are held out"
 
 
+def test_with_changed_colours_a_face_keeps_its_name_in_another_tint() -> None:
+    faces = _faces(24)
+    images = faces.batch(slice(None))
+    tinted = (images + torch.tensor([0.1, -0.1, 0.05]).reshape(1, 3, 1, 1)).clamp(0, 1)
+    alike = {}
+    for colour in (0.0, 0.2):
+        module = _module()
+        train_embedding(module, _same, faces, replace(QUICK, epochs=8, colour=colour), Rng(1), CPU, "test")
+        with torch.no_grad():
+            alike[colour] = float(nn.functional.cosine_similarity(module(images), module(tinted)).mean())
+    assert alike[0.2] > alike[0.0] + 0.02, alike
+
+
 def test_a_teacher_needs_no_identities() -> None:
     faces = replace(_faces(), subjects=None)
     teacher = _module().eval()
