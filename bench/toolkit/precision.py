@@ -23,7 +23,7 @@ def pick_device(name: str) -> torch.device:
         UserError: the device is unknown or unavailable.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -34,7 +34,19 @@ def pick_device(name: str) -> torch.device:
         raise UserError(
             f"device {name!r} requested, but torch {torch.__version__} finds no CUDA device: use auto or cpu"
         )
+    if device.type == "cuda":
+        _repeatable_cuda()
     return device
+
+
+@cache
+def _repeatable_cuda() -> None:
+    """Makes CUDA give the same figures twice, and float32 mean float32 in convolutions (torch's default is TF32)."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
+    # Where torch has no deterministic kernel it would warn at each call; such an operation is none of ours.
+    torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 @cache

@@ -117,7 +117,9 @@ def test_it_goes_on_from_snap_at_level_enrolment() -> None:
     assert _made("snap", **QUICK, knowledge="whitebox").base == _made("snap", **SNAP, knowledge="enrolment")
 
 
-def test_a_search_does_not_depend_on_its_neighbours(scene: Scene) -> None:
+def test_a_search_does_not_depend_on_its_neighbours(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Rounding to bfloat16 depends on the size of the batch on some processors, and a search amplifies it.
+    monkeypatch.setenv("VEILBENCH_PRECISION", "float32")
     network, faces, learned = scene
     attack = _made("snap", **QUICK, knowledge="whitebox")
     oracle = Oracle(attack.level, System(network, Noise(size=0.0)), Rng(0))

@@ -102,7 +102,7 @@ class Nosy(ReconstructionAttack):
         return Knowledge.ENROLMENT
 
     def reconstruct(self, oracle, state, leak, rng):
-        images = torch.full((len(leak.values), 3, *oracle.image_size), 0.5)
+        images = torch.full((len(leak.values), 3, *oracle.image_size), 0.5, device=leak.values.device)
         return images + 0 * oracle.embed(images).sum()
 """
 
