@@ -16,6 +16,7 @@ from bench.contracts import Defense, FaceSet, ImageRng, Knowledge, Leak, Linkage
 from bench.errors import NotApplicable
 from bench.toolkit.decoders.disturbed import grainy
 from bench.toolkit.embedding_training import Recipe, train_embedding
+from bench.toolkit.own_templates import own_templates
 from bench.toolkit.template_cache import TemplateCache
 
 _BATCH = 50
@@ -144,15 +145,7 @@ class Distill(LinkageAttack):
 
     def _templates(self, oracle: Oracle, faces: FaceSet, rng: Rng) -> Callable[[Tensor], Tensor]:
         """Own images to templates: anew each time where the defence draws for each image, otherwise each made once."""
-        if self.level >= Knowledge.ENROLMENT:
-            enrol: Callable[[Tensor, Sequence[str]], Tensor] = oracle.enrol
-        else:
-            own, calls = oracle.surrogate, iter(range(1 << 62))
-
-            def enrol(images: Tensor, names: Sequence[str]) -> Tensor:
-                with torch.no_grad():
-                    return own.protect(own.encode(images), rng.child(next(calls)).images(names)).detach()
-
+        enrol = own_templates(oracle, rng)
         if oracle.defense.randomized and oracle.defense.protect_batch is None:
             return lambda images: enrol(images, [*map(str, range(len(images)))])
         kept = TemplateCache(enrol, oracle.device)

@@ -45,7 +45,7 @@ def _repeatable_cuda() -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False
-    # Where torch has no deterministic kernel it would warn at each call; such an operation is none of ours.
+    # Where torch has no deterministic kernel, it warns instead of failing.
     torch.use_deterministic_algorithms(True, warn_only=True)
 
 

@@ -14,6 +14,7 @@ from bench.contracts import Conv, Defense, FaceSet, ImageRng, Knowledge, Leak, O
 from bench.toolkit.decoders.disturbed import grainy
 from bench.toolkit.decoders.networks import Architecture, DecoderSpec, Norm, build_decoder, set_batch_statistics
 from bench.toolkit.decoders.training import Training, train_decoder
+from bench.toolkit.own_templates import own_templates
 from bench.toolkit.precision import as_decoder_input, autocast
 from bench.toolkit.template_cache import TemplateCache
 
@@ -127,7 +128,7 @@ class DecoderAttack(ReconstructionAttack):
         faces = self._own(public)
         if oracle.defense.randomized and oracle.defense.protect_batch is None:
             # Fresh randomness for every image at every step.
-            enrol = self._enrolment(oracle, rng.child("protect"))
+            enrol = own_templates(oracle, rng.child("protect"))
             encode: Callable[[Tensor], Tensor] = lambda images: enrol(images, [*map(str, range(len(images)))])  # noqa: E731
         else:
             encode = self._archive(oracle, faces, rng)
@@ -139,7 +140,7 @@ class DecoderAttack(ReconstructionAttack):
 
     def _archive(self, oracle: Oracle, faces: FaceSet, rng: Rng) -> TemplateCache:
         """Enrols the attacker's faces and returns their templates, computed once per face."""
-        archive = TemplateCache(self._enrolment(oracle, rng.child("protect")), oracle.device)
+        archive = TemplateCache(own_templates(oracle, rng.child("protect")), oracle.device)
         archive.fill(faces, oracle.defense.protect_batch or _BATCH, f"enrolling for {type(self).__name__}")
         return archive
 
@@ -157,21 +158,6 @@ class DecoderAttack(ReconstructionAttack):
             oracle.device,
             f"adapting {type(self).__name__} to templates",
         )
-
-    def _enrolment(self, oracle: Oracle, rng: Rng) -> Callable[[Tensor, Sequence[str]], Tensor]:
-        """Maps images and their names to templates, of the copy or of the real system."""
-        if self.level >= Knowledge.ENROLMENT:
-            return oracle.enrol
-        copy = oracle.surrogate
-        calls = iter(range(1 << 62))
-
-        def protect(images: Tensor, names: Sequence[str]) -> Tensor:
-            with torch.no_grad():
-                return copy.protect(
-                    copy.encode(images.to(oracle.device)), rng.child(next(calls)).images(names)
-                ).detach()
-
-        return protect
 
     def prepare(self, oracle: Oracle, state: State | None) -> nn.Module:
         """The trained decoder."""
