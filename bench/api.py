@@ -68,6 +68,7 @@ def run(
     from bench.plan import plan
     from bench.report.write import write_reports
     from bench.runner.cluster.submit import Cluster, carry_out
+    from bench.runner.serial import costs
     from bench.settings.resolve import load
     from bench.storage.store import Store
 
@@ -81,8 +82,12 @@ def run(
     folder = Run(Path(settings.run.output))
     folder.prepare()
     store = Store(Path(settings.run.store), settings.run.mirror)
-    with store.in_use():
-        outcome = carry_out(where, settings, plan(settings), store, folder, report)
+    planned = plan(settings)
+    try:
+        with store.in_use():
+            outcome = carry_out(where, settings, planned, store, folder, report)
+    finally:  # an interrupted run tells too what it did
+        folder.note_costs(costs(planned, store))
     if outcome.done or outcome.failed or not (folder.folder / "leaderboard.md").exists():
         write_reports(folder)
     return Results((folder.folder,), outcome)

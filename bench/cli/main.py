@@ -23,7 +23,7 @@ from bench.cli.options import err
 from bench.cli.paper import paper
 from bench.cli.plugins import check, list_, new, show
 from bench.cli.recognizer import recognizer
-from bench.cli.results import compare, curve, export, grid, heatmap, leaderboard, paired, report, scatter, verify
+from bench.cli.results import compare, costs, curve, export, grid, heatmap, leaderboard, paired, report, scatter, verify
 from bench.cli.run import clean, config, plan, run
 from bench.cli.standalone import attack, protect
 from bench.cli.train import train_recognizer
@@ -99,7 +99,8 @@ def main() -> None:
 
 _COMMANDS = (
     try_, run, plan, config, list_, show, new, check, protect, attack, audit, clean, recognizer,
-    train_recognizer, paper, data, leaderboard, export, verify, compare, paired, scatter, curve, heatmap, grid, report,
+    train_recognizer, paper, data, leaderboard, export, verify, compare, paired, costs, scatter, curve, heatmap, grid,
+    report,
 )  # fmt: skip
 for _command in _COMMANDS:
     main.add_command(_command)

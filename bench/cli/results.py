@@ -82,6 +82,32 @@ def leaderboard(runs: tuple[Path, ...], columns: str, wide: bool, sort: str, fmt
 
 @click.command()
 @_run_argument
+@click.option("--by", type=click.Choice(["kind", "defense", "attack"]), default="kind", help="What to add up.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def costs(folder: Path, by: Any, as_json: bool) -> None:
+    """Print where a run's processor time went: trainings, templates, reconstructions, judging."""
+    from bench.analysis.costs import costs as added_up
+    from bench.report.text import markdown, number_text
+    from bench.storage.records import Run
+
+    run = Run(folder)
+    table = added_up(run, by)
+    if as_json:
+        click.echo(table.to_json(orient="records", indent=1))
+        return
+    total, wall = float(table["processor_s"].sum()), sum(float(call["wall_s"]) for call in run.times())
+    rows = [[by.replace("defense", "defence"), "items", "processor s", "share"]]
+    for row in table.itertuples():
+        share = f"{100 * row.share:.1f} %"
+        rows.append([str(row[1]), f"{row.items:,}", number_text(row.processor_s, 1), share])
+    click.echo(markdown(rows))
+    click.echo(
+        f"\n{total:,.0f} s of processor time in all; {wall:,.0f} s of wall-clock time in {len(run.times())} call(s)."
+    )
+
+
+@click.command()
+@_run_argument
 @click.option("--output", "-o", type=UserPath(), help="The archive to write (default: RUN.zip).")
 def export(folder: Path, output: Path | None) -> None:
     """Pack a run for a public leaderboard: records and per-image scores with their hashes, without images of faces."""

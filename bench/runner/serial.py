@@ -124,6 +124,7 @@ class Executor:
             if (failure := self.make(need)) is not None:
                 return JudgedCell(failed(job, failure, self.origin, time.perf_counter() - started))
         self._say(f"judging {job.cell.defense} {job.cell.attack}".rstrip())
+        clock = time.process_time()
         try:
             verdict = self._judge.judge(job)
         except (UserError, OSError):
@@ -144,8 +145,20 @@ class Executor:
             origin=job.origin,
             artefacts=tuple(task.key for task in every_task(job.needs)),
             time_s=round(time.perf_counter() - started, 2),
+            judging_s=round(time.process_time() - clock, 3),
         )
         return JudgedCell(record, verdict.scores, verdict.samples)
+
+
+def costs(planned: Plan, store: Store) -> list[dict[str, Any]]:
+    """What each artefact of a plan took to make, whenever that was: its names, `wall_s` and `processor_s`."""
+    rows = []
+    for task in planned.tasks():
+        if (took := store.took(task.kind, task.key)) is not None:
+            scene = {"dataset": task.scene.dataset, "recognizer": task.scene.recognizer, "seed": task.seed}
+            names = {"kind": task.kind, "defense": task.defense, "attack": task.attack, "key": task.key}
+            rows.append({**names, **scene, **took})
+    return rows
 
 
 def _failure(error: Exception, label: str = "") -> Failure:

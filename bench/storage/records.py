@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
@@ -101,7 +101,8 @@ class Record:
     #: Its inputs, the same on every machine: hashes of `data`, `recognizer` and the plugins' `code`.
     origin: Mapping[str, str] = field(default_factory=dict)
     artefacts: tuple[str, ...] = ()  #: keys of all artefacts in the store that it was made from
-    time_s: float = 0.0
+    time_s: float = 0.0  #: wall-clock time of the cell; in one process, with the artefacts that were made for it
+    judging_s: float = 0.0  #: processor time of the judging alone
     schema: int = SCHEMA
 
 
@@ -149,6 +150,21 @@ class Run:
         whole = isinstance(noted, list) and all(
             isinstance(c, dict) and isinstance(c.get("wall_s"), float | int) for c in noted
         )
+        return noted if whole else []
+
+    def note_costs(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Stores what artefacts took to make in `costs.json`, a row each with its `key`; earlier rows stay."""
+        known = {row["key"]: row for row in (*self.costs(), *rows)}
+        with replacing(self.folder / "costs.json") as path:
+            path.write_text(json.dumps(list(known.values()), indent=1), encoding="utf-8")
+
+    def costs(self) -> list[dict[str, Any]]:
+        """The rows of `note_costs`; empty if there are none, or the file is damaged."""
+        try:
+            noted = json.loads((self.folder / "costs.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return []
+        whole = isinstance(noted, list) and all(isinstance(row, dict) and "key" in row for row in noted)
         return noted if whole else []
 
     def artefacts(self, name: str) -> tuple[str, ...]:

@@ -6,8 +6,9 @@ import json
 import logging
 import shutil
 import tempfile
+import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -92,9 +93,16 @@ class Store:
             folder = self.folder(kind, key)
             aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".part-"))
             try:
+                clocks = time.perf_counter(), time.process_time()
                 write(aside)
+                took = {
+                    "wall_s": round(time.perf_counter() - clocks[0], 3),
+                    "processor_s": round(time.process_time() - clocks[1], 3),
+                }
                 files = {str(p.relative_to(aside)): file_hash(p) for p in sorted(aside.rglob("*")) if p.is_file()}
-                (aside / MANIFEST).write_text(json.dumps({"kind": kind, "key": key, "files": files}, indent=1))
+                (aside / MANIFEST).write_text(
+                    json.dumps({"kind": kind, "key": key, "files": files, "took": took}, indent=1)
+                )
                 aside.chmod(0o755)
                 aside.rename(folder)
             finally:
@@ -103,6 +111,14 @@ class Store:
             if self._mirror is not None:
                 self._mirror.publish(kind, key, folder)
             return folder
+
+    def took(self, kind: str, key: str) -> Mapping[str, float] | None:
+        """`wall_s` and `processor_s` of the process that made an artefact; None if it is missing or nobody noted it."""
+        try:
+            noted = json.loads((self.folder(kind, key) / MANIFEST).read_text(encoding="utf-8"))["took"]
+            return {name: float(noted[name]) for name in ("wall_s", "processor_s")}
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     def _mirrored(self, kind: str, key: str) -> Path | None:
         """The artefact's folder, copied from the mirror; None if the mirror does not have it, or it arrives damaged."""

@@ -1,0 +1,49 @@
+"""Where the time of a run went: by kind of artefact, by defence or by attack."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pandas as pd
+
+from bench.errors import DataError
+from bench.storage.records import Run
+
+By = Literal["kind", "defense", "attack"]
+
+_NOBODY = "(shared)"  #: artefacts that belong to no single defence, or to no attack
+
+
+def costs(run: Run, by: By = "kind") -> pd.DataFrame:
+    """One row per group, the most expensive first.
+
+    Columns: the group, `items` (artefacts and cells), `processor_s`, `share` of all processor time (0 to 1), `wall_s`
+    (of the artefacts; cells are judged too quickly to tell). An artefact counts once, however many cells share it, and
+    with what it took when it was made, which may have been in an earlier run. The first artefact of a scene includes
+    loading its faces. The training of a decoder at level `encoder` is shared by defences, and stands under the one for
+    which it was made.
+
+    Raises:
+        DataError: the run has noted no costs.
+    """
+    rows = [
+        {
+            "kind": row.get("kind", ""),
+            "defense": row.get("defense", ""),
+            "attack": row.get("attack", ""),
+            "processor_s": row.get("processor_s", 0.0),
+            "wall_s": row.get("wall_s", 0.0),
+        }
+        for row in run.costs()
+    ]
+    if not rows:
+        raise DataError(f"{run.folder}: no costs.json, or an empty one; runs of this version write it, also if resumed")
+    for record in run.records():
+        names = {"kind": f"judging {record.cell.kind}", "defense": record.cell.defense, "attack": record.cell.attack}
+        rows.append({**names, "processor_s": record.judging_s, "wall_s": 0.0})
+    table = pd.DataFrame(rows)
+    table["kind"] = table["kind"].str.replace("_", " ")
+    grouped = table.replace({by: {"": _NOBODY}}).groupby(by, sort=False)
+    found = grouped.agg(items=("kind", "size"), processor_s=("processor_s", "sum"), wall_s=("wall_s", "sum"))
+    found.insert(2, "share", found["processor_s"] / max(1e-9, float(found["processor_s"].sum())))
+    return found.sort_values("processor_s", ascending=False).reset_index()
