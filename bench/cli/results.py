@@ -97,9 +97,11 @@ def costs(folder: Path, by: Any, as_json: bool) -> None:
         return
     total, wall = float(table["processor_s"].sum()), sum(float(call["wall_s"]) for call in run.times())
     rows = [[by.replace("defense", "defence"), "items", "processor s", "share"]]
-    for row in table.itertuples():
-        share = f"{100 * row.share:.1f} %"
-        rows.append([str(row[1]), f"{row.items:,}", number_text(row.processor_s, 1), share])
+    columns = (table[name].tolist() for name in (by, "items", "processor_s", "share"))
+    rows += [
+        [who, f"{items:,}", number_text(seconds, 1), f"{100 * share:.1f} %"]
+        for who, items, seconds, share in zip(*columns, strict=True)
+    ]
     click.echo(markdown(rows))
     click.echo(
         f"\n{total:,.0f} s of processor time in all; {wall:,.0f} s of wall-clock time in {len(run.times())} call(s)."
