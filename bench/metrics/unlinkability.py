@@ -1,4 +1,4 @@
-"""Unlinkability of protected templates: can two templates of one person, under different keys, be told to be of one?
+"""Measures whether two templates can be told to be of one person, although they were protected under different keys.
 
 D_sys is the global measure of Gomez-Barrero et al. (2018), maximal linkability that of Otroshi Shahreza et al. (2023).
 Both are computed from the probabilities of bins, and both are above 0 by chance alone where scores are few. So each
