@@ -133,6 +133,30 @@ class Impostors:
         return counts
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class CrossImpostors(Impostors):
+    """Similarities of different people in a matrix whose rows and columns are different images."""
+
+    left: NDArray[np.int64]  #: (I,) the person of the row of each entry: 0, 1, ...
+    right: NDArray[np.int64]  #: (I,) the person of its column
+
+    @classmethod
+    def between(cls, scores: NDArray[Any], rows: NDArray[np.int64], columns: NDArray[np.int64]) -> CrossImpostors:
+        """The entries of `scores` (A, B) whose people differ, from the people of rows (A,) and columns (B,)."""
+        left, right = np.broadcast_arrays(rows[:, None], columns)
+        others = left != right
+        people = np.arange(max(rows.max(), columns.max()) + 1)
+        return cls(np.asarray(scores, dtype=np.float64)[others], people, left=left[others], right=right[others])
+
+    def accepted(self, thresholds: Sequence[float]) -> NDArray[np.int64]:
+        counts = np.zeros((len(thresholds), len(self.person)), dtype=np.int64)
+        for place, threshold in enumerate(thresholds):
+            passed = self.similarity >= threshold
+            for side in (self.left, self.right):
+                counts[place] += np.bincount(side[passed], minlength=len(self.person))
+        return counts
+
+
 def _comparable(person: NDArray[np.int64], both_ways: bool) -> Iterator[tuple[slice, NDArray[np.bool_]]]:
     """Blocks of rows with a mask of entries that compare different people: above the diagonal, or on both sides."""
     position = np.arange(len(person))
