@@ -15,6 +15,9 @@ _WORDS: dict[PluginKind, str] = {
 }  # fmt: skip
 
 
+KeyKnowledge = Literal["none", "own", "leaked"]  #: what an attacker knows of the keys of templates
+
+
 def kind_name(kind: PluginKind) -> str:
     """The name of a kind of plugin in messages."""
     return _WORDS[kind]
@@ -34,10 +37,12 @@ class Knowledge(enum.IntEnum):
 
 
 # The labels of a cell's defence and attack, as in `advface[epsilon=0.1]@algorithm~random`: a sweep's point is in
-# brackets, an attack's level follows @, and a variant that the harness made of a defence follows ~.
+# brackets, an attack's level follows @, +key says that the victims' keys leak, and a variant that the harness made of a
+# defence follows ~.
 
 _CANARY = "canary"
 _REPLAY = "replay_"
+_KEY = "+key"
 
 
 def swept(label: str, point: Mapping[str, object]) -> str:
@@ -47,7 +52,7 @@ def swept(label: str, point: Mapping[str, object]) -> str:
 
 def family(label: str) -> str:
     """The family of a label, as named in `bench.toml`: `advface` for `advface[epsilon=0.1]` and `advface~random`."""
-    return label.partition("[")[0].partition("@")[0].partition("~")[0]
+    return label.partition("[")[0].partition("@")[0].partition("+")[0].partition("~")[0]
 
 
 def point(label: str) -> str:
@@ -59,6 +64,12 @@ def at_level(label: str) -> tuple[str, str]:
     """Splits `resrec@enrolment[enrolled=64]` into (`resrec`, `enrolment`); the second is empty without a level."""
     name, _, level = label.partition("@")
     return name, level.partition("[")[0]
+
+
+def with_key(label: str) -> tuple[str, bool]:
+    """Splits `key_inversion+key[steps=9]` into (`key_inversion[steps=9]`, True): whether the key leaks."""
+    name, bracket, rest = label.partition("[")
+    return name.removesuffix(_KEY) + bracket + rest, name.endswith(_KEY)
 
 
 def replay(attack: str) -> str:

@@ -14,7 +14,11 @@ import torch
 
 from bench.contracts import (
     Attack,
+    CrossmatchAttack,
     Defense,
+    InversionAttack,
+    KeyedAttack,
+    KeyedDefense,
     Knowledge,
     LinkageAttack,
     Recognizer,
@@ -26,7 +30,7 @@ from bench.datasets.public_faces import REST, SIDES, PublicSources
 from bench.errors import DataError, UserError
 from bench.labels import harness_part
 from bench.metrics.catalogue import RATE_INTERVAL, SHARE_INTERVAL, of_kind
-from bench.settings.controls import Canary, Control, HarnessDefense
+from bench.settings.controls import Canary, Control, HarnessDefense, keyed_canary_faces
 from bench.settings.model import Settings
 from bench.storage.files import file_hash
 from bench.storage.keys import content_key, source_hash
@@ -38,6 +42,7 @@ PROTOCOL = 3  #: increment when the harness gives different figures for the same
 TaskKind = Literal[
     "identity", "judge_identity", "defense_state", "surrogate_state", "templates", "server_state", "embeddings",
     "attack_state", "reconstruction", "linkage", "traits", "clean_traits", "presentation", "login",
+    "protected", "crossmatch", "inversion",
 ]  # fmt: skip
 
 
@@ -316,7 +321,8 @@ class _Planner:
         """What a cell's figures depend on besides its artefacts."""
         if kind == "reconstruction":
             return self.metrics
-        bootstrap = {"bootstrap": self.metrics["bootstrap"]} if kind == "traits" else {}
+        resampled = ("traits", "crossmatch", "inversion")
+        bootstrap = {"bootstrap": self.metrics["bootstrap"]} if kind in resampled else {}
         return {"interval": (SHARE_INTERVAL, RATE_INTERVAL), **bootstrap}
 
     def jobs(self) -> Iterator[Job]:
@@ -324,7 +330,10 @@ class _Planner:
         identity = self._task("identity", faces=self.scene.faces_key)
         self.judge = (self._task("judge_identity", judge=self.scene.judge_key),) if self.scene.judge_key else ()
         for name, defense in self.settings.defenses.items():
-            yield from self._under(self._defended(name, defense), identity)
+            if isinstance(defense, KeyedDefense):
+                yield from self._under_keys(name, defense, identity)
+            else:
+                yield from self._under(self._defended(name, defense), identity)
 
     def _defended(self, name: str, defense: Defense) -> _Defended:
         protects, serves = _identity(defense.at("protect")), _server(defense)
@@ -363,8 +372,33 @@ class _Planner:
             elif isinstance(attack, ReplayAttack):
                 if probe is None:
                     yield self._replayed(own, label, attack, reconstructions)
-            elif not isinstance(attack, ReconstructionAttack):
+            elif not isinstance(attack, ReconstructionAttack | KeyedAttack):
                 raise UserError(f"{self.settings.path}: attack {label!r} is of a kind that this version does not judge")
+
+    def _under_keys(self, name: str, defense: KeyedDefense, identity: Task) -> Iterator[Job]:
+        """The cells of a keyed defence.
+
+        It has no feature maps, so attacks on these do not apply, and a run plans no cell for them; nor does it plan
+        attacks on keyed templates for other defences.
+        """
+        plugin = _identity(defense)
+        canary = harness_part(name)[1]
+        protected = self._task("protected", identity, defense=name, plugin=plugin)
+        if not canary:
+            own = self._task("crossmatch", protected, defense=name, plugin=plugin)
+            yield self._job("protection", name, "", protected, own)
+            yield self._job("crossmatch", name, "", own, protected)
+        for label, attack in self.settings.attacks.items():
+            if canary and not (isinstance(attack, KeyedAttack) and keyed_canary_faces(canary, attack)):
+                continue
+            attacked: dict[str, Any] = {"plugin": plugin, "attacked_by": self.known[label]}
+            if isinstance(attack, CrossmatchAttack):
+                scored = self._task("crossmatch", protected, defense=name, attack=label, **attacked)
+                yield self._job("crossmatch", name, label, scored, protected)
+            elif isinstance(attack, InversionAttack):
+                fewer = {"images": self.settings.run.images} if self.settings.run.images else {}
+                inverted = self._task("inversion", protected, identity, defense=name, attack=label, **attacked, **fewer)
+                yield self._job("inversion", name, label, inverted, protected, identity)
 
     def _attacked(self, own: _Defended, label: str, attack: ReconstructionAttack) -> tuple[Task, Task]:
         """The trained attack and its reconstructions."""

@@ -15,6 +15,7 @@ from bench.storage.records import Cell, Measure, Record, Run
 
 LEVELS = {str(level): level for level in Knowledge}
 UNKNOWN = Measure(None)
+KEYED = ("protection", "crossmatch", "inversion")  #: kinds of cell that only keyed defences have
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,13 +57,18 @@ class Board:
 
     @property
     def defenses(self) -> list[str]:
-        """Labels of defences, from the least to the most private under any attack; without controls and canaries."""
+        """Labels of defences, the least private under any attack first; without controls, canaries and keyed ones."""
 
         def leaked(defense: str) -> float:
             return max((e.metric("ssim").value or 0.0 for e in self.under(defense, "reconstruction")), default=0.0)
 
-        real = {e.cell.defense for e in self.entries if not e.cell.probe}
+        real = {e.cell.defense for e in self.entries if not e.cell.probe and e.cell.kind not in KEYED}
         return sorted(real, key=lambda d: (-leaked(d), d))
+
+    @property
+    def keyed(self) -> list[str]:
+        """Labels of keyed defences, which have a leaderboard of their own; without canaries."""
+        return sorted({e.cell.defense for e in self.entries if not e.cell.probe and e.cell.kind in KEYED})
 
     @property
     def attacks(self) -> list[str]:

@@ -37,7 +37,7 @@ def leaderboard(run: Run) -> pd.DataFrame:
     count. `best_known_*`: published elsewhere, on other data, never ranked. `bound_ssim`: the best attack per image,
     averaged (an upper bound that no single attack reaches). If an attack that other defences faced is missing, it is
     empty, `bound_note` says so, and `worst_*` is a lower bound. `blind_*`: the best guess that ignores the template.
-    `failed`: cells without a figure.
+    `failed`: cells without a figure. Keyed defences have a leaderboard of their own (`bench.analysis.keyed`).
 
     Raises:
         DataError: there are no records, or damaged ones.
@@ -101,6 +101,8 @@ def check_columns(names: Sequence[str], option: str, known: Collection[str] = BY
 
 
 def _ranked(frame: pd.DataFrame) -> pd.DataFrame:
+    if frame.empty:  # a run with keyed defences only
+        return pd.DataFrame(columns=["dataset", "recognizer", "defense", "flags", "bound_note", *BY_NAME])
     order = frame.assign(incomplete=frame["bound_note"] != "").sort_values(
         ["dataset", "recognizer", "incomplete", "worst_ssim"], na_position="last"
     )

@@ -44,9 +44,10 @@ def board_trials(board: Board) -> list[Trial]:
 
     An attack that links templates to people must name half as many as a login does on a broken system, and no more than
     chance allows on the safe one. An attack on traits must keep half of what its balanced accuracy exceeds chance by on
-    clean features, and be no better than chance on the safe one.
+    clean features, and be no better than chance on the safe one. An attack on keyed templates must reach the cosine or
+    AUC that it declares on the defence that it declares, and be no better than chance on `sealed`.
     """
-    kinds = ("reconstruction", "linkage", "traits")
+    kinds = ("reconstruction", "linkage", "traits", "crossmatch", "inversion")
     tested = [e for e in board.entries if is_canary(e.cell.defense) and e.cell.kind in kinds]
     floor = blind_floor(board)
     attacks = {e.cell.attack for e in tested}
@@ -61,6 +62,8 @@ def board_trials(board: Board) -> list[Trial]:
             passed, said = _links(entry, kind == "closed")
         elif entry.cell.kind == "traits":
             passed, said = _infers(entry, kind == "closed")
+        elif entry.cell.kind in ("crossmatch", "inversion"):
+            passed, said = _reads_keyed(entry, kind == "sealed")
         elif kind == "closed":
             passed, said = _ignorant(board, entry, len(attacks))
         else:
@@ -89,6 +92,18 @@ def _infers(entry: Entry, safe: bool) -> tuple[bool, str]:
         return (reached.low or 0.0) <= chance, f"balanced accuracy {reached.value:.3f}, chance {chance:.3f}"
     wanted = chance + _KEPT * (clean.value - chance)
     return reached.value >= wanted, f"balanced accuracy {reached.value:.3f}, at least {wanted:.3f} wanted"
+
+
+def _reads_keyed(entry: Entry, safe: bool) -> tuple[bool, str]:
+    """Whether an attack on keyed templates links or inverts them as it must, and not at all if they are safe."""
+    linking = entry.cell.kind == "crossmatch"
+    name, chance = ("link_auc", 0.5) if linking else ("inverted_excess" if safe else "inverted_cosine", 0.0)
+    reached, heading = entry.metric(name), "AUC" if linking else "cosine"
+    value = reached.value or 0.0
+    if safe:
+        return (reached.low or 0.0) <= chance, f"{heading} {value:.3f}, chance {chance:.1f}"
+    wanted = float(entry.records[0].info.get("required", 1.0))
+    return value >= wanted, f"{heading} {value:.3f}, at least {wanted:.2f} wanted"
 
 
 def _ignorant(board: Board, entry: Entry, attacks: int) -> tuple[bool, str]:

@@ -74,13 +74,17 @@ def show(plugin: str, kind: Any, cost: bool, as_json: bool) -> None:
 
 def _cost(kind: PluginKind, plugin: str) -> str:
     """Its cost in the quick profile of the built-in settings."""
+    from bench.contracts import KeyedAttack, KeyedDefense
     from bench.errors import DataError, UserError
     from bench.forecast.plugin import plugin_cost
+    from bench.settings.registry import find
     from bench.settings.resolve import load
     from bench.settings.trial import trial
     from bench.storage.files import shipped
 
     path = shipped("bench.toml", "bench.toml")
+    if issubclass(find(kind, plugin, "show"), KeyedDefense | KeyedAttack):
+        return "see veilbench run --profile templates --dry-run"
     try:
         planned = trial(plugin, path, QUICK, kind=kind)
         found = plugin_cost(load(path, QUICK, planned.overrides), kind, planned.label)

@@ -43,7 +43,10 @@ def _run_argument(command: Callable[..., Any]) -> Callable[..., Any]:
     help="Output format (default: a table on a terminal, otherwise Markdown).",
 )
 @click.option("--embeddings", is_flag=True, help="Show the table of the attacks on embeddings instead.")
-def leaderboard(runs: tuple[Path, ...], columns: str, wide: bool, sort: str, fmt: Any, embeddings: bool) -> None:
+@click.option("--templates", is_flag=True, help="Show the leaderboard of keyed defences instead.")
+def leaderboard(
+    runs: tuple[Path, ...], columns: str, wide: bool, sort: str, fmt: Any, embeddings: bool, templates: bool
+) -> None:
     """Print the leaderboard of a run, or of several runs and archives (see `export`) together.
 
     On a terminal: what each defence hides from which attacker and at what cost, as a table that fits the width and in
@@ -51,28 +54,40 @@ def leaderboard(runs: tuple[Path, ...], columns: str, wide: bool, sort: str, fmt
     """
     from bench.analysis.columns import BY_NAME
     from bench.analysis.embeddings import embedding_attacks
+    from bench.analysis.keyed import template_leaderboard
     from bench.analysis.leaderboard import check_columns, merged, sorted_by
     from bench.analysis.leaderboard import leaderboard as make
     from bench.analysis.submission import unpacked
     from bench.errors import UserError
     from bench.report.embeddings import render_embedding_attacks
+    from bench.report.keyed import render_templates
     from bench.report.leaderboard import render
 
     chosen = [name.strip() for name in columns.split(",") if name.strip()]
     check_columns(chosen, "--columns")
     if wide and chosen:
         raise UserError("use either --wide (every column) or --columns (some)")
-    if embeddings and (chosen or wide or sort or len(runs) > 1):
-        raise UserError("--embeddings works on one run and always shows all columns")
+    if (embeddings or templates) and (chosen or wide or sort or len(runs) > 1 or (embeddings and templates)):
+        option = "--embeddings" if embeddings else "--templates"
+        raise UserError(f"{option} works on one run, always shows all columns, and stands alone")
     if embeddings:
         with unpacked(runs[0]) as run:
             click.echo(render_embedding_attacks(embedding_attacks(run), fmt or "md"))
+        return
+    if templates:
+        with unpacked(runs[0]) as run:
+            keyed = template_leaderboard(run)
+        if not len(keyed):
+            raise UserError(f"{runs[0]}: no keyed defence in this run; see veilbench run --profile templates")
+        click.echo(render_templates(keyed, fmt or "md"))
         return
     if len(runs) > 1:
         frame = merged(runs)
     else:
         with unpacked(runs[0]) as run:
             frame = make(run)
+    if not len(frame):
+        raise UserError(f"{runs[0]}: only keyed defences here; use --templates")
     frame = sorted_by(frame, sort) if sort else frame
     if fmt or not sys.stdout.isatty():
         click.echo(render(frame, fmt or "md", columns=[*BY_NAME] if wide else chosen))

@@ -108,13 +108,19 @@ def plan(
 
 
 def _summary(folder: Any, outcome: Any) -> None:
+    from bench.analysis.keyed import template_leaderboard
     from bench.analysis.leaderboard import leaderboard
+    from bench.report.keyed import render_templates
     from bench.report.leaderboard import render, render_files
 
-    if sys.stdout.isatty():
-        print_leaderboard(leaderboard(folder))
-    else:
-        click.echo(render(leaderboard(folder), "md"))
+    frame, keyed = leaderboard(folder), template_leaderboard(folder)
+    if len(frame):
+        if sys.stdout.isatty():
+            print_leaderboard(frame)
+        else:
+            click.echo(render(frame, "md"))
+    if len(keyed):
+        click.echo(render_templates(keyed, "md"))
     if odd := render_files(folder.records()):
         click.echo(odd)
     click.echo(f"\n{outcome.done} cells judged, {outcome.kept} already finished, {len(outcome.failed)} failed.")

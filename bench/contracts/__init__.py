@@ -8,6 +8,8 @@ Images are float32 RGB in [0, 1], shaped (B, 3, H, W), in every contract; a reco
 The system under attack is the split one of the AdvFace paper (section 3.1):
 
     images --encode--> features --protect--> template (stored, LEAKS) --embed--> embedding --cosine--> same person?
+
+`bench.contracts.keyed` has the other one: embeddings that are protected under keys.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 from bench.contracts.attack import Attack, Leak, LinkageAttack, ReconstructionAttack, ReplayAttack, TraitAttack
 from bench.contracts.defense import Defense, State, System
 from bench.contracts.faces import Alignment, Dataset, Evaluation, FaceSet, Originals, Pairs
+from bench.contracts.keyed import CrossmatchAttack, InversionAttack, Key, KeyedAttack, KeyedDefense, KeyOracle
 from bench.contracts.oracle import Oracle
 from bench.contracts.recognizer import Conv, Recognizer, SplitNetwork
 from bench.contracts.rng import ImageRng, Rng
@@ -22,7 +25,8 @@ from bench.errors import DataError, KnowledgeError, NotApplicable, UserError
 from bench.labels import Knowledge
 
 __all__ = [
-    "Alignment", "Attack", "Conv", "DataError", "Dataset", "Defense", "Evaluation", "FaceSet", "ImageRng", "Knowledge",
-    "KnowledgeError", "Leak", "LinkageAttack", "NotApplicable", "Oracle", "Originals", "Pairs", "Recognizer",
-    "ReconstructionAttack", "ReplayAttack", "Rng", "SplitNetwork", "State", "System", "TraitAttack", "UserError",
+    "Alignment", "Attack", "Conv", "CrossmatchAttack", "DataError", "Dataset", "Defense", "Evaluation", "FaceSet",
+    "ImageRng", "InversionAttack", "Key", "KeyOracle", "KeyedAttack", "KeyedDefense", "Knowledge", "KnowledgeError",
+    "Leak", "LinkageAttack", "NotApplicable", "Oracle", "Originals", "Pairs", "Recognizer", "ReconstructionAttack",
+    "ReplayAttack", "Rng", "SplitNetwork", "State", "System", "TraitAttack", "UserError",
 ]  # fmt: skip

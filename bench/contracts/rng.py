@@ -34,6 +34,17 @@ class Rng:
         """A new numpy generator."""
         return np.random.default_rng(self.seed)
 
+    def orthonormal(self, rows: int, columns: int) -> Tensor:
+        """A (rows, columns) matrix with orthonormal columns, or rows if these are fewer; Haar-distributed, float32.
+
+        Q of the QR decomposition of a Gaussian matrix, where R has a positive diagonal (Mezzadri 2007): without this
+        sign correction, Q would not be uniformly distributed.
+        """
+        tall, thin = max(rows, columns), min(rows, columns)
+        found = torch.linalg.qr(torch.randn(tall, thin, generator=self.torch(), dtype=torch.float64))
+        q: Tensor = (found.Q * found.R.diagonal().sign()).float()
+        return q if rows >= columns else q.T.contiguous()
+
     def images(self, names: Sequence[str]) -> ImageRng:
         """One generator per image, so that batch size and order do not affect an image's noise."""
         return ImageRng(tuple(np.random.Generator(np.random.SFC64(self.child("image", name).seed)) for name in names))

@@ -17,6 +17,9 @@ import torch
 from bench.contracts import (
     Defense,
     FaceSet,
+    InversionAttack,
+    KeyedDefense,
+    KeyOracle,
     Knowledge,
     Leak,
     LinkageAttack,
@@ -282,6 +285,30 @@ class Probe:
         seconds, state = _timed(lambda: attack.fit(Oracle(attack.level, system, Rng(0)), faces, Rng(0)))
         return Item(task.label, seconds + each * max(0, enrolled - len(faces)), _tensors(state))
 
+    def _under_keys(self, task: Task) -> Item:
+        """The artefacts of a keyed defence; a key for each person, and all of them as impostors of everybody."""
+        defense, people = self.settings.defenses[task.defense], math.ceil(self.test / 2)
+        assert isinstance(defense, KeyedDefense)
+        images = self.faces.batch(slice(0, _PROBE), self.device)
+        with torch.no_grad():
+            embeddings = self.network.embed(self.network.extract(images)).cpu()
+        try:
+            draw, key = _timed(lambda: defense.draw_key(Rng(0), embeddings.shape[1]))
+            once, templates = _timed(lambda: defense.transform(embeddings, key))
+            if task.kind == "protected":
+                size = templates[0].numel() * templates.element_size()
+                return Item(task.label, people * (3 * draw + once * people / _PROBE), 2 * people * size)
+            attack = self.settings.attacks.get(task.attack)
+            if not isinstance(attack, InversionAttack):
+                return Item(task.label, once, 8 * people**2)
+            oracle = KeyOracle(attack.knows, defense, embeddings.shape[1], lambda _: key, Rng(0))
+            few = templates[:_STEPS]
+            seconds, _ = _timed(lambda: attack.invert(oracle, few, Rng(0)))
+        except NotApplicable:
+            return Item(task.label, 0.0, 0)
+        count = min(people, self.settings.run.images or people)
+        return Item(task.label, count * (seconds / _STEPS + draw), 4 * count * embeddings.shape[1])
+
     def _embedding(self) -> float:
         """Seconds per image for E and Psi."""
         if not self._embed:
@@ -308,6 +335,8 @@ class Probe:
         if task.kind == "embeddings":
             return Item(task.label, 2 * self.test * self._embedding(), self.test * 4096)
         defense = task.defense
+        if task.kind in ("protected", "crossmatch", "inversion"):
+            return self._under_keys(task)
         if task.kind == "server_state":
             return self._serving(defense)
         linking = self.settings.attacks.get(task.attack)

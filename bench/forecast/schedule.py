@@ -19,7 +19,10 @@ from bench.settings.model import Settings
 WORKERS = (1, 8, 64)
 
 _STATES = ("defense_state", "surrogate_state", "server_state", "attack_state")
-_ATTACKED = ("attack_state", "reconstruction", "linkage", "traits", "clean_traits", "presentation", "login")
+_ATTACKED = (
+    "attack_state", "reconstruction", "linkage", "traits", "clean_traits", "presentation", "login",
+    "crossmatch", "inversion",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

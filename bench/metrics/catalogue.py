@@ -27,7 +27,9 @@ class Metric:
     decimals: int
     better: Direction  #: +1: larger is better for the person who is protected or recognised
     tolerance: float  #: `veilbench compare` ignores differences up to this
-    kind: Literal["utility", "reconstruction", "replay", "linkage", "traits"]  #: the kind of cell that has it
+    kind: Literal[
+        "utility", "reconstruction", "replay", "linkage", "traits", "protection", "crossmatch", "inversion"
+    ]  #: the kind of cell that has it
     group: str = ""  #: the key of its tolerance in `[compare]`, where several metrics share one
     column: str = ""  #: the name of its per-image or per-pair scores, if different
     compared: bool = True  #: whether `veilbench compare` checks it
@@ -74,6 +76,24 @@ METRICS = (
     Metric("clean_trait_accuracy", "the same, clean features", 3, +1, 0.05, "traits", compared=False),
     Metric("clean_trait_accuracy_", "balanced accuracy, clean features", 3, +1, 0.05, "traits", compared=False),
     Metric("clean_trait_ece_", "ECE, clean features", 3, -1, 0.05, "traits", compared=False),
+    Metric("acc_normal", "ACC, own keys", 3, +1, 0.01, "protection", group="acc"),
+    Metric("acc_stolen", "ACC, stolen token", 3, +1, 0.01, "protection", group="acc"),
+    Metric("acc_plain", "ACC, unprotected", 3, +1, 0.01, "protection", group="acc", compared=False),
+    Metric("eer_normal", "EER, own keys", 3, -1, 0.01, "protection", group="eer"),
+    Metric("eer_stolen", "EER, stolen token", 3, -1, 0.01, "protection", group="eer"),
+    Metric("eer_plain", "EER, unprotected", 3, -1, 0.01, "protection", group="eer", compared=False),
+    Metric("tar_normal_at_far_", "TAR at FAR, own keys", 3, +1, 0.05, "protection", group="tar_at_far"),
+    Metric("tar_stolen_at_far_", "TAR at FAR, stolen token", 3, +1, 0.05, "protection", group="tar_at_far"),
+    Metric("tar_plain_at_far_", "TAR at FAR, unprotected", 3, +1, 0.05, "protection", compared=False),
+    Metric("renewed_", "FMR of renewed templates", 3, -1, 0.02, "protection"),
+    Metric("link_auc", "AUC of linking", 3, -1, 0.05, "crossmatch", group="link"),
+    Metric("link_eer", "EER of linking", 3, +1, 0.05, "crossmatch", group="link"),
+    Metric("inverted_cosine", "recovered cosine", 3, -1, 0.03, "inversion"),
+    Metric("inverted_excess", "the same, minus a stranger's", 3, -1, 0.03, "inversion", compared=False),
+    Metric("isr1_", "ISR I", 3, -1, 0.05, "inversion", group="isr"),
+    Metric("isr2_", "ISR II", 3, -1, 0.05, "inversion", group="isr"),
+    Metric("preimage1_", "pre-image accepted", 3, -1, 0.05, "inversion", group="preimage"),
+    Metric("preimage2_", "pre-image accepted, other image", 3, -1, 0.05, "inversion", group="preimage"),
 )
 
 _BY_NAME = {metric.name: metric for metric in METRICS}

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.metrics.proportions import agresti_coull, effective_size, few_people
-from bench.metrics.verification import TRUSTED, Impostors, equal_error_rate
+from bench.metrics.proportions import CHOSEN_THRESHOLDS, agresti_coull, effective_size, few_people, proportion
+from bench.metrics.verification import TRUSTED, FoldAccuracy, Impostors, equal_error_rate
 from bench.storage.records import Measure
 
 
@@ -38,6 +38,17 @@ def error_rates(
     trial = _Trial(np.asarray(genuine, dtype=np.float64), np.asarray(owners), impostors)
     found = {"eer": trial.eer()} if eer else {}
     return found | {f"tar_at_far_{far:g}": trial.tar(far) for far in fars}
+
+
+def accuracy_share(decisions: FoldAccuracy, owners: NDArray[Any], genuine: NDArray[np.bool_]) -> Measure:
+    """The mean accuracy over folds with its interval.
+
+    Args:
+        owners: (P, 2) the two people of each pair.
+        genuine: (P,) True where both images show the same person.
+    """
+    share = proportion(decisions.correct, owners, weights=decisions.weights, kinds=genuine, inflation=CHOSEN_THRESHOLDS)
+    return replace(share, value=decisions.accuracy)
 
 
 @dataclass(frozen=True, eq=False)

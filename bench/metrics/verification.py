@@ -229,9 +229,19 @@ def _sorted(scores: NDArray[Any]) -> NDArray[np.float64]:
 
 def tar_at_far(genuine: NDArray[Any], impostor: NDArray[Any], far: float) -> float | None:
     """The fraction of genuine pairs accepted where at most `far` of the impostors are; None with too few impostors."""
+    refused = refused_at(impostor, far)
+    if refused is None or not len(genuine):
+        return None
+    return float((np.asarray(genuine) > refused).mean())
+
+
+def refused_at(impostor: NDArray[Any], far: float) -> float | None:
+    """The highest score that is refused if at most `far` of the impostors (I,) are accepted: accept above it.
+
+    None with too few impostors for the rate.
+    """
     allowed = int(np.floor(far * len(impostor) + 1e-9))
-    if allowed < TRUSTED or not len(genuine):
+    if allowed < TRUSTED:
         return None
     place = len(impostor) - 1 - allowed
-    first_refused = np.partition(impostor, place)[place] if place >= 0 else -np.inf
-    return float((np.asarray(genuine) > first_refused).mean())
+    return float(np.partition(impostor, place)[place]) if place >= 0 else -np.inf

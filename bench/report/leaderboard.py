@@ -108,7 +108,11 @@ def render(frame: pd.DataFrame, fmt: Format, run: Run | None = None, columns: Se
     if fmt == "md" and run is not None:
         stolen = embedding_attacks(run)
         parts += [render_embedding_attacks(stolen, fmt).rstrip()] if len(stolen) else []
-        parts += [part for board in boards(run) for part in (*sections(board), _every_cell(board))]
+        parts += [
+            part
+            for board in boards(run)
+            for part in (*sections(board), *([_every_cell(board)] if board.defenses else []))
+        ]
         odd = render_files(run.records())
         parts += [odd] if odd else []
     return "\n\n".join(parts) + "\n"

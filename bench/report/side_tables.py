@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bench.analysis.board import UNKNOWN, Board, Entry
+from bench.analysis.keyed import board_templates
 from bench.analysis.selftest import board_trials, void_attacks
 from bench.labels import control
+from bench.report.keyed import NOTE as KEYED_NOTE
+from bench.report.keyed import TITLE as KEYED_TITLE
+from bench.report.keyed import keyed_rows
 from bench.report.text import figure_text, markdown
 from bench.storage.records import Measure
 
@@ -23,7 +27,9 @@ class Side:
 def side_tables(board: Board) -> list[Side]:
     """The tables for which this board has data."""
     return [
-        side for side in (_selftest(board), _controls(board), _linkage(board), _traits(board)) if len(side.rows) > 1
+        side
+        for side in (_keyed(board), _selftest(board), _controls(board), _linkage(board), _traits(board))
+        if len(side.rows) > 1
     ]
 
 
@@ -31,6 +37,10 @@ def sections(board: Board) -> list[str]:
     """The same as Markdown."""
     place = f"{board.dataset}, {board.recognizer}"
     return [f"### {side.title}: {place}\n\n{markdown(side.rows)}\n\n{side.note}" for side in side_tables(board)]
+
+
+def _keyed(board: Board) -> Side:
+    return Side(KEYED_TITLE, keyed_rows(board_templates(board).to_dict("records")), KEYED_NOTE)
 
 
 def _selftest(board: Board) -> Side:
@@ -45,8 +55,9 @@ _SELFTEST = (
     "must close half of the gap between the blind floor and a perfect image. *closed*: the stored data is independent "
     "of the image; reconstructions must not be more similar to it than to another person's. An attack that names "
     "people must name half of those whom a login names, and only chance on *closed*. An attack on traits must keep "
-    "half of what it has above chance on clean features, and be at chance on *closed*. An attack that fails either is "
-    "void."
+    "half of what it has above chance on clean features, and be at chance on *closed*. An attack on keyed templates "
+    "must reach a cosine or an AUC on a defence that falls to it, and be at chance on *sealed*, whose keys are used "
+    "once. An attack that fails either is void."
 )
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.analysis.embeddings import embedding_attacks
+from bench.analysis.keyed import template_leaderboard
 from bench.analysis.leaderboard import leaderboard
 from bench.report.curve import curve
 from bench.report.embeddings import render_embedding_attacks
 from bench.report.grid import write_grids
 from bench.report.heatmap import heatmap, save
+from bench.report.keyed import render_templates
 from bench.report.leaderboard import render
 from bench.report.page import write_page
 from bench.report.scatter import scatter
@@ -21,7 +23,7 @@ _FORMATS: tuple[Format, ...] = ("md", "csv", "tex")
 
 
 def write_reports(run: Run) -> list[Path]:
-    """leaderboard.md, .csv, .tex; heatmaps, scatter, curve_ssim as PNG and SVG; grids; report/index.html.
+    """leaderboard.md, .csv, .tex, and templates.* if a defence has keys; heatmaps, scatter, curve; report/index.html.
 
     Raises:
         DataError: there are no records, or damaged ones.
@@ -39,7 +41,13 @@ def write_reports(run: Run) -> list[Path]:
         with replacing(path) as temporary:
             temporary.write_text(render_embedding_attacks(stolen, fmt), encoding="utf-8")
         written.append(path)
-    for metric in ("ssim", "psnr_db"):
+    keyed = template_leaderboard(run)
+    for fmt in _FORMATS if len(keyed) else ():
+        path = run.folder / f"templates.{fmt}"
+        with replacing(path) as temporary:
+            temporary.write_text(render_templates(keyed, fmt), encoding="utf-8")
+        written.append(path)
+    for metric in ("ssim", "psnr_db") if len(frame) else ():
         written += save(heatmap(run, metric), run.folder / f"heatmap_{metric.removesuffix('_db')}")
     points = scatter(run)
     written += save(points, run.folder / "scatter") if points else []

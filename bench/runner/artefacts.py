@@ -137,3 +137,39 @@ class Login:
     def read(cls, folder: Path) -> Login:
         """Opens both, memory-mapped."""
         return cls(read_array(folder, "embeddings"), read_array(folder, "rows"))
+
+
+@dataclass(frozen=True, eq=False)
+class Protected:
+    """Keyed templates of two applications, and the scores of comparisons in the first one."""
+
+    first: NDArray[Any]  #: (T, ...) templates, one per person
+    second: NDArray[Any]  #: (T, ...) of another image of each, under the second application's keys
+    targets: NDArray[np.int64]  #: (T,) index of the test image behind each template of the first
+    gallery: NDArray[np.int64]  #: (T,) and of the second
+    #: By name: `normal`, `stolen`, `plain` (T, T), of target i with gallery image j; NAME_pairs (P,), of the protocol.
+    scores: Mapping[str, NDArray[Any]]
+
+    def write(self, folder: Path) -> None:
+        """Writes everything into a new artefact."""
+        arrays = {name: getattr(self, name) for name in ("first", "second", "targets", "gallery")}
+        write_arrays(folder, {**arrays, **{name: self.scores[name] for name in _COMPARED}})
+
+    @classmethod
+    def read(cls, folder: Path) -> Protected:
+        """Opens everything, memory-mapped."""
+        first, second, targets, gallery = (read_array(folder, n) for n in ("first", "second", "targets", "gallery"))
+        return cls(first, second, targets, gallery, {name: read_array(folder, name) for name in _COMPARED})
+
+
+_COMPARED = ("normal", "normal_pairs", "stolen", "stolen_pairs", "plain", "plain_pairs")
+
+
+def write_inversion(folder: Path, embeddings: NDArray[Any], shown: NDArray[Any]) -> None:
+    """Recovered embeddings (T, D), and their scores (2, T) as probes: with the template, and the other image's."""
+    write_arrays(folder, {"embeddings": embeddings, "shown": shown})
+
+
+def read_inversion(folder: Path) -> tuple[NDArray[Any], NDArray[Any]]:
+    """As `write_inversion`."""
+    return np.array(read_array(folder, "embeddings")), np.array(read_array(folder, "shown"))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,18 +17,19 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from bench.contracts import Defense, ReplayAttack
+from bench.contracts import Defense, KeyedAttack, ReplayAttack
 from bench.metrics.bootstrap import measure
 from bench.metrics.catalogue import MEAN_INTERVAL, PSNR_CAP_DB, RATE_INTERVAL, SHARE_INTERVAL
 from bench.metrics.image import IMAGE_SETTINGS, image_scores
 from bench.metrics.perceptual import Lpips, Unavailable
 from bench.metrics.proportions import CHOSEN_THRESHOLDS, proportion
-from bench.metrics.rates import error_rates
+from bench.metrics.rates import accuracy_share, error_rates
 from bench.metrics.verification import FoldAccuracy, Impostors, accepted, fold_accuracy
 from bench.plan import Job
 from bench.runner import artefacts
 from bench.runner.batches import attacked_first
 from bench.runner.context import LoadedScene, RunContext
+from bench.runner.keyed_judging import judge_crossmatch, judge_inversion, judge_protection
 from bench.runner.second_recognizer import SETTINGS as SECOND
 from bench.runner.second_recognizer import KnownFaces, SecondRecognizer
 from bench.runner.traits import judge_traits
@@ -73,6 +74,9 @@ class Judge:
             "replay": self._replay,
             "linkage": self._linkage,
             "traits": self._traits,
+            "protection": self._under_keys,
+            "crossmatch": self._under_keys,
+            "inversion": self._under_keys,
         }
         return by_kind[job.cell.kind](job)
 
@@ -121,8 +125,8 @@ class Judge:
         impostors = Impostors.among(stored[found], owners[found])
         genuine = pairs.genuine & found[pairs.left] & found[pairs.right]
         metrics = {
-            "acc": _accuracy(decisions, pair_owners, pairs.genuine),
-            "acc_raw_probe": _accuracy(raw_decisions, pair_owners, pairs.genuine),
+            "acc": accuracy_share(decisions, pair_owners, pairs.genuine),
+            "acc_raw_probe": accuracy_share(raw_decisions, pair_owners, pairs.genuine),
             **error_rates(similarity[genuine], pair_owners[genuine], impostors, _FARS),
         }
         scores = pd.DataFrame(
@@ -362,6 +366,42 @@ class Judge:
         flags = (*self._defense_flags(job), *(f"trait void: {name}, {job.cell.attack}" for name in judged.void))
         return Verdict(judged.metrics, judged.scores, None, self._parameters(job), {}, flags, info, settings)
 
+    # ---------------------------------------------------------------------------------------------- keyed defences
+
+    def _under_keys(self, job: Job) -> Verdict:
+        """A keyed defence's accuracy and renewability, its unlinkability by one score, or an inversion."""
+        loaded = self.context.loaded(job.scene)
+        owners = self._owners(loaded)
+        protected, crossed, inverted = (job.need(kind) for kind in ("protected", "crossmatch", "inversion"))
+        assert protected is not None
+        found = artefacts.Protected.read(self.context.ready(protected))
+        state = read_state(self.context.ready(protected))
+        info = dict(state.info) if state else {}
+
+        def mean(values: NDArray[Any], people: NDArray[np.object_]) -> Measure:
+            return self._measure(job, values, people)
+
+        if inverted is not None:
+            identity, attack = job.need("identity"), self.context.settings.attacks[job.cell.attack]
+            assert identity is not None and isinstance(attack, KeyedAttack)
+            clean = np.array(artefacts.read_identity(self.context.ready(identity)))
+            made = artefacts.read_inversion(self.context.ready(inverted))
+            judged = judge_inversion(loaded, found, made, clean, owners, mean, attack)
+            state = read_state(self.context.ready(inverted))
+            info["inversion"] = dict(state.info) if state else {}
+        else:
+            assert crossed is not None
+            scores = artefacts.Linkage.read(self.context.ready(crossed))
+            if job.cell.kind == "protection":
+                judged = judge_protection(loaded, found, scores, owners)
+            else:
+                judged = judge_crossmatch(loaded, scores, owners, mean)
+                if job.cell.attack:
+                    info["required"] = self.context.settings.attacks[job.cell.attack].required  # type: ignore[attr-defined]
+        return Verdict(
+            judged.metrics, judged.scores, None, self._parameters(job), {}, (), {**info, **judged.info}, judged.settings
+        )
+
     # ---------------------------------------------------------------------------------------------------- replay
 
     def _replay(self, job: Job) -> Verdict:
@@ -402,11 +442,6 @@ class Judge:
         }
         info = {"presents": attack.present, "wraps": attack.attack}
         return Verdict(metrics, table, None, self._parameters(job), {}, self._defense_flags(job), info, settings)
-
-
-def _accuracy(decisions: FoldAccuracy, owners: NDArray[np.object_], genuine: NDArray[np.bool_]) -> Measure:
-    share = proportion(decisions.correct, owners, weights=decisions.weights, kinds=genuine, inflation=CHOSEN_THRESHOLDS)
-    return replace(share, value=decisions.accuracy)
 
 
 def _somebody_else(owners: NDArray[np.object_]) -> NDArray[np.int64]:

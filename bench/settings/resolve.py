@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from bench import labels
-from bench.contracts import Knowledge, ReconstructionAttack, ReplayAttack
+from bench.contracts import InversionAttack, Knowledge, ReconstructionAttack, ReplayAttack
 from bench.errors import UserError, near_miss
 from bench.labels import PluginKind, kind_name
 from bench.settings import controls, registry
@@ -61,6 +61,10 @@ def _resolve(file: File, path: Path, given: Mapping[str, Mapping[str, Any]]) -> 
             defenses.update(controls.controls(label, defense))
     if file.run.canaries:
         defenses.update(controls.canaries())
+        where = f"{path}: run.canaries"
+        defenses.update(
+            controls.keyed_canaries(list(attacks.values()), lambda name: registry.find("defense", name, where))
+        )
     if file.run.replay:
         replay = registry.find("attack", "replay", f"{path}: run.replay")
         for label, attack in list(attacks.items()):
@@ -166,7 +170,8 @@ def _instances(file: File, section: str, label: str, path: Path) -> dict[str, An
     where = f"{path}: [{section}.{label}]" if label in entries else f"{path}: run.{section}"
     if labels.is_harness(label):
         raise UserError(f"{where}: {label!r}: labels with a ~ are reserved; use run.controls or run.canaries")
-    own, level = labels.at_level(label) if section == "attacks" else (label, "")
+    plain, leaked = labels.with_key(label) if section == "attacks" else (label, False)
+    own, level = labels.at_level(plain) if section == "attacks" else (label, "")
     parameters = dict(expand(overlay(entries.get(own, {}), entries.get(label, {})), where))
     name = parameters.pop("plugin", own)
     sweep = parameters.pop("sweep", {})
@@ -177,6 +182,10 @@ def _instances(file: File, section: str, label: str, path: Path) -> dict[str, An
     if level:
         _refuse_level(plugin, level, where, label)
         parameters["knowledge"] = level
+    if leaked:
+        if not issubclass(plugin, InversionAttack):
+            raise UserError(f"{where}: {label!r}: this attack uses no key of its victims; leave out '+key'")
+        parameters["key"] = "leaked"
     for trained in (f for f in fields(plugin) if f.name in ("training", "adaptation", "recipe")):
         shared = file.training if trained.name == "training" else {}
         parameters[trained.name] = {**vars(trained.default), **shared, **parameters.get(trained.name, {})}

@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.contracts import Dataset, Defense, LinkageAttack, ReconstructionAttack, TraitAttack
+from bench.contracts import (
+    Dataset,
+    Defense,
+    KeyedAttack,
+    KeyedDefense,
+    LinkageAttack,
+    ReconstructionAttack,
+    TraitAttack,
+)
 from bench.errors import UserError
 from bench.labels import Knowledge, PluginKind, at_level
 from bench.settings import registry
@@ -84,6 +92,11 @@ def trial(
     label = min(named, default="") or _label(place, {*registry.names(kind), *entries, profile})
     section = {**({"plugin": place} if registry.is_place(place) and not named else {}), **parameters}
     plugin = registry.find(kind, place, "try")
+    if issubclass(plugin, KeyedDefense | KeyedAttack):
+        raise UserError(
+            f"try {place}: it is about templates under keys, which the attacks of a trial do not read; "
+            f"veilbench run --profile templates --set 'run.{_SECTIONS[kind]}=[...]' evaluates it beside others"
+        )
     chosen = _Standard(file, path)
     if kind == "defense":
         beside, run = chosen.for_defense(label, plugin)

@@ -1,0 +1,129 @@
+"""The leaderboard of keyed defences, in the terms of ISO/IEC 24745."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from bench.analysis.board import UNKNOWN, Board, Entry, boards
+from bench.analysis.selftest import void_attacks
+from bench.storage.records import Measure, Run
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table."""
+
+    name: str
+    heading: str
+    decimals: int = 3
+
+
+#: The columns with figures; a figure's interval is in NAME_low and NAME_high.
+COLUMNS = (
+    Column("acc_plain", "ACC, unprotected ↑"),
+    Column("acc_normal", "ACC, normal ↑"),
+    Column("acc_stolen", "ACC, stolen token ↑"),
+    Column("eer_normal", "EER, normal ↓"),
+    Column("eer_stolen", "EER, stolen token ↓"),
+    Column("cosine_key", "recovered cosine, with key ↓"),
+    Column("isr_key", "ISR, with key ↓"),
+    Column("preimage_key", "pre-image, with key ↓"),
+    Column("cosine_none", "recovered cosine, no key ↓"),
+    Column("isr_none", "ISR, no key ↓"),
+    Column("link_own", "linking AUC, own score ↓"),
+    Column("link_best", "linking AUC, best score ↓"),
+    Column("renewed", "FMR of renewed templates ↓"),
+    Column("template_bytes", "bytes", 0),
+    Column("protect_ms", "ms", 3),
+)
+
+
+def template_leaderboard(run: Run) -> pd.DataFrame:
+    """One row per dataset, recogniser and keyed defence, the least invertible first; empty if there is none.
+
+    `cosine_key`, `isr_key`, `preimage_key`: of the attack that recovers most with the leaked key, `attack_key`;
+    `*_none`: without it. `isr_*` and `preimage_*` are for the same image, and, like `renewed`, at `fmr`, the lowest
+    rate for which all have enough impostors. `link_best`: the best of the scheme's own score and of all attacks', by
+    its AUC; `link_attack` names it. Attacks that failed the self-test do not count.
+
+    Raises:
+        DataError: there are no records, or damaged ones.
+    """
+    frames = [frame for board in boards(run) if len(frame := board_templates(board))]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def board_templates(board: Board) -> pd.DataFrame:
+    """Like `template_leaderboard`, for one dataset and recogniser."""
+    frame = pd.DataFrame([_row(board, label) for label in board.keyed])
+    if frame.empty:
+        return frame
+    for column in COLUMNS:
+        for name in (column.name, f"{column.name}_low", f"{column.name}_high"):
+            if name in frame:
+                frame[name] = pd.to_numeric(frame[name])
+    return frame.sort_values(["cosine_key", "defense"], na_position="last", kind="stable").reset_index(drop=True)
+
+
+def _row(board: Board, defense: str) -> dict[str, Any]:
+    void = void_attacks(board)
+    protection = board.find("protection", defense)
+    row: dict[str, Any] = {"dataset": board.dataset, "recognizer": board.recognizer, "defense": defense}
+
+    def put(name: str, figure: Measure) -> None:
+        row[name], row[f"{name}_low"], row[f"{name}_high"] = figure.value, figure.low, figure.high
+
+    accuracy = protection if protection and not protection.failed else None
+    for name in ("acc_plain", "acc_normal", "acc_stolen", "eer_normal", "eer_stolen"):
+        put(name, accuracy.metric(name) if accuracy else UNKNOWN)
+    inversions = [e for e in board.under(defense, "inversion") if not e.failed and e.cell.attack not in void]
+    known = {
+        "key": _most(e for e in inversions if e.records[0].info.get("key") == "leaked"),
+        "none": _most(e for e in inversions if e.records[0].info.get("key") != "leaked"),
+    }
+    row["fmr"] = _lowest_rate([accuracy, *known.values()])
+    for knowledge, best in known.items():
+        row[f"attack_{knowledge}"] = best.cell.attack if best else ""
+        put(f"cosine_{knowledge}", best.metric("inverted_cosine") if best else UNKNOWN)
+        for name, metric in (("isr", "isr1"), ("preimage", "preimage1")):
+            put(f"{name}_{knowledge}", best.metric(f"{metric}_{row['fmr']}") if best else UNKNOWN)
+    scores = [e for e in board.under(defense, "crossmatch") if not e.failed and e.cell.attack not in void]
+    own = next((e for e in scores if not e.cell.attack), None)
+    best = max(scores, key=lambda e: e.metric("link_auc").value or 0.0, default=None)
+    put("link_own", own.metric("link_auc") if own else UNKNOWN)
+    put("link_best", best.metric("link_auc") if best else UNKNOWN)
+    row["link_attack"] = (best.cell.attack or "own score") if best else ""
+    put("renewed", accuracy.metric(f"renewed_{row['fmr']}") if accuracy else UNKNOWN)
+    info = accuracy.records[0].info if accuracy else {}
+    row["keys"] = info.get("keys", "")
+    for name in ("template_bytes", "protect_ms"):
+        row[name] = info.get(name)
+    everything = [e for e in board.entries if e.cell.defense == defense]
+    row["void"] = "; ".join(sorted(void & {e.cell.attack for e in everything}))
+    row["failed"] = "; ".join(sorted(e.cell.attack or e.cell.kind for e in everything if e.failed and not e.skipped))
+    row["skipped"] = protection.failed if protection and protection.skipped else ""
+    return row
+
+
+def _most(entries: Iterable[Entry]) -> Entry | None:
+    return max(entries, key=lambda e: e.metric("inverted_cosine").value or -1.0, default=None)
+
+
+def _lowest_rate(entries: Iterable[Entry | None]) -> str:
+    """The lowest FMR at which every entry has its figures: all have values at the rates for which impostors suffice."""
+    rates = ("0.001", "0.01")
+    for rate in rates:
+        figures = [
+            e.metric(f"{name}_{rate}")
+            for e in entries
+            if e
+            for name in ("isr1", "preimage1", "renewed")
+            if f"{name}_{rate}" in e.metrics
+        ]
+        if figures and all(figure.value is not None for figure in figures):
+            return rate
+    return rates[-1]

@@ -1,0 +1,216 @@
+"""Judges the cells of keyed defences as ISO/IEC 24745 asks: accuracy, renewability, unlinkability, inversion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from bench.contracts import KeyedAttack
+from bench.metrics.catalogue import MEAN_INTERVAL, RATE_INTERVAL, SHARE_INTERVAL
+from bench.metrics.proportions import proportion
+from bench.metrics.rates import accuracy_share, error_rates
+from bench.metrics.verification import Impostors, fold_accuracy, refused_at
+from bench.runner import artefacts
+from bench.runner.context import LoadedScene
+from bench.storage.records import Measure
+
+_FARS = (1e-1, 1e-2, 1e-3, 1e-4)
+_FMRS = (1e-2, 1e-3, 1e-4)  #: of the thresholds that a recovered embedding or a renewed template should not pass
+SCENARIOS = (
+    "plain",
+    "normal",
+    "stolen",
+)  #: unprotected; impostors have their own keys; or that of the claimed identity
+
+Means = Callable[[NDArray[Any], NDArray[np.object_]], Measure]  #: the mean of values (N,) of people (N,), with interval
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """What is known of a cell."""
+
+    metrics: Mapping[str, Measure]
+    scores: pd.DataFrame
+    settings: Mapping[str, Any]
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+
+def judge_protection(
+    loaded: LoadedScene, found: artefacts.Protected, crossed: artefacts.Linkage, owners: NDArray[np.object_]
+) -> Judged:
+    """Accuracy unprotected, with own and with stolen keys; and whether renewed templates still match old ones.
+
+    Args:
+        crossed: the scheme's own scores between the two applications.
+        owners: (N,) the person of each test image.
+    """
+    pairs, valid = loaded.pairs, loaded.test.found[loaded.pairs.left] & loaded.test.found[loaded.pairs.right]
+    pair_owners = np.stack([owners[pairs.left], owners[pairs.right]], 1)
+    people = owners[found.targets]
+    metrics: dict[str, Measure] = {}
+    for name in SCENARIOS:
+        scores, matrix = np.array(found.scores[f"{name}_pairs"]), np.array(found.scores[name])
+        decisions = fold_accuracy(scores, pairs.genuine, pairs.fold, valid)
+        metrics[f"acc_{name}"] = accuracy_share(decisions, pair_owners, pairs.genuine)
+        rates = error_rates(np.diagonal(matrix), people, Impostors.off_diagonal(matrix), _FARS)
+        metrics |= {
+            f"{figure.replace('tar_', f'tar_{name}_')}": rate for figure, rate in rates.items() if figure != "eer"
+        }
+        metrics[f"eer_{name}"] = rates["eer"]
+    renewed = np.diagonal(np.array(crossed.scores))
+    metrics |= _accepted("renewed", renewed, people, _different(np.array(found.scores["normal"])), _FMRS[:2])[0]
+    table = pd.concat(
+        [
+            _pairs_table(loaded, pairs.left, pairs.right, owners, pairs.fold, found.scores, "_pairs"),
+            _pairs_table(loaded, *_every(found), owners, None, found.scores, ""),
+        ],
+        ignore_index=True,
+    )
+    settings = {
+        "acc": "10-fold protocol: the threshold is chosen on the other folds",
+        "eer, tar": "one genuine pair per person against all other claimed identities",
+        "normal": "an impostor's probe is protected with the impostor's own key",
+        "stolen": "it is protected with the key of the claimed identity, as by an impostor who has stolen the token",
+        "plain": "the same comparisons of unprotected embeddings",
+        "renewed": "share of templates under a renewed key that match the old template of another image of the person, "
+        "at the threshold of this FMR in the normal scenario; the FMR itself if renewal works",
+        "interval": SHARE_INTERVAL,
+        "interval of eer, tar": RATE_INTERVAL,
+    }
+    return Judged(metrics, table, settings)
+
+
+def judge_crossmatch(loaded: LoadedScene, found: artefacts.Linkage, owners: NDArray[np.object_], mean: Means) -> Judged:
+    """How well two applications' templates of one person are told from those of two people."""
+    scores = np.array(found.scores)
+    people = owners[found.targets]
+    # This is the one place where measures of unlinkability are computed: all pairs of two applications' templates, the
+    # mated ones on the diagonal, and whose they are.
+    rates = error_rates(np.diagonal(scores), people, Impostors.off_diagonal(scores), ())
+    metrics = {"link_auc": mean(_wins(scores), people), "link_eer": rates["eer"]}
+    left, right = np.repeat(found.targets, len(found.gallery)), np.tile(found.gallery, len(found.targets))
+    table = _named(loaded, left, right, owners).assign(score=scores.ravel())
+    settings = {
+        "link_auc": "probability that two templates of one person score higher than those of two people; .5 is chance",
+        "templates": "of two images, under the keys of two applications",
+        "interval": MEAN_INTERVAL,
+        "interval of link_eer": RATE_INTERVAL,
+    }
+    return Judged(metrics, table, settings, {"people": len(people)})
+
+
+def judge_inversion(
+    loaded: LoadedScene,
+    found: artefacts.Protected,
+    inverted: tuple[NDArray[Any], NDArray[Any]],
+    clean: NDArray[Any],
+    owners: NDArray[np.object_],
+    mean: Means,
+    attack: KeyedAttack,
+) -> Judged:
+    """How close recovered embeddings are to the true ones, and which systems accept them.
+
+    Args:
+        inverted: recovered embeddings (M, D) of the first targets, and their scores (2, M) with protected templates.
+        clean: unprotected embeddings (N, D) of all test images.
+    """
+    recovered, shown = inverted
+    targets, others = found.targets[: len(recovered)], found.gallery[: len(recovered)]
+    people = owners[targets]
+    own, other, strangers = (
+        (recovered * clean[rows]).sum(1).astype(np.float64) for rows in (targets, others, np.roll(targets, 1))
+    )
+    columns: dict[str, NDArray[Any]] = {"inverted_cosine": own, "inverted_excess": own - strangers}
+    metrics = {name: mean(values, people) for name, values in columns.items()}
+    columns |= {"cosine_other": other, "preimage_score": shown[0], "preimage_score_other": shown[1]}
+    plain = Impostors.among(clean[loaded.test.found], owners[loaded.test.found]).similarity
+    stolen = _different(np.array(found.scores["stolen"]))
+    for name, scores, impostors in (
+        ("isr1", own, plain), ("isr2", other, plain), ("preimage1", shown[0], stolen), ("preimage2", shown[1], stolen),
+    ):  # fmt: skip
+        shares, decided = _accepted(name, scores, people, impostors, _FMRS)
+        metrics, columns = {**metrics, **shares}, {**columns, **decided}
+    names = [loaded.test.names[i] for i in targets]
+    table = pd.DataFrame({"name": names, "subject": people, **columns})
+    settings = {
+        "inverted_cosine": "of the recovered embedding with the true one, unprotected",
+        "inverted_excess": "the same, minus the cosine with another person's",
+        "isr": "accepted by the unprotected system at its threshold of this FMR; 1: same image, 2: another one",
+        "preimage": "accepted by the protected system, under the claimed identity's key, at its threshold of this FMR "
+        "for stolen tokens; 1: the stolen template, 2: that of another image, with the same key",
+        "impostor pairs": {"isr": len(plain), "preimage": len(stolen)},
+        "interval": SHARE_INTERVAL,
+        "interval of inverted_cosine": MEAN_INTERVAL,
+    }
+    return Judged(metrics, table, settings, {"required": attack.required, "key": attack.knows})
+
+
+# ----------------------------------------------------------------------------------------------------------- parts
+
+
+def _different(scores: NDArray[Any]) -> NDArray[np.float64]:
+    """Scores (T * (T - 1),) of different people, from a matrix with the same person on the diagonal."""
+    return np.asarray(scores[~np.eye(len(scores), dtype=bool)], dtype=np.float64)
+
+
+def _accepted(
+    name: str, scores: NDArray[Any], people: NDArray[Any], impostors: NDArray[np.float64], fmrs: tuple[float, ...]
+) -> tuple[dict[str, Measure], dict[str, NDArray[np.bool_]]]:
+    """Shares of scores (T,) above the thresholds of some FMRs, NAME_FMR, and the decisions; a note where too few."""
+    figures, decided = {}, {}
+    for fmr in fmrs:
+        refused = refused_at(impostors, fmr)
+        if refused is None:
+            note = f"too few impostor pairs ({len(impostors)}) for this rate"
+            figures[f"{name}_{fmr:g}"] = Measure(None, n=len(scores), note=note)
+            continue
+        decided[f"{name}_{fmr:g}"] = np.asarray(scores) > refused
+        figures[f"{name}_{fmr:g}"] = proportion(decided[f"{name}_{fmr:g}"], people)
+    return figures, decided
+
+
+def _wins(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """For each mated score on the diagonal, the share of non-mated ones that it exceeds; ties count half."""
+    others, own = np.sort(_different(scores)), np.diagonal(scores)
+    below, up_to = (np.searchsorted(others, own, side=side) for side in ("left", "right"))
+    return np.asarray((below + up_to) / (2 * len(others)))
+
+
+def _every(found: artefacts.Protected) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Left and right image of each entry of a matrix, row by row."""
+    count = len(found.targets)
+    return np.repeat(found.targets, count), np.tile(found.gallery, count)
+
+
+def _named(
+    loaded: LoadedScene, left: NDArray[np.int64], right: NDArray[np.int64], owners: NDArray[np.object_]
+) -> pd.DataFrame:
+    names = np.array(loaded.test.names, dtype=object)
+    return pd.DataFrame(
+        {
+            "left": names[left],
+            "right": names[right],
+            "left_person": owners[left],
+            "right_person": owners[right],
+            "mated": owners[left] == owners[right],
+        }
+    )
+
+
+def _pairs_table(
+    loaded: LoadedScene,
+    left: NDArray[np.int64],
+    right: NDArray[np.int64],
+    owners: NDArray[np.object_],
+    fold: NDArray[np.int64] | None,
+    scores: Mapping[str, NDArray[Any]],
+    suffix: str,
+) -> pd.DataFrame:
+    """Comparisons with their scores in each scenario; `fold` is -1 for those that are no pair of the protocol."""
+    columns = {name: np.array(scores[f"{name}{suffix}"]).ravel() for name in SCENARIOS}
+    return _named(loaded, left, right, owners).assign(fold=-1 if fold is None else fold, **columns)

@@ -1,0 +1,49 @@
+"""Index-of-max hashing with uniformly random permutations, IoM-URP (Jin et al., IEEE TIFS 2018)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bench.contracts import Key, KeyedDefense, NotApplicable, Rng
+
+
+@dataclass(frozen=True, kw_only=True)
+class IomUrp(KeyedDefense):
+    """Stores, for each group, where the product of secretly permuted copies of the embedding is largest.
+
+    Only the first `window` entries of the product take part. Templates are compared by the share of equal indices.
+    """
+
+    groups: int = 600  #: length of the template (m in the paper)
+    window: int = 100  #: entries of which the largest is found (k in the paper), at most 256
+    factors: int = 2  #: permuted copies that are multiplied (p in the paper)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.groups < 1 or not 2 <= self.window <= 256 or self.factors < 1:
+            raise ValueError("groups and factors must be at least 1, and window from 2 to 256")
+
+    def draw_key(self, rng: Rng, width: int) -> Key:
+        """(groups, factors, window) positions in the embedding, different ones within a window."""
+        if self.window > width:
+            raise NotApplicable(f"a window of {self.window} entries does not fit an embedding of {width}")
+        drawn = torch.rand(self.groups, self.factors, width, generator=rng.torch())
+        return {"positions": drawn.argsort(2)[:, :, : self.window]}
+
+    def transform(self, embeddings: Tensor, key: Key) -> Tensor:
+        """Indices (B, groups), uint8."""
+        return self._products(embeddings, key).argmax(2).to(torch.uint8)
+
+    def score(self, stored: Tensor, probes: Tensor) -> Tensor:
+        """Share of equal indices."""
+        return (stored == probes).float().mean(1)
+
+    def margins(self, embeddings: Tensor, template: Tensor, key: Key) -> Tensor:
+        """By how much the winner of each group leads each of the others (itself by 0), (B, groups x window)."""
+        products = self._products(embeddings, key)
+        winners = template.long()[None, :, None].expand(len(products), -1, 1)
+        return (products.gather(2, winners) - products).flatten(1)
+
+    def _products(self, embeddings: Tensor, key: Key) -> Tensor:
+        return embeddings[:, key["positions"]].prod(2)

@@ -1,0 +1,208 @@
+"""Keyed defences: keys by holder, two applications, the cells of a run, canaries, and a defence of somebody else."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from support import CONFIG, Cli, invoke
+
+from bench.contracts import KeyedDefense, KeyOracle, Rng
+from bench.errors import KnowledgeError, UserError
+from bench.plan import plan
+from bench.runner.keyed import KeyRing
+from bench.settings import registry
+from bench.settings.resolve import load
+from bench.storage.records import Run
+
+KEYED = (
+    CONFIG.replace("[run]\n", "[run]\ncanaries = true\n")
+    .replace('defenses = ["unprotected", "laplace", "advface"]', 'defenses = ["biohash", "poly", "laplace"]')
+    .replace(
+        'attacks = ["mean_face", "resrec", "replay"]',
+        'attacks = ["key_inversion", "key_inversion+key", "exponent_one+key", "shift_linkage"]',
+    )
+    + """
+[defenses.biohash]
+bits = 16
+
+[defenses.poly]
+plugin = "polyprotect"
+overlap = 4
+
+[attacks.shift_linkage]
+shifts = 2
+"""
+)
+MINE = '''"""A rotation of the embedding, from another package."""
+
+from dataclasses import dataclass
+
+from bench.contracts import KeyedDefense
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rotation(KeyedDefense):
+    """Stores a rotated embedding."""
+
+    keys: str = "record"
+
+    def draw_key(self, rng, width):
+        return {"rotation": rng.orthonormal(width, width)}
+
+    def transform(self, embeddings, key):
+        return embeddings @ key["rotation"]
+'''
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory, cli: Cli) -> Path:
+    folder = tmp_path_factory.mktemp("keyed")
+    (folder / "mine.py").write_text(MINE)
+    config = KEYED.replace('"laplace"]', '"laplace", "mine"]') + '\n[defenses.mine]\nplugin = "mine.py"\n'
+    (folder / "bench.toml").write_text(config)
+    cli("run", cwd=folder)
+    return folder / "out" / "main"
+
+
+def _hash(**parameters: object) -> KeyedDefense:
+    made = registry.make(registry.find("defense", "biohash", "t"), parameters, "t")
+    assert isinstance(made, KeyedDefense)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("scope", "alike"),
+    [("system", {"a person", "a record"}), ("subject", {"a record"}), ("record", set()), ("pool", {"an application"})],
+)
+def test_a_key_depends_on_its_holder_and_on_nothing_else(scope: str, alike: set[str]) -> None:
+    ring = KeyRing(_hash(keys=scope, pool=1, bits=4), 8, Rng(0))
+
+    def drawn(*holder: str) -> torch.Tensor:
+        return ring.key(*holder)["projection"]
+
+    own = drawn("first", "ann", "ann/1")
+    alike = alike | {"a person", "a record"} if scope == "pool" else alike  # of a pool with a single key
+    others = {
+        "an application": ("second", "ann", "ann/1"),
+        "a person": ("first", "bob", "ann/1"),
+        "a record": ("first", "ann", "ann/2"),
+    }
+    for what, holder in others.items():
+        assert torch.equal(own, drawn(*holder)) == (what in alike), what
+    again = KeyRing(_hash(keys=scope, pool=1, bits=4), 8, Rng(0)).key("first", "ann", "ann/1")
+    assert torch.equal(own, again["projection"])
+
+
+def test_a_pool_has_as_many_keys_as_it_says() -> None:
+    ring = KeyRing(_hash(keys="pool", pool=3, bits=4), 8, Rng(0))
+    keys = {tuple(ring.key("first", "ann", f"{n}")["projection"].flatten().tolist()) for n in range(40)}
+    assert len(keys) == 3
+
+
+def test_the_oracle_gives_no_key_that_did_not_leak() -> None:
+    defense = _hash(bits=4)
+    leaked = {"projection": torch.ones(8, 4)}
+    for knows, refused in (("none", 2), ("own", 1), ("leaked", 0)):
+        oracle = KeyOracle(knows, defense, 8, lambda _: leaked, Rng(0))  # type: ignore[arg-type]
+        failed = 0
+        for ask in (oracle.key, oracle.own_key):
+            try:
+                ask(0)
+            except KnowledgeError as error:
+                assert "declared" in str(error)
+                failed += 1
+        assert failed == refused, knows
+    own = KeyOracle("own", defense, 8, lambda _: leaked, Rng(0)).own_key(0)
+    assert not torch.equal(own["projection"], leaked["projection"])
+
+
+def test_feature_attacks_and_keyed_ones_do_not_meet(config: Path) -> None:
+    config.write_text(KEYED.replace('["key_inversion",', '["mean_face", "resrec", "key_inversion",'))
+    cells = {(job.cell.kind, job.cell.defense, job.cell.attack) for job in plan(load(config)).jobs}
+    assert {kind for kind, defense, _ in cells if defense in ("biohash", "poly")} == {
+        "protection", "crossmatch", "inversion",
+    }  # fmt: skip
+    assert {attack for _, defense, attack in cells if defense == "laplace"} == {"", "mean_face", "resrec"}
+    assert {(d, a) for kind, d, a in cells if d.startswith("canary") and kind in ("crossmatch", "inversion")} == {
+        ("canary~sealed", "key_inversion"), ("canary~sealed", "shift_linkage"), ("canary~iom_grp", "key_inversion+key"),
+        ("canary~polyprotect[overlap=4]", "exponent_one+key"), ("canary~polyprotect[overlap=4]", "shift_linkage"),
+    }  # fmt: skip
+
+
+def test_keys_of_cells_depend_on_what_they_use(config: Path) -> None:
+    def keys(text: str) -> dict[str, str]:
+        config.write_text(text)
+        return {job.cell.name: job.key for job in plan(load(config)).jobs}
+
+    before = keys(KEYED)
+    after = keys(KEYED.replace("bits = 16", "bits = 15"))
+    assert {name for name in before if before[name] != after[name]} == {n for n in before if "--biohash--" in n}
+    after = keys(KEYED.replace("shifts = 2", "shifts = 1"))
+    assert {name for name in before if before[name] != after[name]} == {n for n in before if "shift_linkage" in n}
+
+
+def test_only_an_inversion_has_a_leaked_key(config: Path) -> None:
+    config.write_text(KEYED.replace('"shift_linkage"]', '"shift_linkage+key"]'))
+    with pytest.raises(UserError, match=r"shift_linkage\+key.*uses no key"):
+        load(config)
+
+
+def test_a_run_judges_accuracy_linking_and_inversion(ran: Path) -> None:
+    records = {(r.cell.kind, r.cell.defense, r.cell.attack): r for r in Run(ran).records()}
+    hashed = records["protection", "biohash", ""]
+    assert hashed.status == "ok", hashed.traceback
+    assert hashed.info["template_bytes"] == 2
+    assert {"acc_plain", "acc_normal", "acc_stolen", "eer_stolen", "tar_normal_at_far_0.1"} <= set(hashed.metrics)
+    with_key = records["inversion", "biohash", "key_inversion+key"].metrics["inverted_cosine"]
+    without = records["inversion", "biohash", "key_inversion"].metrics["inverted_cosine"]
+    assert (with_key.low or 0) > 0.6, "sixteen signs of sixteen entries"
+    assert abs(without.value or 1) < 0.3
+    assert records["inversion", "biohash", "exponent_one+key"].status == "skipped"
+    assert (records["inversion", "poly", "exponent_one+key"].metrics["inverted_cosine"].low or 0) > 0.6
+
+
+def test_scores_are_kept_with_their_people(ran: Path) -> None:
+    run = Run(ran)
+    cells = [record.cell for record in run.records() if record.cell.kind == "crossmatch"]
+    (cell,) = [cell for cell in cells if cell.defense == "biohash" and not cell.attack]
+    scores = run.scores(cell)
+    people = scores["left_person"].nunique()
+    assert len(scores) == people**2
+    assert scores["mated"].sum() == people
+    assert (scores["mated"] == (scores["left_person"] == scores["right_person"])).all()
+
+
+def test_the_impostor_of_the_normal_scenario_has_a_key_of_his_own(ran: Path) -> None:
+    run = Run(ran)
+    (cell,) = [r.cell for r in run.records() if r.cell.kind == "protection" and r.cell.defense == "mine"]
+    scores = run.scores(cell)
+    impostors = scores[~scores["mated"]]
+    rotated = scores[scores["mated"]]
+    assert scores["stolen"].to_numpy() == pytest.approx(scores["plain"].to_numpy(), abs=1e-4)
+    assert (rotated["normal"] == rotated["stolen"]).all()
+    assert (impostors["normal"] - impostors["stolen"]).abs().mean() > 0.1
+
+
+def test_a_defence_from_one_file_is_in_the_leaderboard(ran: Path, cli: Cli) -> None:
+    text = (ran / "templates.md").read_text()
+    assert "| mine | record |" in text
+    assert "Protected templates: blobs, tiny" in (ran / "leaderboard.md").read_text()
+    rows = json.loads(cli("leaderboard", str(ran), "--templates", "--format", "json").stdout)
+    assert {row["defense"] for row in rows} == {"biohash", "poly", "mine"}
+    rows = json.loads(cli("leaderboard", str(ran), "--format", "json").stdout)
+    assert {row["defense"] for row in rows} == {"laplace"}, "the one of feature maps has no keyed defence"
+
+
+def test_a_run_of_keyed_defences_alone_has_reports(tmp_path: Path, cli: Cli) -> None:
+    text = KEYED.replace('"poly", "laplace"]', '"poly"]').replace("canaries = true\n", "")
+    (tmp_path / "bench.toml").write_text(text)
+    done = cli("run", cwd=tmp_path)
+    assert "| biohash | subject |" in done.stdout
+    assert "Protected templates: blobs, tiny" in (tmp_path / "out/main/report/index.html").read_text()
+
+
+def test_commands_for_feature_maps_say_that_there_are_none(config: Path) -> None:
+    config.write_text(KEYED)
+    said = invoke("try", "biohash", status=2).output
+    assert "keys" in said
