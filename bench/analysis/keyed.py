@@ -36,6 +36,9 @@ COLUMNS = (
     Column("isr_none", "ISR, no key ↓"),
     Column("link_own", "linking AUC, own score ↓"),
     Column("link_best", "linking AUC, best score ↓"),
+    Column("d_sys_own", "D_sys, own score ↓"),
+    Column("d_sys", "D_sys, best score ↓"),
+    Column("d_sys_null", "D_sys by chance, 95 % point"),
     Column("renewed", "FMR of renewed templates ↓"),
     Column("template_bytes", "bytes", 0),
     Column("protect_ms", "ms", 3),
@@ -48,7 +51,8 @@ def template_leaderboard(run: Run) -> pd.DataFrame:
     `cosine_key`, `isr_key`, `preimage_key`: of the attack that recovers most with the leaked key, `attack_key`;
     `*_none`: without it. `isr_*` and `preimage_*` are for the same image, and, like `renewed`, at `fmr`, the lowest
     rate for which all have enough impostors. `link_best`: the best of the scheme's own score and of all attacks', by
-    its AUC; `link_attack` names it. Attacks that failed the self-test do not count.
+    its AUC; `link_attack` names it. `d_sys` is of this score; it exceeds `d_sys_null` in 5 % of cases if the
+    templates could not be linked. Attacks that failed the self-test do not count.
 
     Raises:
         DataError: there are no records, or damaged ones.
@@ -96,6 +100,9 @@ def _row(board: Board, defense: str) -> dict[str, Any]:
     best = max(scores, key=lambda e: e.metric("link_auc").value or 0.0, default=None)
     put("link_own", own.metric("link_auc") if own else UNKNOWN)
     put("link_best", best.metric("link_auc") if best else UNKNOWN)
+    put("d_sys_own", own.metric("d_sys") if own else UNKNOWN)
+    put("d_sys", best.metric("d_sys") if best else UNKNOWN)
+    row["d_sys_null"] = _chance(best)
     row["link_attack"] = (best.cell.attack or "own score") if best else ""
     put("renewed", accuracy.metric(f"renewed_{row['fmr']}") if accuracy else UNKNOWN)
     info = accuracy.records[0].info if accuracy else {}
@@ -107,6 +114,13 @@ def _row(board: Board, defense: str) -> dict[str, Any]:
     row["failed"] = "; ".join(sorted(e.cell.attack or e.cell.kind for e in everything if e.failed and not e.skipped))
     row["skipped"] = protection.failed if protection and protection.skipped else ""
     return row
+
+
+def _chance(entry: Entry | None) -> float | None:
+    """The 95 % point of D_sys when people are shuffled, averaged over seeds."""
+    nulls = [record.info.get("null", {}).get("d_sys") for record in entry.records] if entry else []
+    found = [float(null["upper"]) for null in nulls if null]
+    return sum(found) / len(found) if found else None
 
 
 def _most(entries: Iterable[Entry]) -> Entry | None:

@@ -56,6 +56,7 @@ NOTE = (
     "95 % intervals over identities. *Normal*: impostors have keys of their own; *stolen token*: that of the claimed "
     "identity. *Recovered cosine*: of the best inversion's embedding with the true one; *ISR*: the share of these that "
     "the unprotected system accepts, and *pre-image* that the protected system does, at the FMR under remarks. "
-    "*Linking AUC*: two applications' templates of one person against those of two; .5 is chance. *FMR of renewed "
+    "*Linking AUC*: two applications' templates of one person against those of two; .5 is chance. "
+    "*D_sys*: 0 unlinkable, 1 linkable; up to the 95 % point beside it, chance explains it. *FMR of renewed "
     "templates*: the rate itself if renewal works. Arrows point to better protection or better utility."
 )

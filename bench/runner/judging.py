@@ -395,7 +395,8 @@ class Judge:
             if job.cell.kind == "protection":
                 judged = judge_protection(loaded, found, scores, owners)
             else:
-                judged = judge_crossmatch(loaded, scores, owners, mean)
+                seed = derive_seed("bootstrap", job.cell.dataset)
+                judged = judge_crossmatch(loaded, scores, owners, seed, self.context.settings.metrics.bootstrap)
                 if job.cell.attack:
                     info["required"] = self.context.settings.attacks[job.cell.attack].required  # type: ignore[attr-defined]
         return Verdict(

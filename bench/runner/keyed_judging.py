@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from bench.contracts import KeyedAttack
 from bench.metrics.catalogue import MEAN_INTERVAL, RATE_INTERVAL, SHARE_INTERVAL
 from bench.metrics.proportions import proportion
 from bench.metrics.rates import accuracy_share, error_rates
+from bench.metrics.unlinkability import LinkageScores, unlinkability
 from bench.metrics.verification import Impostors, fold_accuracy, refused_at
 from bench.runner import artefacts
 from bench.runner.context import LoadedScene
@@ -85,23 +86,43 @@ def judge_protection(
     return Judged(metrics, table, settings)
 
 
-def judge_crossmatch(loaded: LoadedScene, found: artefacts.Linkage, owners: NDArray[np.object_], mean: Means) -> Judged:
-    """How well two applications' templates of one person are told from those of two people."""
+def judge_crossmatch(
+    loaded: LoadedScene, found: artefacts.Linkage, owners: NDArray[np.object_], seed: int, resamples: int
+) -> Judged:
+    """How well two applications' templates of one person are told from those of two people.
+
+    Args:
+        seed: of the shuffles and resamples.
+        resamples: number of bootstrap resamples for the intervals.
+    """
     scores = np.array(found.scores)
-    people = owners[found.targets]
-    # This is the one place where measures of unlinkability are computed: all pairs of two applications' templates, the
-    # mated ones on the diagonal, and whose they are.
-    rates = error_rates(np.diagonal(scores), people, Impostors.off_diagonal(scores), ())
-    metrics = {"link_auc": mean(_wins(scores), people), "link_eer": rates["eer"]}
+    rows, columns = owners[found.targets], owners[found.gallery]
     left, right = np.repeat(found.targets, len(found.gallery)), np.tile(found.gallery, len(found.targets))
     table = _named(loaded, left, right, owners).assign(score=scores.ravel())
     settings = {
         "link_auc": "probability that two templates of one person score higher than those of two people; .5 is chance",
+        "d_sys": "Gomez-Barrero et al. 2018, prior odds 1, from bins of equal mass; above 0 by chance: "
+        "compare with the 95 % point when people are shuffled, in info",
+        "max_linkability": "Otroshi Shahreza et al. 2023, in bits, from the same bins; likewise",
         "templates": "of two images, under the keys of two applications",
-        "interval": MEAN_INTERVAL,
-        "interval of link_eer": RATE_INTERVAL,
+        "interval of link_eer, link_tmr": RATE_INTERVAL,
     }
-    return Judged(metrics, table, settings, {"people": len(people)})
+    info: dict[str, Any] = {"people": len(rows)}
+    if np.ptp(scores) == 0:
+        silent = Measure(None, n=len(rows), note="all scores are equal, so they tell nothing")
+        names = ("link_auc", "link_eer", "d_sys", "max_linkability")
+        return Judged(dict.fromkeys(names, silent), table, settings, info)
+    linked = unlinkability(LinkageScores(scores, rows, columns), seed=seed, resamples=resamples)
+    metrics = {
+        "link_auc": linked.auc,
+        "link_eer": linked.rates["eer"],
+        "d_sys": linked.d_sys,
+        "max_linkability": linked.maximal_linkability,
+        **{f"link_{name}": rate for name, rate in linked.rates.items() if name != "eer"},
+    }
+    nulls = {"d_sys": linked.d_sys_null, "max_linkability": linked.maximal_linkability_null}
+    info |= {"bins": linked.bins, "null": {name: asdict(null) for name, null in nulls.items()}}
+    return Judged(metrics, table, settings, info)
 
 
 def judge_inversion(
@@ -172,13 +193,6 @@ def _accepted(
         decided[f"{name}_{fmr:g}"] = np.asarray(scores) > refused
         figures[f"{name}_{fmr:g}"] = proportion(decided[f"{name}_{fmr:g}"], people)
     return figures, decided
-
-
-def _wins(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """For each mated score on the diagonal, the share of non-mated ones that it exceeds; ties count half."""
-    others, own = np.sort(_different(scores)), np.diagonal(scores)
-    below, up_to = (np.searchsorted(others, own, side=side) for side in ("left", "right"))
-    return np.asarray((below + up_to) / (2 * len(others)))
 
 
 def _every(found: artefacts.Protected) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
