@@ -127,6 +127,11 @@ class PublicSources:
 
         if self.halved:
             defender, attacker = split_public(usable("defender"), Rng(derive_seed("public faces")))
+            if not len(defender) or not len(attacker):
+                raise UserError(
+                    f"too few people are left among the public faces of {self.defender!r} for the defender and the "
+                    "attacker; set run.public_defender and run.public_attacker"
+                )
         else:
             defender, attacker = usable("defender"), usable("attacker")
         refuse_overlap(test=test, defender=defender, attacker=attacker)

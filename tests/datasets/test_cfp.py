@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cfp_tree import HALF, NAMES, official, written
 from hypothesis import given
 from hypothesis import strategies as st
 from pictures import picture, save
@@ -15,57 +16,11 @@ from bench.datasets.align import ImageSource, KnownPoints, align, box_of
 from bench.datasets.cfp import Cfp
 from bench.datasets.cfp_lists import image_name, parse_fold, parse_list
 from bench.datasets.fiducials import five_points, parse_fiducials
+from bench.datasets.inspection import inspect
 from bench.errors import DataError
 from bench.recognizers.mobilefacenet import MobileFaceNet
 
 SQUARE = Alignment("margin", (16, 16))
-NAMES = ("Ann Lee", "Bob", "Cléo O'Neill", "Dan", "Eve")
-
-# Half of a frontal face of 100 pixels from the eyes to the mouth, its middle at x = 100: jaw, brow, eye, nose,
-# underside of the nose, corner of the mouth, lips.
-_JAW = [(10 + 3 * i, 60 + 15 * i) for i in range(8)]
-HALF = np.array(
-    [
-        *_JAW, (100, 190), (30, 30), (50, 25), (80, 30),
-        (42, 50), (50, 46), (62, 46), (70, 50), (62, 54), (50, 54),
-        (100, 50), (100, 70), (100, 90), (100, 110), (100, 125), (90, 122), (80, 118),
-        (65, 150), (100, 145), (100, 149), (100, 158), (100, 151),
-    ],
-    dtype=float,
-)  # fmt: skip
-
-
-def _text(points: np.ndarray) -> str:
-    return "\n".join(f"{x:.4g},{y:.4g}" for x, y in points)
-
-
-def official(root: Path, people: int = 5, folds: int = 2) -> Path:
-    """A tree of blobs in CFP's layout: two frontal photographs and one profile a person; fold k pairs 2k-1 with 2k."""
-    frontal, profile = [], []
-    for person in range(1, people + 1):
-        for pose, count, listed in (("frontal", 2, frontal), ("profile", 1, profile)):
-            for image in range(1, count + 1):
-                name = f"{person:03d}/{pose}/{image:02d}"
-                number = 10 * person + image + 5 * (pose == "profile")
-                save(root / f"Data/Images/{name}.jpg", picture(number, (200, 240)), quality=95)
-                (root / f"Data/Fiducials/{name}.txt").parent.mkdir(parents=True, exist_ok=True)
-                (root / f"Data/Fiducials/{name}.txt").write_text(_text(HALF))
-                listed.append(f"{len(listed) + 1} ../Data/Images/{name}.jpg")
-    (root / "Data/list_name.txt").write_text("\n".join(NAMES[:people]) + "\n")
-    (root / "Protocol").mkdir()
-    (root / "Protocol/Pair_list_F.txt").write_text("\n".join(frontal))
-    (root / "Protocol/Pair_list_P.txt").write_text("\n".join(profile) + "\n")
-    for fold in range(1, folds + 1):
-        one, other = 2 * fold - 1, 2 * fold
-        for kind, same, diff in (
-            ("FP", f"{2 * one - 1},{one}\n{2 * other},{other}\n", f"{2 * one - 1},{other}\n{2 * other},{one}"),
-            ("FF", f"{2 * one - 1},{2 * one}", f"{2 * one},{2 * other}"),
-        ):
-            folder = root / f"Protocol/Split/{kind}/{fold:02d}"
-            folder.mkdir(parents=True)
-            (folder / "same.txt").write_text(same)
-            (folder / "diff.txt").write_text(diff)
-    return root
 
 
 @pytest.fixture
@@ -132,7 +87,7 @@ def test_a_path_gives_only_person_pose_and_number() -> None:
         ("Data/list_name.txt", "Ann\n\nBob\nCleo\nDan", r"list_name.txt:2: expected a name"),
         ("Data/list_name.txt", "Ann\nBob\nAnn\nDan\nEve", r"list_name.txt:3: 'Ann' is also the name of line 1"),
         ("Data/list_name.txt", "Ann\nBob", r"list_name.txt: 2 names, so that .*003/frontal/01.jpg has none"),
-        ("Data/Fiducials/002/profile/01.txt", _text(HALF[:29]), r"002/profile/01.txt: 29 points; expected 30"),
+        ("Data/Fiducials/002/profile/01.txt", written(HALF[:29]), r"002/profile/01.txt: 29 points; expected 30"),
         ("Data/Fiducials/002/profile/01.txt", "1,2\n3,nan", r"002/profile/01.txt:2: expected a point `x,y`"),
     ],
 )  # fmt: skip
@@ -169,9 +124,9 @@ def test_pairs_people_and_public_faces(root: Path, tmp_path: Path) -> None:
     cfp = Cfp(path=str(root), alignment="fiducials")
     found = cfp.load(SQUARE, tmp_path / "cache")
     assert found.test.subjects is not None and found.public is not None
-    assert set(found.test.subjects) == set(NAMES[:4]) and set(found.public.subjects or ()) == {"Eve"}
+    assert set(found.test.subjects) == set(NAMES[:4]) and set(found.public.subjects or ()) == {"Eve Fox"}
     assert cfp.size() == (len(found.test), len(found.public)) == (8, 3)
-    assert cfp.people() == (frozenset(NAMES[:4]), frozenset({"Eve"}))
+    assert cfp.people() == (frozenset(NAMES[:4]), frozenset({"Eve Fox"}))
     sides = [
         (found.test.names[a], found.test.names[b]) for a, b in zip(found.pairs.left, found.pairs.right, strict=True)
     ]
@@ -208,7 +163,7 @@ def test_fewer_pairs_leave_more_people_public(root: Path) -> None:
     (root / "Protocol/Split/FP/02/diff.txt").write_text("5,4\n9,3")
     assert Cfp(path=str(root)).people()[1] == frozenset()
     fewer = Cfp(path=str(root), pairs_per_fold=1)
-    assert len(fewer._tree().pairs) == 4 and fewer.people()[1] == {"Eve"}
+    assert len(fewer._tree().pairs) == 4 and fewer.people()[1] == {"Eve Fox"}
 
 
 def test_revision_covers_bytes_protocol_alignment_and_points_but_no_path(root: Path, tmp_path: Path) -> None:
@@ -221,7 +176,7 @@ def test_revision_covers_bytes_protocol_alignment_and_points_but_no_path(root: P
     assert len(set(revisions)) == len(variants)
     moved = root.rename(tmp_path / "elsewhere")
     assert Cfp(path=str(moved)).revision() == revisions[0]
-    (moved / "Data/Fiducials/001/frontal/01.txt").write_text(_text(HALF + 1))
+    (moved / "Data/Fiducials/001/frontal/01.txt").write_text(written(HALF + 1))
     assert Cfp(path=str(moved)).revision() != revisions[0]
     assert Cfp(path=str(moved), alignment="mtcnn").revision() == revisions[3], "it reads no fiducial points"
     save(moved / "Data/Images/005/frontal/01.jpg", picture(999, (200, 240)))
@@ -235,6 +190,12 @@ def test_strange_and_second_files(root: Path) -> None:
     save(root / "Data/Images/001/frontal/1.png", picture(71))
     with pytest.raises(DataError, match="is the same photograph by its name; keep only one"):
         Cfp(path=str(root)).size()
+
+
+def test_inspect_knows_the_layout(root: Path) -> None:
+    found = inspect(root)
+    assert (found.people, found.images, found.sizes) == (5, 15, {"240 x 200": 15})
+    assert found.section.splitlines()[:2] == ["[datasets.cfp]", 'plugin = "cfp"']
 
 
 # ----------------------------------------------------------------------------------------------------- alignment
@@ -316,7 +277,7 @@ def test_known_points_help_out_where_no_face_is_found_and_have_a_cache_of_their_
 
 
 def test_points_of_another_photograph_are_refused_by_name(root: Path, tmp_path: Path) -> None:
-    (root / "Data/Fiducials/002/profile/01.txt").write_text(_text(HALF * 50))
+    (root / "Data/Fiducials/002/profile/01.txt").write_text(written(HALF * 50))
     with pytest.raises(DataError, match=r"002/profile/01.jpg: the points .* do not fit this photograph"):
         Cfp(path=str(root), alignment="fiducials").load(SQUARE, tmp_path / "cache")
 
@@ -351,7 +312,7 @@ def test_the_real_folds_and_the_agreement_of_both_kinds_of_points(data: Path, tm
     points = np.array(
         [
             five_points(
-                parse_fiducials((data / f"cfp/Data/Fiducials/{name}.txt").read_text(), name), name.split("/")[1]
+                parse_fiducials((data / f"cfp/Data/Fiducials/{name}.txt").readwritten(), name), name.split("/")[1]
             )
             for name in names
         ]
