@@ -1,5 +1,6 @@
 """CFP's official layout: lists, folds, fiducial points, and which points align a face."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from pictures import picture, save
 from PIL import Image
 
+from bench.checks.others import check_dataset
 from bench.contracts import Alignment
 from bench.datasets import align as aligning
 from bench.datasets.align import ImageSource, KnownPoints, align, box_of
@@ -190,6 +192,21 @@ def test_strange_and_second_files(root: Path) -> None:
     save(root / "Data/Images/001/frontal/1.png", picture(71))
     with pytest.raises(DataError, match="is the same photograph by its name; keep only one"):
         Cfp(path=str(root)).size()
+
+
+def test_it_keeps_the_contract_of_datasets(root: Path) -> None:
+    assert {verdict.status for verdict in check_dataset(Cfp(path=str(root)))} == {"passed"}
+
+    @dataclass(frozen=True, kw_only=True)
+    class Forgetful(Cfp):
+        """Names one person too few."""
+
+        def people(self) -> tuple[frozenset[str], frozenset[str]]:
+            judged, public = super().people()
+            return judged - {"Ann Lee"}, public
+
+    wrong = [verdict for verdict in check_dataset(Forgetful(path=str(root))) if verdict.status == "failed"]
+    assert len(wrong) == 1 and "'Ann Lee' in one" in str(wrong[0])
 
 
 def test_inspect_knows_the_layout(root: Path) -> None:
