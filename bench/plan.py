@@ -26,7 +26,7 @@ from bench.contracts import (
     ReplayAttack,
     TraitAttack,
 )
-from bench.datasets.public_faces import REST, SIDES, PublicSources
+from bench.datasets.public_faces import REST, SIDES, PublicSources, Side
 from bench.errors import DataError, UserError
 from bench.labels import harness_part
 from bench.metrics.catalogue import RATE_INTERVAL, SHARE_INTERVAL, of_kind
@@ -161,15 +161,31 @@ def plan(settings: Settings) -> Plan:
     )
 
 
-def public_sources(settings: Settings) -> PublicSources:
-    """The settings that choose the public faces."""
-    return PublicSources(settings.run.public_defender, settings.run.public_attacker, settings.run.public_limit)
+def public_sources(settings: Settings, dataset: str = "") -> PublicSources:
+    """The settings that choose the public faces for a judged dataset, whose own label means its people in no pair."""
+    run = settings.run
+    defender, attacker = (REST if s == dataset else s for s in (run.public_defender, run.public_attacker))
+    return PublicSources(defender, attacker, run.public_limit)
+
+
+def left_out_people(settings: Settings, dataset: str) -> dict[Side, frozenset[str]]:
+    """The people whose public faces each side does without, because another set names them too.
+
+    Raises:
+        DataError: a dataset is missing.
+        UserError: nobody is left on a side.
+    """
+    sources = public_sources(settings, dataset)
+    if sources.defender == sources.attacker == REST:
+        return {side: frozenset() for side in SIDES}
+    judged, rest = settings.datasets[dataset].people()
+    return sources.left_out(judged, lambda label: rest if label == REST else settings.public[label].people()[1])
 
 
 def _scenes(settings: Settings) -> Iterator[Scene]:
-    sources = public_sources(settings)
     revisions = {label: dataset.revision() for label, dataset in {**settings.datasets, **settings.public}.items()}
-    traits = _traits(settings, sources)
+    traits = _traits(settings)
+    left_out = {label: left_out_people(settings, label) for label in settings.datasets}
     judge = settings.judge
     judge_key, judge_weights = _judge(settings)
     for recognizer_label, recognizer in settings.recognizers.items():
@@ -181,8 +197,11 @@ def _scenes(settings: Settings) -> Iterator[Scene]:
             )
         for label in settings.datasets:
             known = {**revisions, REST: revisions[label]}
+            sources = public_sources(settings, label)
             public = {
-                side: content_key(**sources.identity(side, known.__getitem__), alignment=recognizer.alignment)
+                side: content_key(
+                    **sources.identity(side, known.__getitem__, left_out[label][side]), alignment=recognizer.alignment
+                )
                 for side in SIDES
             }
             # All images of the selected pairs; only attacks use fewer.
@@ -201,15 +220,15 @@ def _scenes(settings: Settings) -> Iterator[Scene]:
             )
 
 
-def _traits(settings: Settings, sources: PublicSources) -> dict[str, str]:
+def _traits(settings: Settings) -> dict[str, str]:
     """By dataset, the key of its traits and of the attacker's; empty where no attack asks for them."""
     if not any(isinstance(attack, TraitAttack) for attack in settings.attacks.values()):
         return dict.fromkeys(settings.datasets, "")
     found = {label: dataset.traits_revision() for label, dataset in {**settings.datasets, **settings.public}.items()}
-    source = sources.source("attacker")
+    sources = {label: public_sources(settings, label).source("attacker") for label in settings.datasets}
     return {
         label: content_key(judged=found[label], attacker=found[label if source == REST else source])
-        for label in settings.datasets
+        for label, source in sources.items()
     }
 
 

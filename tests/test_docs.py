@@ -29,6 +29,7 @@ SKIPPED = {
     "it needs a cluster",
     "it needs photographs",
     "it needs LFW",
+    "it needs CFP",
 }
 
 

@@ -13,7 +13,7 @@ from bench.cli.options import UserPath
 
 @click.group()
 def data() -> None:
-    """List the data that the paper's protocol needs, and fetch what may be downloaded."""
+    """List the data that the profiles on photographs need, and fetch what may be downloaded."""
 
 
 @data.command(name="status")

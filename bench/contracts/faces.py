@@ -133,6 +133,17 @@ class Dataset(ABC):
         """
         return ""
 
+    def people(self) -> tuple[frozenset[str], frozenset[str]]:
+        """The names of the judged and of the public people, as in `FaceSet.subjects`, without aligning any face.
+
+        Where another set lends the public faces, people whom both sets name are left out of these. Default: none, for a
+        set that does not know real people's names.
+
+        Raises:
+            DataError: as for `revision`.
+        """
+        return frozenset(), frozenset()
+
     @abstractmethod
     def size(self) -> tuple[int, int]:
         """The number of (test, public) images that `load` would return, without aligning any; for estimates.

@@ -123,6 +123,12 @@ class CrossLfw(Dataset):
         """Covers the bytes of the table of traits."""
         return labels_revision(self.traits)
 
+    def people(self) -> tuple[frozenset[str], frozenset[str]]:
+        """The names of the judged and of all other people."""
+        files, _ = self._files()
+        judged = frozenset(person_of(name) for name in self._chosen(files)[0])
+        return judged, frozenset(person_of(name) for name in files) - judged
+
     def size(self) -> tuple[int, int]:
         """Judged images, and the images of people who are in no pair."""
         files, _ = self._files()

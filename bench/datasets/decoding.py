@@ -102,6 +102,20 @@ def read_image(path: Path) -> Image.Image:
     return decode(read_bytes(path), str(path))
 
 
+def size_of(path: Path) -> tuple[int, int]:
+    """The (width, height) of an image file in pixels as stored, from its header.
+
+    Raises:
+        DataError: the file cannot be read, or is no image.
+    """
+    data = read_bytes(path)
+    try:
+        with _opened(data, str(path)) as image:
+            return image.size
+    except UnidentifiedImageError as error:
+        raise DataError(f"{path}: {_otherwise(data)}") from error
+
+
 def read_bytes(path: Path) -> bytes:
     """Reads a file's bytes.
 

@@ -1,4 +1,4 @@
-"""The sources of the paper's data and weights: what is present, how to get it, and downloads where they are allowed."""
+"""The sources of data and weights: what is present, how to get it, and downloads where they are allowed."""
 
 from __future__ import annotations
 
@@ -71,6 +71,13 @@ SOURCES = {
                     "ea42330c62c92989f9d7c03237ed5d591365e89b3e649747777b70e692dc1592",
                 ),
             ),
+        ),
+        Source(
+            "cfp",
+            "CFP (Sengupta et al. 2016): 7,000 photographs of 500 people with 30 points each, and its two protocols",
+            ("cfp/Data/Images", "cfp/Data/Fiducials", "cfp/Data/list_name.txt", "cfp/Protocol"),
+            "ask its authors (cfpw.io): cfp-dataset in a folder named cfp",
+            "for research, by its authors' terms",
         ),
         Source(
             "cfp_fp",

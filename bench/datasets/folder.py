@@ -51,6 +51,11 @@ class ImageFolder(Dataset):
         """Covers the bytes of the table of traits."""
         return labels_revision(self.traits)
 
+    def people(self) -> tuple[frozenset[str], frozenset[str]]:
+        """The names of the people's folders."""
+        names = self._found()[1] if self.identities else ()
+        return frozenset(), frozenset(name.partition("/")[0] for name in names)
+
     def size(self) -> tuple[int, int]:
         """All images are public."""
         return 0, len(self._found()[1])

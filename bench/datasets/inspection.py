@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.datasets.cfp import Cfp
 from bench.datasets.crosslfw import parse_pair_list
-from bench.datasets.decoding import decode, read_bytes
+from bench.datasets.decoding import decode, read_bytes, size_of
 from bench.datasets.insightface import read_bin
 from bench.datasets.lfw import parse_pairs
 from bench.datasets.packs import DAMAGED, PackedFaces
@@ -78,6 +79,8 @@ def public_section(path: Path, aligned: bool) -> dict[str, Any]:
 
 
 def _folder(path: Path, limit: int) -> Inspection:
+    if (path / "Data/Images").is_dir() and (path / "Data/list_name.txt").is_file():
+        return _cfp(path)
     for suffix, (kind, what) in _PACKS.items():
         files = sorted(path.glob(f"*{suffix}"))
         if files:
@@ -102,6 +105,16 @@ def _folder(path: Path, limit: int) -> Inspection:
     section = {"plugin": "folder", "path": str(path), "identities": by_person, "aligned": _cut_out(sizes)}
     count = None if owners is None else len(owners)
     return Inspection(what, count, len(names), _told(sizes), left_out, _section(path, section), len(names) <= limit)
+
+
+def _cfp(path: Path) -> Inspection:
+    dataset = Cfp(path=str(path), protocol="none")
+    found = find_photographs(path / "Data/Images", depth=3)
+    sizes = Counter((height, width) for width, height in map(size_of, found.files.values()))
+    section = {"plugin": "cfp", "path": str(path), "protocol": "frontal-profile"}
+    people, images = len(dataset.people()[1]), dataset.size()[1]
+    what = "CFP in its official layout"
+    return Inspection(what, people, images, _told(sizes), found.notes, _section(path, section), True)
 
 
 def _packed(kind: str, what: str, path: Path, limit: int) -> Inspection:

@@ -131,6 +131,12 @@ class Lfw(Dataset):
         """Covers the bytes of the table of traits."""
         return labels_revision(self.traits)
 
+    def people(self) -> tuple[frozenset[str], frozenset[str]]:
+        """The names of the judged and of all other people."""
+        tree, chosen = self._checked()
+        judged = frozenset(person for pair in chosen for person, _ in (pair.left, pair.right))
+        return judged, frozenset(name.partition("/")[0] for name in tree.files) - judged
+
     def size(self) -> tuple[int, int]:
         """The number of judged images, and of images of everybody else."""
         tree, chosen = self._checked()

@@ -162,6 +162,10 @@ class _PackedFaces(Dataset):
         """Over every used image's name, person and bytes, and how faces are cut out."""
         return revision_of([(revision_of(self._parts()), bytes([1 if self.aligned else ALGORITHM]))])
 
+    def people(self) -> tuple[frozenset[str], frozenset[str]]:
+        """The names of the people, or the numbers that stand for them."""
+        return frozenset(), frozenset(self.scanned().people or ())
+
     def size(self) -> tuple[int, int]:
         """All are public."""
         return 0, len(self.scanned().rows)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+import unicodedata
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Literal
@@ -37,51 +39,101 @@ class PublicSources:
         """The label of the set that supplies this side."""
         return self.defender if side == "defender" else self.attacker
 
-    def identity(self, side: Side, revision: Callable[[str], str]) -> dict[str, Any]:
+    def identity(
+        self, side: Side, revision: Callable[[str], str], left_out: Collection[str] = frozenset()
+    ) -> dict[str, Any]:
         """What this side's faces depend on, as part of a key.
 
         Args:
             revision: returns a set's revision by its label, `rest` included.
+            left_out: the people of `left_out`, named by another set too.
         """
         return {
             "revision": revision(self.source(side)),
             "side": side if self.halved else "all",
             "limit": self.limit,
+            **({"left_out": sorted(left_out)} if left_out else {}),
         }
+
+    def left_out(self, judged: Collection[str], public: Callable[[str], Collection[str]]) -> dict[Side, frozenset[str]]:
+        """The people whose faces each side does without, because another set names them too.
+
+        A set that lends faces to another one leaves out the judged people. Where the sides have different sets, the
+        attacker also leaves out the defender's people, so that what the defender learns is the same whoever attacks.
+
+        Args:
+            judged: the names of the judged people.
+            public: returns the names of a set's public people by its label, `rest` included.
+
+        Raises:
+            UserError: nobody is left on a side.
+        """
+        lent = {side: frozenset(public(self.source(side))) for side in SIDES}
+        found: dict[Side, frozenset[str]] = {}
+        for side in SIDES:
+            others = set() if self.source(side) == REST else _keys(judged)
+            if side == "attacker" and not self.halved:
+                others |= _keys(lent["defender"])
+            found[side] = frozenset(person for person in lent[side] if person_key(person) in others)
+            if found[side] and found[side] == lent[side]:
+                taken = "judged, or the defender has them" if side == "attacker" and not self.halved else "judged"
+                raise UserError(
+                    f"nobody is left among the {side}'s public faces: all {len(lent[side])} people of "
+                    f"{self.source(side)!r} are {taken}; name another set in run.public_{side}"
+                )
+        return found
 
     def count(self, side: Side, size: Callable[[str], int]) -> int:
         """The approximate number of images that this side gets; `size` returns the size of a set, `rest` included."""
         found = size(self.source(side)) // (2 if self.halved else 1)
         return found if self.limit is None else min(found, self.limit)
 
-    def divide(self, test: FaceSet, judged: FaceSet, load: Callable[[str], FaceSet]) -> PublicFaces:
+    def divide(
+        self,
+        test: FaceSet,
+        judged: FaceSet,
+        load: Callable[[str], FaceSet],
+        left_out: Mapping[Side, Collection[str]] | None = None,
+    ) -> PublicFaces:
         """Selects the defender's and the attacker's faces.
 
-        Leaves out photographs without a face. Among the people of the judged set who are in no pair, also leaves out
-        copies of judged photographs and duplicates; published sets contain a few.
+        Leaves out photographs without a face, and people whom another set names too. Among the people of the judged set
+        who are in no pair, also leaves out copies of judged photographs and duplicates; published sets contain a few.
 
         Args:
             test: the judged faces, which nobody may train on.
             judged: these, and the other faces of their set that a longer run would judge.
             load: returns a set's public faces by its label, `rest` included.
+            left_out: the people whom each side does without, from `left_out`; None: nobody.
 
         Raises:
-            UserError: two of the three sets share a person, an image or a photograph.
+            UserError: two of the three sets share a person, an image or a photograph, or a side has no face left.
         """
         notes: dict[str, Sequence[str]] = {}
 
-        def usable(source: str) -> FaceSet:
-            faces, left_out = with_a_face(load(source))
-            notes.update(left_out)
+        def usable(side: Side) -> FaceSet:
+            source = self.source(side)
+            faces, faceless = with_a_face(load(source))
+            notes.update(faceless)
             if source == REST:
-                faces, left_out = _without_copies(faces, judged)
-                notes.update(left_out)
+                faces, copied = _without_copies(faces, judged)
+                notes.update(copied)
+            if left_out and left_out[side]:
+                faces = _without_people(faces, left_out[side])
+                notes[_SHARED.format("public" if self.halved else f"{side}'s")] = sorted(left_out[side])
+            if not len(faces):
+                raise UserError(f"no face is left among those of {source!r} for the {side}; set run.public_{side}")
             return faces
 
         if self.halved:
-            defender, attacker = split_public(usable(self.defender), Rng(derive_seed("public faces")))
+            defender, attacker = split_public(usable("defender"), Rng(derive_seed("public faces")))
+            if not len(defender) or not len(attacker):
+                raise UserError(
+                    f"too few people are left among the public faces of {self.defender!r} for the defender and the "
+                    "attacker; set run.public_defender and run.public_attacker"
+                )
         else:
-            defender, attacker = usable(self.defender), usable(self.attacker)
+            defender, attacker = usable("defender"), usable("attacker")
         refuse_overlap(test=test, defender=defender, attacker=attacker)
         if self.limit is not None:
             defender, attacker = (s.subset(range(min(len(s), self.limit))) for s in (defender, attacker))
@@ -109,6 +161,28 @@ def judged_without_a_face(judged: FaceSet) -> dict[str, Sequence[str]]:
     return {_FACELESS_JUDGED: missed} if missed else {}
 
 
+def person_key(name: str) -> str:
+    """A name in the form in which two sets are compared: Leonardo_DiCaprio and Leonardo Dicaprio are one person.
+
+    Case, accents, punctuation and the sign between words do not count. Empty for a name without letters, which is a
+    number that means somebody else in each set.
+    """
+    plain = unicodedata.normalize("NFKD", name).casefold()
+    kept = (c for c in plain if not unicodedata.combining(c) and c not in "'’`.,")
+    words = re.sub(r"[\W_]+", " ", "".join(kept)).strip()
+    return words if any(c.isalpha() for c in words) else ""
+
+
+def _keys(people: Collection[str]) -> set[str]:
+    return {person_key(person) for person in people} - {""}
+
+
+def _without_people(faces: FaceSet, people: Collection[str]) -> FaceSet:
+    subjects = faces.subjects or ("",) * len(faces)
+    return faces.subset([index for index, person in enumerate(subjects) if person not in people])
+
+
+_SHARED = "people whom another set names too, left out of the {} faces"
 _FACELESS = "public photographs without a face, left out"
 _FACELESS_JUDGED = "judged photographs without a face, counted as failures"
 _JUDGED = "public photographs that are copies of judged ones, left out"

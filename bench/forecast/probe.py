@@ -127,7 +127,7 @@ class Probe:
         self.test, rest = settings.datasets[scene.dataset].size()
         self.test = min(self.test, 2 * settings.run.pairs) if settings.run.pairs else self.test
         self.attacked = min(self.test, settings.run.images or self.test)
-        sources = public_sources(settings)
+        sources = public_sources(settings, scene.dataset)
 
         def size(source: str) -> int:
             return rest if source == REST else settings.public[source].size()[1]

@@ -14,7 +14,7 @@ from bench.contracts import Defense, Evaluation, FaceSet, Pairs, Rng, SplitNetwo
 from bench.datasets.protocols import check_pairs
 from bench.datasets.public_faces import REST, copies_among, judged_without_a_face
 from bench.errors import UserError
-from bench.plan import Scene, Task, public_sources
+from bench.plan import Scene, Task, left_out_people, public_sources
 from bench.runner.second_recognizer import SecondRecognizer, crop_transform
 from bench.seeds import derive_seed
 from bench.settings.model import Settings
@@ -83,12 +83,15 @@ class RunContext:
                 notes.update({f"{source}: {what}": names for what, names in supplied.notes.items()})
             if found is None or not len(found):
                 setting = "run.public_defender and run.public_attacker"
+                if source == REST:
+                    raise UserError(f"dataset {scene.dataset!r} leaves no public faces: set {setting}")
                 raise UserError(
-                    f"dataset {scene.dataset!r} leaves no public faces (requested from {source!r}): set {setting}"
+                    f"dataset {source!r} lends no faces, because it judges all its people or has none: set {setting}"
                 )
             return found
 
-        sides = public_sources(self.settings).divide(test, evaluation.test, public)
+        sources = public_sources(self.settings, scene.dataset)
+        sides = sources.divide(test, evaluation.test, public, left_out_people(self.settings, scene.dataset))
         network = recognizer.load().to(self.device).eval().requires_grad_(False)
         return LoadedScene(test, pairs, sides.defender, sides.attacker, network, notes | dict(sides.notes))
 

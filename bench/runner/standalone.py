@@ -121,7 +121,12 @@ class Parts:
                 raise UserError("there are no public faces to train on: name a folder with --public")
             return found
 
-        sides = public_sources(self.settings).divide(judged, judged, load)
+        def people(label: str) -> frozenset[str]:
+            return (first if label == REST else self.settings.public[label]).people()[1]
+
+        sources = public_sources(self.settings)
+        # Whom the folder shows is unknown, so that only the sides' own sets can be compared by name.
+        sides = sources.divide(judged, judged, load, sources.left_out((), people))
         return sides.defender, sides.attacker
 
     def system(self, state: State | None) -> System:

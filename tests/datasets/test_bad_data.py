@@ -101,6 +101,7 @@ def test_public_faces_that_are_judged_are_refused(config: Path, cli: Cli) -> Non
         *("run", "-q", *arguments, *TINY, "--set", 'run.datasets=["lfw"]'),
         *("--set", 'run.public_defender="folder"', "--set", 'run.public_attacker="folder"'),
         *("--set", 'datasets.folder.path="tree"', "--set", "datasets.folder.aligned=true"),
+        *("--set", "datasets.folder.identities=false"),  # with names, judged people would be left out
         status=2,
     )
     assert "share" in said.stderr

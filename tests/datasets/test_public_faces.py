@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.contracts import FaceSet, Rng
-from bench.datasets.public_faces import judged_without_a_face, refuse_overlap, split_public
+from bench.datasets.public_faces import PublicSources, judged_without_a_face, person_key, refuse_overlap, split_public
 from bench.errors import UserError
 
 
@@ -45,3 +45,36 @@ def test_overlap_is_refused_by_name() -> None:
         refuse_overlap(test=_faces(["a"], prefix="t"), attacker=_faces(["a"], prefix="p"))
     with pytest.raises(UserError, match="defender and attacker"):
         refuse_overlap(defender=_faces(None, 2), attacker=_faces(None, 3))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("Leonardo_DiCaprio", "Leonardo Dicaprio", True), ("Byung-hun Lee", "Byung_Hun_Lee", True),
+        ("Terry O'quinn", "Terry_OQuinn", True), ("Dr. Dre", "Dr_Dre", True), ("Beyoncé", "Beyonce\u0301", True),
+        ("Penélope Cruz", "Penelope_Cruz", True), ("王菲", "王菲", True), ("50 Cent", "50_Cent", True),
+        ("Ann Lee", "Annlee", False), ("Ann", "Ann Lee", False), ("王菲", "王靖雯", False),
+    ],
+)  # fmt: skip
+def test_names_are_compared_without_case_accents_and_signs(one: str, other: str, same: bool) -> None:
+    assert (person_key(one) == person_key(other)) == same
+    assert person_key(one)
+
+
+@given(st.text(max_size=30))
+def test_a_name_in_its_comparable_form_stays_as_it_is(name: str) -> None:
+    key = person_key(name)
+    assert person_key(key) == key and person_key(f" {name}_") == key
+
+
+def test_numbers_are_nobodys_names() -> None:
+    assert person_key("0012") == person_key("_") == person_key("") == ""
+    sources = PublicSources("a", "b")
+    people = {"a": {"1", "2", "Ann Lee"}, "b": {"1", "ann_lee", "Bob"}}
+    assert sources.left_out({"2"}, people.__getitem__) == {"defender": frozenset(), "attacker": frozenset({"ann_lee"})}
+
+
+def test_a_key_without_people_left_out_is_that_of_before() -> None:
+    sources = PublicSources("a", "b", 5)
+    assert sources.identity("attacker", str.upper) == {"revision": "B", "side": "all", "limit": 5}
+    assert sources.identity("attacker", str.upper, {"x", "b"})["left_out"] == ["b", "x"]

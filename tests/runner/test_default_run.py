@@ -38,6 +38,8 @@ def test_the_tiny_profile_of_the_default_run_leaves_everything(
         "lfw-queries",
         "lfw-transfer",
         "lfw-sweep",
+        "lfw-foreign",
+        "cfp",
         "paper",
     ],
 )

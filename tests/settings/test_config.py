@@ -161,6 +161,7 @@ def test_list_shows_every_plugin_with_its_defaults(config: Path, cli: Cli) -> No
     assert set(shown["attack"]) >= {"blind", "transrec", "resrec", "urec", "replay"}
     assert set(shown["dataset"]) >= {
         "lfw",
+        "cfp",
         "crosslfw",
         "insightface",
         "folder",
