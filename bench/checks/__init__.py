@@ -13,10 +13,13 @@ from typing import Any
 
 from bench.checks.attacks import check_attack
 from bench.checks.defenses import check_defense
+from bench.checks.keyed import check_keyed_attack, check_keyed_defense
 from bench.checks.others import check_dataset, check_recognizer
 from bench.checks.scene import Scene
 from bench.checks.verdict import Verdict, failures
-from bench.contracts import Attack, Dataset, Defense, Recognizer
+from bench.contracts import Attack, Dataset, Defense, KeyedAttack, KeyedDefense, Recognizer
+from bench.settings import registry
+from bench.settings.controls import Sealed
 
 __all__ = ["Scene", "Verdict", "assert_sound", "check", "failures"]
 
@@ -31,6 +34,11 @@ def check(plugin: Any, scene: Scene | None = None) -> list[Verdict]:
     Raises:
         TypeError: it is none of these.
     """
+    if isinstance(plugin, KeyedDefense):
+        return check_keyed_defense(plugin)
+    if isinstance(plugin, KeyedAttack):
+        name, parameters = plugin.breaks or ("", {})
+        return check_keyed_attack(plugin, registry.find("defense", name, "check")(**parameters) if name else Sealed())
     if isinstance(plugin, Defense):
         return check_defense(plugin, scene or Scene.shipped())
     if isinstance(plugin, Attack):

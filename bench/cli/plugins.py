@@ -145,11 +145,15 @@ def _meaning(parameter: Parameter) -> Text:
     default=".",
     help="Folder to write into (default: the current one).",
 )
-def new(kind: Any, name: str, folder: Path) -> None:
+@click.option("--keyed", is_flag=True, help="A defence that protects embeddings under keys.")
+def new(kind: Any, name: str, folder: Path, keyed: bool) -> None:
     """Write NAME.py: a plugin that runs as it is, with its contract in the docstring."""
     from bench.cli.scaffold import advice, scaffold
+    from bench.errors import UserError
 
-    click.echo(advice(kind, name, scaffold(kind, name, folder)))
+    if keyed and kind != "defense":
+        raise UserError(f"new {kind}: only a defence has keys; leave out --keyed")
+    click.echo(advice(kind, name, scaffold(kind, name, folder, keyed)))
 
 
 @click.command()
@@ -166,7 +170,8 @@ def new(kind: Any, name: str, folder: Path) -> None:
 def check(plugin: str, kind: Any, parameters: tuple[str, ...], small: bool, faces: int, as_json: bool) -> None:
     """Check whether a plugin keeps its contract: one line per check, and how to fix failures.
 
-    Defences and attacks are tested on synthetic people with the built-in recogniser.
+    Defences and attacks are tested on synthetic people with the built-in recogniser; those of templates under keys on
+    random embeddings.
 
     Exit status: 0 all passed; 1 a check failed; 2 no such plugin, or wrong parameters.
     """
@@ -174,13 +179,14 @@ def check(plugin: str, kind: Any, parameters: tuple[str, ...], small: bool, face
 
     from bench.checks import Scene, failures
     from bench.checks import check as look
+    from bench.contracts import Attack, Defense, KeyedAttack, KeyedDefense
     from bench.settings.registry import find_any, make
     from bench.settings.toml import parse_values
 
     found = find_any(plugin, kind, "check")
     instance = make(found, parse_values(parameters, "--param"), f"check {plugin}")
     scene = None
-    if hasattr(instance, "protect") or hasattr(instance, "level"):
+    if isinstance(instance, Defense | Attack) and not isinstance(instance, KeyedDefense | KeyedAttack):
         scene = Scene.small(public=faces) if small else Scene.shipped(faces)
     verdicts = look(instance, scene)
     wrong = failures(verdicts)

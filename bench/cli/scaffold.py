@@ -54,6 +54,42 @@ class $Class(Defense):
         return features + self.sigma * rng.normal(features)
 '''
 
+_KEYED = '''"""$Class: state in one sentence what it stores of an embedding, and cite the source."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from bench.contracts import Key, KeyedDefense, Rng
+
+
+@dataclass(frozen=True, kw_only=True)
+class $Class(KeyedDefense):
+    """Stores the signs of secret projections of the embedding.
+
+    `keys` (subject, record, system, pool) is inherited. Templates may have any type and shape. `score` is the cosine if it
+    is not overridden. `margins` lets attackers with the key write a template as inequalities, if there are any.
+    """
+
+    bits: int = 64  #: length of the template
+
+    def draw_key(self, rng: Rng, width: int) -> Key:
+        """All randomness must come from `rng`; the harness decides whose key it is."""
+        return {"projection": rng.orthonormal(width, self.bits)}
+
+    def transform(self, embeddings: Tensor, key: Key) -> Tensor:
+        """Unit embeddings (B, D) to templates (B, bits)."""
+        return embeddings @ key["projection"] > 0
+
+    def score(self, stored: Tensor, probes: Tensor) -> Tensor:
+        """Share of equal bits, (B,); higher is more similar."""
+        return (stored == probes).float().mean(1)
+
+    def margins(self, embeddings: Tensor, template: Tensor, key: Key) -> Tensor:
+        """(B, bits); none is negative for embeddings that have this template."""
+        return embeddings @ key["projection"] * (2.0 * template.float() - 1)
+'''
+
 _ATTACK = '''"""$Class: state in one sentence how it reconstructs a face, and cite the source."""
 
 from __future__ import annotations
@@ -231,8 +267,11 @@ _SECTIONS: dict[PluginKind, str] = {
 }  # fmt: skip
 
 
-def scaffold(kind: PluginKind, name: str, folder: Path) -> Path:
+def scaffold(kind: PluginKind, name: str, folder: Path, keyed: bool = False) -> Path:
     """Writes `folder/NAME.py`.
+
+    Args:
+        keyed: a defence of embeddings under keys, instead of feature maps.
 
     Raises:
         UserError: the name is not a Python identifier, or the file exists.
@@ -242,11 +281,12 @@ def scaffold(kind: PluginKind, name: str, folder: Path) -> Path:
     path = folder / f"{name}.py"
     if path.exists():
         raise UserError(f"{path}: this file already exists; choose another name, or remove it first")
+    text = _KEYED if keyed else _TEXTS[kind]
     title = "".join(part[:1].upper() + part[1:] for part in name.split("_") if part)
-    if re.search(rf"import .*\b{title}\b", _TEXTS[kind]):
+    if re.search(rf"import .*\b{title}\b", text):
         raise UserError(f"{name!r}: {title} is a class of the contract; choose another name, such as my_{name}")
     with replacing(path) as temporary:
-        temporary.write_text(Template(_TEXTS[kind]).substitute(Class=title, name=name), encoding="utf-8")
+        temporary.write_text(Template(text).substitute(Class=title, name=name), encoding="utf-8")
     return path
 
 
