@@ -33,7 +33,7 @@ class KeyInversion(InversionAttack):
     breaks: ClassVar[tuple[str, Mapping[str, Any]] | None] = ("iom_grp", {})
     required: ClassVar[float] = 0.7
 
-    newton: int = 60  #: maximum number of Newton steps; they end when nothing is violated
+    newton: int = 20  #: maximum number of Newton steps; they end when nothing is violated
     steps: int = 40  #: maximum number of L-BFGS steps
     temperature: float = 0.1
 

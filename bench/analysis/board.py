@@ -113,7 +113,7 @@ def _entry(run: Run, records: list[Record]) -> Entry:
     bad = [record for record in records if record.status != "ok"]
     if bad:
         return Entry(first.cell, tuple(records), {}, f"{bad[0].status}: {bad[0].reason}")
-    scores = run.scores(first.cell) if first.cell.kind == "reconstruction" else None
+    scores = run.scores(first.cell) if first.cell.kind in ("reconstruction", "inversion") else None
     if len(records) == 1:
         return Entry(first.cell, (first,), dict(first.metrics), scores=scores)
     if scores is None:

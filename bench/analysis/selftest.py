@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from bench.analysis.board import LEVELS, Board, Entry, boards
 from bench.labels import Knowledge, harness_part, is_canary
@@ -15,6 +16,7 @@ from bench.storage.records import Run
 _SHARE = 0.5  #: a valid attack closes this fraction of the gap between the blind floor and 1 on a broken system
 _NAMED = 0.5  #: a valid linkage attack names this fraction of the people whom a login names on a broken system
 _KEPT = 0.5  #: a valid attack on traits keeps this fraction of what it has above chance on clean features
+_CHANCE_AUC = 0.5
 _ERROR = 0.05  #: probability that a valid attack fails on the safe system, over all attacks of a board together
 
 
@@ -65,7 +67,7 @@ def board_trials(board: Board) -> list[Trial]:
         elif entry.cell.kind == "traits":
             passed, said = _infers(entry, kind == "closed")
         elif entry.cell.kind in ("crossmatch", "inversion"):
-            passed, said = _reads_keyed(entry, kind == "sealed")
+            passed, said = _reads_keyed(board, entry, kind == "sealed", len(attacks))
         elif kind == "closed":
             passed, said = _ignorant(board, entry, len(attacks))
         else:
@@ -106,14 +108,15 @@ def _infers(entry: Entry, safe: bool) -> tuple[bool, str]:
     return reached.value >= wanted, f"balanced accuracy {reached.value:.3f}, at least {wanted:.3f} wanted"
 
 
-def _reads_keyed(entry: Entry, safe: bool) -> tuple[bool, str]:
+def _reads_keyed(board: Board, entry: Entry, safe: bool, attacks: int) -> tuple[bool, str]:
     """Whether an attack on keyed templates links or inverts them as it must, and not at all if they are safe."""
-    linking = entry.cell.kind == "crossmatch"
-    name, chance = ("link_auc", 0.5) if linking else ("inverted_excess" if safe else "inverted_cosine", 0.0)
-    reached, heading = entry.metric(name), "AUC" if linking else "cosine"
+    if safe and entry.cell.kind == "inversion":
+        return _no_better(board, entry.scores, "inverted_excess", attacks, "cosine with own minus other person")
+    name, heading = ("link_auc", "AUC") if entry.cell.kind == "crossmatch" else ("inverted_cosine", "cosine")
+    reached = entry.metric(name)
     value = reached.value or 0.0
     if safe:
-        return (reached.low or 0.0) <= chance, f"{heading} {value:.3f}, chance {chance:.1f}"
+        return (reached.low or 0.0) <= _CHANCE_AUC, f"{heading} {value:.3f}, chance {_CHANCE_AUC:.1f}"
     wanted = float(entry.records[0].info.get("required", 1.0))
     return value >= wanted, f"{heading} {value:.3f}, at least {wanted:.2f} wanted"
 
@@ -122,13 +125,21 @@ def _ignorant(board: Board, entry: Entry, attacks: int) -> tuple[bool, str]:
     scores = entry.scores
     if scores is None or "ssim_other" not in scores:
         return False, "no scores against other people's images"
-    difference = (scores["ssim"] - scores["ssim_other"]).to_numpy(dtype=np.float64)
+    excess = scores.assign(excess=scores["ssim"] - scores["ssim_other"])
+    return _no_better(board, excess, "excess", attacks, "own minus other image")
+
+
+def _no_better(board: Board, scores: pd.DataFrame | None, column: str, attacks: int, heading: str) -> tuple[bool, str]:
+    """Whether the interval of a column's mean contains 0, at a level that accounts for all attacks."""
+    if scores is None or column not in scores:
+        return False, "no scores against other people's images"
+    difference = scores[column].to_numpy(dtype=np.float64)
     level = 1 - _ERROR / attacks
     owners = scores["subject"].to_numpy(dtype=object)
     seed = derive_seed("bootstrap", board.dataset)
     mean, low, high = interval(difference, owners, seed=seed, resamples=4000, level=level)
     ends = f" [{low:+.4f}, {high:+.4f}]" if low < high else ""
-    return low <= 0 <= high, f"own minus other image: {mean:+.4f}{ends}"
+    return low <= 0 <= high, f"{heading}: {mean:+.4f}{ends}"
 
 
 def blind_floor(board: Board) -> float:

@@ -67,8 +67,8 @@ from bench.contracts import Key, KeyedDefense, Rng
 class $Class(KeyedDefense):
     """Stores the signs of secret projections of the embedding.
 
-    `keys` (subject, record, system, pool) is inherited. Templates may have any type and shape. `score` is the cosine if it
-    is not overridden. `margins` lets attackers with the key write a template as inequalities, if there are any.
+    `keys` (subject, record, system, pool) is inherited. Templates may have any type and shape. `score` is the cosine by
+    default. `margins` lets attackers with the key write a template as inequalities; leave it out if there are none.
     """
 
     bits: int = 64  #: length of the template

@@ -255,6 +255,10 @@ class Sealed(KeyedDefense):
         """Bits (B, D)."""
         return embeddings @ key["projection"] > 0
 
+    def margins(self, embeddings: Tensor, template: Tensor, key: Key) -> Tensor:
+        """The projections, on the sides that the bits say."""
+        return embeddings @ key["projection"] * (2.0 * template.float() - 1)
+
 
 def keyed_canaries(attacks: Sequence[Attack], find: Callable[[str], type[Any]]) -> dict[str, Defense]:
     """The canaries of attacks on keyed templates, by label: `sealed`, and the defences that the attacks must break.

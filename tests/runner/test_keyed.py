@@ -7,6 +7,8 @@ import pytest
 import torch
 from support import CONFIG, Cli, invoke
 
+from bench.analysis.keyed import template_leaderboard
+from bench.analysis.selftest import trials
 from bench.contracts import KeyedDefense, KeyOracle, Rng
 from bench.errors import KnowledgeError, UserError
 from bench.plan import plan
@@ -220,3 +222,18 @@ def test_commands_for_feature_maps_say_that_there_are_none(config: Path) -> None
     config.write_text(KEYED)
     said = invoke("try", "biohash", status=2).output
     assert "keys" in said
+
+
+def test_an_attack_that_fails_its_canary_does_not_count(ran: Path) -> None:
+    found = {(trial.attack, trial.canary): trial.passed for trial in trials(Run(ran))}
+    assert set(found) == {
+        ("key_inversion", "sealed"), ("shift_linkage", "sealed"), ("key_inversion+key", "iom_grp"),
+        ("exponent_one+key", "polyprotect[overlap=4]"), ("shift_linkage", "polyprotect[overlap=4]"),
+    }  # fmt: skip
+    assert found["key_inversion", "sealed"]
+    assert found["key_inversion+key", "iom_grp"]
+    # With sixteen entries to an embedding, the first power does not dominate.
+    assert not found["exponent_one+key", "polyprotect[overlap=4]"]
+    (row,) = template_leaderboard(Run(ran)).query("defense == 'poly'").to_dict("records")
+    assert row["attack_key"] == ""
+    assert "exponent_one+key" in row["void"]
