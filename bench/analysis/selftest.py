@@ -45,9 +45,10 @@ def board_trials(board: Board) -> list[Trial]:
     person's. The interval of the difference must contain 0, at a level that accounts for all attacks.
 
     An attack that links templates to people must name half as many as a login does on a broken system, and no more than
-    chance allows on the safe one; where channels are mixed, only if raw probes can log in there at all. An attack on traits must keep half of what its balanced accuracy exceeds chance by on
-    clean features, and be no better than chance on the safe one. An attack on keyed templates must reach the cosine or
-    AUC that it declares on the defence that it declares, and be no better than chance on `sealed`.
+    chance allows on the safe one; where channels are mixed, only if raw probes can log in there at all. An attack on
+    traits must keep half of what its balanced accuracy exceeds chance by on clean features, and be no better than
+    chance on the safe one. An attack on keyed templates must reach the cosine or AUC that it declares on the defence
+    that it declares, and be no better than chance on `sealed`.
     """
     kinds = ("reconstruction", "linkage", "traits", "crossmatch", "inversion")
     tested = [e for e in board.entries if is_canary(e.cell.defense) and e.cell.kind in kinds]
