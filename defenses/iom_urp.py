@@ -47,8 +47,8 @@ class IomUrp(KeyedDefense):
 
     def _products(self, embeddings: Tensor, key: Key) -> Tensor:
         places = key["positions"]
-        copies = embeddings.index_select(1, places.flatten()).unflatten(1, places.shape)  # its gradient is fast
-        product = copies[:, :, 0]
+        copies = embeddings.index_select(1, places.flatten()).reshape(len(embeddings), *places.shape)  # a fast gradient
+        product: Tensor = copies[:, :, 0]
         for factor in range(1, self.factors):
             product = product * copies[:, :, factor]
         return product

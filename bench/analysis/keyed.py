@@ -46,7 +46,7 @@ COLUMNS = (
 
 
 def template_leaderboard(run: Run) -> pd.DataFrame:
-    """One row per dataset, recogniser and keyed defence, the least invertible first; empty if there is none.
+    """One row per dataset, recogniser and keyed defence, the lowest ISR with the key first; empty if there is none.
 
     `cosine_key`, `isr_key`, `preimage_key`: of the attack that recovers most with the leaked key, `attack_key`;
     `*_none`: without it. `isr_*` and `preimage_*` are for the same image, and, like `renewed`, at `fmr`, the lowest
@@ -70,7 +70,8 @@ def board_templates(board: Board) -> pd.DataFrame:
         for name in (column.name, f"{column.name}_low", f"{column.name}_high"):
             if name in frame:
                 frame[name] = pd.to_numeric(frame[name])
-    return frame.sort_values(["cosine_key", "defense"], na_position="last", kind="stable").reset_index(drop=True)
+    order = frame.sort_values(["isr_key", "cosine_key", "defense"], na_position="last", kind="stable")
+    return order.reset_index(drop=True)
 
 
 def _row(board: Board, defense: str) -> dict[str, Any]:
