@@ -14,6 +14,7 @@ from bench.contracts import InversionAttack, Key, KeyedDefense, KeyOracle, NotAp
 from bench.toolkit.progress import track
 
 _POINTS = 64  #: at which the gradient of the margins is averaged
+_SOLVED = 0.02  #: share of violated margins up to which no other start is tried
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +25,9 @@ class KeyInversion(InversionAttack):
     For linear margins (BioHash, IoM-GRP) this is the sum of the constraints' normals. Newton steps on the violated
     margins follow (x - g L / |g|^2), and then L-BFGS on the logistic loss of all margins, relative to `temperature`
     times their mean size: among the embeddings that fit, one far from every boundary is nearest to the true one on
-    average. Without the victim's key, it uses one of the attacker's, which shows what the template tells by itself.
+    average. If many inequalities remain violated, as for products (IoM-URP), whose gradient averages to 0, it starts
+    again elsewhere, up to `starts` times, and keeps what violates least. Without the victim's key, it uses one of the
+    attacker's, which shows what the template tells by itself.
 
     Source: Analysis_LSH (BMVC 2023) for the constraints and the Newton steps. The averaged start and the logistic loss
     are ours.
@@ -36,10 +39,11 @@ class KeyInversion(InversionAttack):
     newton: int = 20  #: maximum number of Newton steps; they end when nothing is violated
     steps: int = 40  #: maximum number of L-BFGS steps
     temperature: float = 0.1
+    starts: int = 4  #: maximum number of starts, of which the first is the closed form
 
     def __post_init__(self) -> None:
-        if self.newton < 0 or self.steps < 0 or self.temperature <= 0:
-            raise ValueError("newton and steps must be at least 0, and temperature above 0")
+        if self.newton < 0 or self.steps < 0 or self.temperature <= 0 or not 1 <= self.starts <= _POINTS:
+            raise ValueError(f"newton and steps must be at least 0, temperature above 0, and starts 1 to {_POINTS}")
 
     def invert(self, oracle: KeyOracle, templates: Tensor, rng: Rng) -> Tensor:
         """One embedding after the other, since each may have its own key."""
@@ -48,8 +52,21 @@ class KeyInversion(InversionAttack):
         for number, template in enumerate(track(templates.unbind(0), "inverting templates", len(templates))):
             key = self.key_of(oracle, number)
             start = functional.normalize(_growth(defense, points, template, key).mean(0, keepdim=True))
-            found.append(self._settled(defense, template, key, self._solved(defense, template, key, start)))
+            found.append(self._best(defense, template, key, torch.cat([start, points[1 : self.starts]])))
         return torch.cat(found)
+
+    def _best(self, defense: KeyedDefense, template: Tensor, key: Key, starts: Tensor) -> Tensor:
+        """What violates the smallest share of margins, (1, D), of the results of some starts (S, D)."""
+        best, least = starts[:1], float("inf")
+        for start in starts:
+            made = self._settled(defense, template, key, self._solved(defense, template, key, start[None]))
+            with torch.no_grad():
+                violated = float((_margins(defense, made, template, key) < 0).double().mean())
+            if violated < least:
+                best, least = made, violated
+            if least <= _SOLVED:
+                break
+        return best
 
     def _solved(self, defense: KeyedDefense, template: Tensor, key: Key, start: Tensor) -> Tensor:
         """Newton steps on the sum of violated margins, (1, D)."""
