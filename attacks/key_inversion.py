@@ -14,7 +14,7 @@ from bench.contracts import InversionAttack, Key, KeyedDefense, KeyOracle, NotAp
 from bench.toolkit.progress import track
 
 _POINTS = 64  #: at which the gradient of the margins is averaged
-_SOLVED = 0.02  #: share of violated margins up to which no other start is tried
+_SOLVED = 0.001  #: share of violated margins up to which no other start is tried
 
 
 @dataclass(frozen=True, kw_only=True)
