@@ -178,8 +178,8 @@ def left_out_people(settings: Settings, dataset: str) -> dict[Side, frozenset[st
     sources = public_sources(settings, dataset)
     if sources.defender == sources.attacker == REST:
         return {side: frozenset() for side in SIDES}
-    judged, rest = settings.datasets[dataset].people()
-    return sources.left_out(judged, lambda label: rest if label == REST else settings.public[label].people()[1])
+    judged, rest = settings.datasets[dataset].known_people()
+    return sources.left_out(judged, lambda label: rest if label == REST else settings.public[label].known_people()[1])
 
 
 def _scenes(settings: Settings) -> Iterator[Scene]:

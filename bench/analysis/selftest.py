@@ -45,10 +45,9 @@ def board_trials(board: Board) -> list[Trial]:
     person's. The interval of the difference must contain 0, at a level that accounts for all attacks.
 
     An attack that links templates to people must name half as many as a login does on a broken system, and no more than
-    chance allows on the safe one; where channels are mixed, only if raw probes can log in there at all. An attack on
-    traits must keep half of what its balanced accuracy exceeds chance by on clean features, and be no better than
-    chance on the safe one. An attack on keyed templates must reach the cosine or AUC that it declares on the defence
-    that it declares, and be no better than chance on `sealed`.
+    chance allows on the safe one. An attack on traits must keep half of what its balanced accuracy exceeds chance by on
+    clean features, and be no better than chance on the safe one. An attack on keyed templates must reach the cosine or
+    AUC that it declares on the defence that it declares, and be no better than chance on `sealed`.
     """
     kinds = ("reconstruction", "linkage", "traits", "crossmatch", "inversion")
     tested = [e for e in board.entries if is_canary(e.cell.defense) and e.cell.kind in kinds]
@@ -62,8 +61,6 @@ def board_trials(board: Board) -> list[Trial]:
         if entry.failed:
             passed, said = False, entry.failed
         elif entry.cell.kind == "linkage":
-            if kind not in ("open", "closed") and not _logs_in(entry):
-                continue
             passed, said = _links(entry, kind == "closed")
         elif entry.cell.kind == "traits":
             passed, said = _infers(entry, kind == "closed")
@@ -81,11 +78,6 @@ def board_trials(board: Board) -> list[Trial]:
 def _chance(entry: Entry) -> float:
     """The probability to name a person by guessing."""
     return 1 / max(1, int(entry.records[0].info.get("gallery", 1)))
-
-
-def _logs_in(entry: Entry) -> bool:
-    """Whether a login with a raw probe names more people than guessing does."""
-    return (entry.metric("rank1_login").low or 0.0) > _chance(entry)
 
 
 def _links(entry: Entry, safe: bool) -> tuple[bool, str]:

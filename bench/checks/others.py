@@ -98,11 +98,11 @@ def check_dataset(dataset: Dataset) -> list[Verdict]:
                 check_pairs(pairs, "pair", lambda i: f"pair {i + 1}")
             except DataError as error:
                 raise Wrong("valid pairs", str(error), "Correct the protocol.") from error
-            for name, faces, told in zip(("test", "public"), (test, public), dataset.people(), strict=True):
+            for name, faces, told in zip(("test", "public"), (test, public), dataset.known_people(), strict=True):
                 if told and faces is not None and set(faces.subjects or ()) != told:
                     odd = min(set(faces.subjects or ()) ^ told)
                     raise Wrong(
-                        f"people() of the {name} set as in its subjects", f"{odd!r} in one", "Name whom load has."
+                        f"known_people() of the {name} set as in its subjects", f"{odd!r} in one", "Name whom load has."
                     )
             if public is not None and test.subjects and public.subjects:
                 both = set(test.subjects) & set(public.subjects)

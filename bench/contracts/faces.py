@@ -133,7 +133,7 @@ class Dataset(ABC):
         """
         return ""
 
-    def people(self) -> tuple[frozenset[str], frozenset[str]]:
+    def known_people(self) -> tuple[frozenset[str], frozenset[str]]:
         """The names of the judged and of the public people, as in `FaceSet.subjects`, without aligning any face.
 
         Where another set lends the public faces, people whom both sets name are left out of these. Default: none, for a

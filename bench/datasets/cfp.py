@@ -87,7 +87,7 @@ class Cfp(Dataset):
         """Covers the bytes of the table of traits."""
         return labels_revision(self.traits)
 
-    def people(self) -> tuple[frozenset[str], frozenset[str]]:
+    def known_people(self) -> tuple[frozenset[str], frozenset[str]]:
         """The names of the judged and of the public people."""
         tree = self._tree()
         judged, public = (frozenset(tree.people[image] for image in some) for some in (tree.judged(), tree.public()))

@@ -123,7 +123,7 @@ class CrossLfw(Dataset):
         """Covers the bytes of the table of traits."""
         return labels_revision(self.traits)
 
-    def people(self) -> tuple[frozenset[str], frozenset[str]]:
+    def known_people(self) -> tuple[frozenset[str], frozenset[str]]:
         """The names of the judged and of all other people."""
         files, _ = self._files()
         judged = frozenset(person_of(name) for name in self._chosen(files)[0])

@@ -51,7 +51,7 @@ class ImageFolder(Dataset):
         """Covers the bytes of the table of traits."""
         return labels_revision(self.traits)
 
-    def people(self) -> tuple[frozenset[str], frozenset[str]]:
+    def known_people(self) -> tuple[frozenset[str], frozenset[str]]:
         """The names of the people's folders."""
         names = self._found()[1] if self.identities else ()
         return frozenset(), frozenset(name.partition("/")[0] for name in names)

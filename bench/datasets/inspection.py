@@ -112,7 +112,7 @@ def _cfp(path: Path) -> Inspection:
     found = find_photographs(path / "Data/Images", depth=3)
     sizes = Counter((height, width) for width, height in map(size_of, found.files.values()))
     section = {"plugin": "cfp", "path": str(path), "protocol": "frontal-profile"}
-    people, images = len(dataset.people()[1]), dataset.size()[1]
+    people, images = len(dataset.known_people()[1]), dataset.size()[1]
     what = "CFP in its official layout"
     return Inspection(what, people, images, _told(sizes), found.notes, _section(path, section), True)
 

@@ -131,7 +131,7 @@ class Lfw(Dataset):
         """Covers the bytes of the table of traits."""
         return labels_revision(self.traits)
 
-    def people(self) -> tuple[frozenset[str], frozenset[str]]:
+    def known_people(self) -> tuple[frozenset[str], frozenset[str]]:
         """The names of the judged and of all other people."""
         tree, chosen = self._checked()
         judged = frozenset(person for pair in chosen for person, _ in (pair.left, pair.right))

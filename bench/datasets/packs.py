@@ -162,7 +162,7 @@ class _PackedFaces(Dataset):
         """Over every used image's name, person and bytes, and how faces are cut out."""
         return revision_of([(revision_of(self._parts()), bytes([1 if self.aligned else ALGORITHM]))])
 
-    def people(self) -> tuple[frozenset[str], frozenset[str]]:
+    def known_people(self) -> tuple[frozenset[str], frozenset[str]]:
         """The names of the people, or the numbers that stand for them."""
         return frozenset(), frozenset(self.scanned().people or ())
 

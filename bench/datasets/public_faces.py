@@ -107,7 +107,7 @@ class PublicSources:
             left_out: the people whom each side does without, from `left_out`; None: nobody.
 
         Raises:
-            UserError: two of the three sets share a person, an image or a photograph, or a side has no face left.
+            UserError: two of the three sets share a person, an image or a photograph, or a side's set has no face left.
         """
         notes: dict[str, Sequence[str]] = {}
 
@@ -121,13 +121,13 @@ class PublicSources:
             if left_out and left_out[side]:
                 faces = _without_people(faces, left_out[side])
                 notes[_SHARED.format("public" if self.halved else f"{side}'s")] = sorted(left_out[side])
-            if not len(faces):
+            if not len(faces) and source != REST:
                 raise UserError(f"no face is left among those of {source!r} for the {side}; set run.public_{side}")
             return faces
 
         if self.halved:
             defender, attacker = split_public(usable("defender"), Rng(derive_seed("public faces")))
-            if not len(defender) or not len(attacker):
+            if self.defender != REST and not (len(defender) and len(attacker)):
                 raise UserError(
                     f"too few people are left among the public faces of {self.defender!r} for the defender and the "
                     "attacker; set run.public_defender and run.public_attacker"

@@ -122,7 +122,7 @@ class Parts:
             return found
 
         def people(label: str) -> frozenset[str]:
-            return (first if label == REST else self.settings.public[label]).people()[1]
+            return (first if label == REST else self.settings.public[label]).known_people()[1]
 
         sources = public_sources(self.settings)
         # Whom the folder shows is unknown, so that only the sides' own sets can be compared by name.

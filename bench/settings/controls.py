@@ -168,9 +168,11 @@ class Canary(HarnessDefense):
             return False
         if attack.wants_affine:
             return self.kind == "affine"
+        if isinstance(attack, LinkageAttack) and type(attack).fit is LinkageAttack.fit:
+            # It names people by logging in, and raw probes do not fit templates of mixed channels.
+            return self.kind in ("open", "closed")
         opens = {
-            # Raw probes do not fit templates of mixed channels, so there it may be that no login knows anybody.
-            "open": attack.level == Knowledge.ENCODER or isinstance(attack, LinkageAttack),
+            "open": attack.level == Knowledge.ENCODER,
             "fixed": attack.level == Knowledge.ALGORITHM,
             "secret": attack.level >= Knowledge.ENROLMENT,
             "closed": True,

@@ -128,7 +128,7 @@ def test_pairs_people_and_public_faces(root: Path, tmp_path: Path) -> None:
     assert found.test.subjects is not None and found.public is not None
     assert set(found.test.subjects) == set(NAMES[:4]) and set(found.public.subjects or ()) == {"Eve Fox"}
     assert cfp.size() == (len(found.test), len(found.public)) == (8, 3)
-    assert cfp.people() == (frozenset(NAMES[:4]), frozenset({"Eve Fox"}))
+    assert cfp.known_people() == (frozenset(NAMES[:4]), frozenset({"Eve Fox"}))
     sides = [
         (found.test.names[a], found.test.names[b]) for a, b in zip(found.pairs.left, found.pairs.right, strict=True)
     ]
@@ -155,7 +155,7 @@ def test_the_frontal_protocol_pairs_frontal_photographs(root: Path) -> None:
 def test_without_a_protocol_everybody_is_public_and_no_list_of_pairs_is_needed(root: Path, tmp_path: Path) -> None:
     (root / "Protocol").rename(tmp_path / "gone")
     cfp = Cfp(path=str(root), protocol="none", alignment="fiducials")
-    assert cfp.size() == (0, 15) and cfp.people() == (frozenset(), frozenset(NAMES))
+    assert cfp.size() == (0, 15) and cfp.known_people() == (frozenset(), frozenset(NAMES))
     found = cfp.load(SQUARE, tmp_path / "cache")
     assert len(found.pairs) == len(found.test) == 0 and len(found.public or ()) == 15
 
@@ -163,9 +163,9 @@ def test_without_a_protocol_everybody_is_public_and_no_list_of_pairs_is_needed(r
 def test_fewer_pairs_leave_more_people_public(root: Path) -> None:
     (root / "Protocol/Split/FP/02/same.txt").write_text("5,3\n7,4")
     (root / "Protocol/Split/FP/02/diff.txt").write_text("5,4\n9,3")
-    assert Cfp(path=str(root)).people()[1] == frozenset()
+    assert Cfp(path=str(root)).known_people()[1] == frozenset()
     fewer = Cfp(path=str(root), pairs_per_fold=1)
-    assert len(fewer._tree().pairs) == 4 and fewer.people()[1] == {"Eve Fox"}
+    assert len(fewer._tree().pairs) == 4 and fewer.known_people()[1] == {"Eve Fox"}
 
 
 def test_revision_covers_bytes_protocol_alignment_and_points_but_no_path(root: Path, tmp_path: Path) -> None:
@@ -201,8 +201,8 @@ def test_it_keeps_the_contract_of_datasets(root: Path) -> None:
     class Forgetful(Cfp):
         """Names one person too few."""
 
-        def people(self) -> tuple[frozenset[str], frozenset[str]]:
-            judged, public = super().people()
+        def known_people(self) -> tuple[frozenset[str], frozenset[str]]:
+            judged, public = super().known_people()
             return judged - {"Ann Lee"}, public
 
     wrong = [verdict for verdict in check_dataset(Forgetful(path=str(root))) if verdict.status == "failed"]
@@ -329,7 +329,7 @@ def test_the_real_folds_and_the_agreement_of_both_kinds_of_points(data: Path, tm
     points = np.array(
         [
             five_points(
-                parse_fiducials((data / f"cfp/Data/Fiducials/{name}.txt").readwritten(), name), name.split("/")[1]
+                parse_fiducials((data / f"cfp/Data/Fiducials/{name}.txt").read_text(), name), name.split("/")[1]
             )
             for name in names
         ]

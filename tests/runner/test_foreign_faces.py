@@ -95,7 +95,6 @@ def test_who_was_left_out_is_counted_and_named(sets: Path) -> None:
             "cfp",
             r"nobody is left among the attacker's .* all 5 people of 'cfp' are judged, or the def",
         ),
-        ("cfp_fp", "cfp_fp", "rest", r"too few people .* 'rest' for the defender and the attacker"),
         ("lfw cfp_fp", "cfp", "cfp", r"too few people .* 'cfp' for the defender and the attacker"),
     ],
 )
