@@ -39,8 +39,9 @@ class KernelRegression(ReconstructionAttack):
     yardstick: ClassVar[bool] = True
 
     knowledge: Literal["encoder", "algorithm", "enrolment"] = "encoder"  #: written NAME@LEVEL in bench.toml
-    kernel: Literal["rbf", "linear"] = "rbf"
-    leaks: Literal["template", "embedding"] = "template"  # type: ignore[misc]  #: what is stolen; embeddings need a login
+    kernel: Literal["rbf", "linear"] = "rbf"  #: Gaussian of the distance, or the inner product
+    #: what is stolen; own embeddings need a login
+    leaks: Literal["template", "embedding"] = "template"  # type: ignore[misc]
     faces: int = 1600  #: maximum number of own faces; memory and time grow with its square and cube
 
     def __post_init__(self) -> None:

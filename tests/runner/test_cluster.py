@@ -54,7 +54,8 @@ def _untimed(value: object) -> object:
     """Without what tells the time."""
     if not isinstance(value, dict):
         return value
-    return {k: _untimed(v) for k, v in value.items() if k not in ("time_s", "train_s", "protect_ms_per_image")}
+    timed = ("time_s", "judging_s", "train_s", "protect_ms_per_image")
+    return {k: _untimed(v) for k, v in value.items() if k not in timed}
 
 
 def _records(folder: Path) -> dict[str, dict[str, object]]:
