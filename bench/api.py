@@ -87,7 +87,7 @@ def run(
         with store.in_use():
             outcome = carry_out(where, settings, planned, store, folder, report)
     finally:  # an interrupted run tells too what it did
-        folder.note_costs(costs(planned, store))
+        folder.note_costs(costs(planned, store, {row["key"] for row in folder.costs()}))
     if outcome.done or outcome.failed or not (folder.folder / "leaderboard.md").exists():
         write_reports(folder)
     return Results((folder.folder,), outcome)

@@ -6,11 +6,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bench.contracts import Key, KeyedDefense, NotApplicable, Rng
+from bench.contracts import Key, NotApplicable, Rng
+from bench.toolkit.hashes import BitHash
 
 
 @dataclass(frozen=True, kw_only=True)
-class BioHash(KeyedDefense):
+class BioHash(BitHash):
     """Stores which of the embedding's projections onto secret orthonormal vectors exceed the threshold.
 
     The vectors are Haar-distributed. Under a fresh key, the template of a unit embedding is then independent of whose
@@ -36,18 +37,7 @@ class BioHash(KeyedDefense):
             return {"projection": rng.orthonormal(width, self.bits)}
         return {"projection": torch.linalg.qr(torch.rand(width, self.bits, generator=rng.torch())).Q}
 
-    def transform(self, embeddings: Tensor, key: Key) -> Tensor:
-        """Bits (B, bits)."""
-        return self._above(embeddings, key) > 0
-
-    def score(self, stored: Tensor, probes: Tensor) -> Tensor:
-        """Share of equal bits."""
-        return (stored == probes).float().mean(1)
-
-    def margins(self, embeddings: Tensor, template: Tensor, key: Key) -> Tensor:
-        """Distance of each projection to the threshold, on the side that the bit says."""
-        return self._above(embeddings, key) * (2.0 * template.float() - 1)
-
-    def _above(self, embeddings: Tensor, key: Key) -> Tensor:
+    def numbers(self, embeddings: Tensor, key: Key) -> Tensor:
+        """Each projection, minus the threshold."""
         found = embeddings @ key["projection"]
         return found - found.mean(1, keepdim=True) if self.threshold == "mean" else found

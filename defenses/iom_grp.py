@@ -5,11 +5,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bench.contracts import Key, KeyedDefense, Rng
+from bench.contracts import Key, Rng
+from bench.toolkit.hashes import IndexHash
 
 
 @dataclass(frozen=True, kw_only=True)
-class IomGrp(KeyedDefense):
+class IomGrp(IndexHash):
     """Stores, for each group of secret random vectors, which one has the largest product with the embedding.
 
     Templates are compared by the share of equal indices.
@@ -27,19 +28,6 @@ class IomGrp(KeyedDefense):
         """(groups, choices, D) Gaussian vectors."""
         return {"vectors": torch.randn(self.groups, self.choices, width, generator=rng.torch())}
 
-    def transform(self, embeddings: Tensor, key: Key) -> Tensor:
-        """Indices (B, groups), uint8."""
-        return self._products(embeddings, key).argmax(2).to(torch.uint8)
-
-    def score(self, stored: Tensor, probes: Tensor) -> Tensor:
-        """Share of equal indices."""
-        return (stored == probes).float().mean(1)
-
-    def margins(self, embeddings: Tensor, template: Tensor, key: Key) -> Tensor:
-        """By how much the winner of each group leads each of the others (itself by 0), (B, groups x choices)."""
-        products = self._products(embeddings, key)
-        winners = template.long()[None, :, None].expand(len(products), -1, 1)
-        return (products.gather(2, winners) - products).flatten(1)
-
-    def _products(self, embeddings: Tensor, key: Key) -> Tensor:
+    def products(self, embeddings: Tensor, key: Key) -> Tensor:
+        """Inner products with the vectors."""
         return torch.einsum("gqd,bd->bgq", key["vectors"], embeddings)

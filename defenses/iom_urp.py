@@ -5,11 +5,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bench.contracts import Key, KeyedDefense, NotApplicable, Rng
+from bench.contracts import Key, NotApplicable, Rng
+from bench.toolkit.hashes import IndexHash
 
 
 @dataclass(frozen=True, kw_only=True)
-class IomUrp(KeyedDefense):
+class IomUrp(IndexHash):
     """Stores, for each group, where the product of secretly permuted copies of the embedding is largest.
 
     Only the first `window` entries of the product take part. Templates are compared by the share of equal indices.
@@ -31,21 +32,8 @@ class IomUrp(KeyedDefense):
         drawn = torch.rand(self.groups, self.factors, width, generator=rng.torch())
         return {"positions": drawn.argsort(2)[:, :, : self.window]}
 
-    def transform(self, embeddings: Tensor, key: Key) -> Tensor:
-        """Indices (B, groups), uint8."""
-        return self._products(embeddings, key).argmax(2).to(torch.uint8)
-
-    def score(self, stored: Tensor, probes: Tensor) -> Tensor:
-        """Share of equal indices."""
-        return (stored == probes).float().mean(1)
-
-    def margins(self, embeddings: Tensor, template: Tensor, key: Key) -> Tensor:
-        """By how much the winner of each group leads each of the others (itself by 0), (B, groups x window)."""
-        products = self._products(embeddings, key)
-        winners = template.long()[None, :, None].expand(len(products), -1, 1)
-        return (products.gather(2, winners) - products).flatten(1)
-
-    def _products(self, embeddings: Tensor, key: Key) -> Tensor:
+    def products(self, embeddings: Tensor, key: Key) -> Tensor:
+        """Products of the permuted copies, within the window."""
         places = key["positions"]
         copies = embeddings.index_select(1, places.flatten()).reshape(len(embeddings), *places.shape)  # a fast gradient
         product: Tensor = copies[:, :, 0]

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bench.contracts import Key, KeyedDefense, Rng
+from bench.contracts import Key, Rng
+from bench.toolkit.hashes import BitHash
 
 
 @dataclass(frozen=True, kw_only=True)
-class MLPHash(KeyedDefense):
+class MLPHash(BitHash):
     """Stores which outputs of a secret network of random orthonormal layers and ReLU exceed their mean.
 
     A widening layer has orthonormal columns, and a narrowing one orthonormal rows; the paper asks for orthonormal rows
@@ -32,19 +33,8 @@ class MLPHash(KeyedDefense):
         drawn = [rng.child("layer", n).orthonormal(*sizes[n : n + 2]) for n in range(len(sizes) - 1)]
         return {f"layer{n}": layer for n, layer in enumerate(drawn)}
 
-    def transform(self, embeddings: Tensor, key: Key) -> Tensor:
-        """Bits (B, bits)."""
-        return self._above(embeddings, key) > 0
-
-    def score(self, stored: Tensor, probes: Tensor) -> Tensor:
-        """Share of equal bits."""
-        return (stored == probes).float().mean(1)
-
-    def margins(self, embeddings: Tensor, template: Tensor, key: Key) -> Tensor:
-        """Distance of each output to the mean of all, on the side that the bit says."""
-        return self._above(embeddings, key) * (2.0 * template.float() - 1)
-
-    def _above(self, embeddings: Tensor, key: Key) -> Tensor:
+    def numbers(self, embeddings: Tensor, key: Key) -> Tensor:
+        """Each output, minus the mean of all."""
         found = embeddings
         for number in range(self.layers):
             found = torch.relu(found @ key[f"layer{number}"])

@@ -18,14 +18,19 @@ def costs(run: Run, by: By = "kind") -> pd.DataFrame:
     """One row per group, the most expensive first.
 
     Columns: the group, `items` (artefacts and cells), `processor_s`, `share` of all processor time (0 to 1), `wall_s`
-    (of the artefacts; cells are judged too quickly to tell). An artefact counts once, however many cells share it, and
-    with what it took when it was made, which may have been in an earlier run. The first artefact of a scene includes
-    loading its faces. The training of a decoder at level `encoder` is shared by defences, and stands under the one for
-    which it was made.
+    (of the artefacts alone). An artefact counts once, however many cells share it, and with what it took when it was
+    made, which may have been in an earlier run; one that no record needs, as after a change of settings, does not.
+    The first artefact of a scene includes loading its faces. The training of a decoder at level `encoder` is shared by
+    defences, and stands under the one for which it was made.
 
     Raises:
         DataError: the run has noted no costs.
     """
+    noted = run.costs()
+    if not noted:
+        raise DataError(f"{run.folder}: no costs.json, or a damaged one; the same veilbench run writes it again")
+    records = run.records()
+    used = {key for record in records for key in record.artefacts}
     rows = [
         {
             "kind": row.get("kind", ""),
@@ -34,11 +39,10 @@ def costs(run: Run, by: By = "kind") -> pd.DataFrame:
             "processor_s": row.get("processor_s", 0.0),
             "wall_s": row.get("wall_s", 0.0),
         }
-        for row in run.costs()
+        for row in noted
+        if row["key"] in used
     ]
-    if not rows:
-        raise DataError(f"{run.folder}: no costs.json, or an empty one; runs of this version write it, also if resumed")
-    for record in run.records():
+    for record in records:
         names = {"kind": f"judging {record.cell.kind}", "defense": record.cell.defense, "attack": record.cell.attack}
         rows.append({**names, "processor_s": record.judging_s, "wall_s": 0.0})
     table = pd.DataFrame(rows)

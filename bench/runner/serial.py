@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -150,11 +150,15 @@ class Executor:
         return JudgedCell(record, verdict.scores, verdict.samples)
 
 
-def costs(planned: Plan, store: Store) -> list[dict[str, Any]]:
-    """What each artefact of a plan took to make, whenever that was: its names, `wall_s` and `processor_s`."""
+def costs(planned: Plan, store: Store, noted: Collection[str] = ()) -> list[dict[str, Any]]:
+    """What each artefact of a plan took to make, whenever that was: its names, `wall_s` and `processor_s`.
+
+    Args:
+        noted: keys of artefacts to leave out, whose manifests need not be read again.
+    """
     rows = []
     for task in planned.tasks():
-        if (took := store.took(task.kind, task.key)) is not None:
+        if task.key not in noted and (took := store.took(task.kind, task.key)) is not None:
             scene = {"dataset": task.scene.dataset, "recognizer": task.scene.recognizer, "seed": task.seed}
             names = {"kind": task.kind, "defense": task.defense, "attack": task.attack, "key": task.key}
             rows.append({**names, **scene, **took})

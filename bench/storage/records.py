@@ -157,6 +157,8 @@ class Run:
 
     def note_costs(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Stores what artefacts took to make in `costs.json`, a row each with its `key`; earlier rows stay."""
+        if not rows:
+            return
         known = {row["key"]: row for row in (*self.costs(), *rows)}
         with replacing(self.folder / "costs.json") as path:
             path.write_text(json.dumps(list(known.values()), indent=1), encoding="utf-8")

@@ -27,6 +27,12 @@ def test_every_artefact_and_cell_is_counted_once(config: Path, cli: Cli) -> None
     told = json.loads(invoke("costs", "out/main", "--by", "attack", "--json").output)
     assert {row["attack"] for row in told} >= {"resrec", "mean_face", "(shared)"}
     assert "processor time in all" in invoke("costs", "out/main").output
+    # After a change of settings, what the replaced records needed no longer counts.
+    cli("run", "-q", "--set", "run.replay=false", "--set", "training.epochs=1")
+    changed = Run(Path("out/main"))
+    used = {key for record in changed.records() for key in record.artefacts}
+    assert len(changed.costs()) > len(used), "earlier rows stay in the file"
+    assert costs(changed)["items"].sum() == len(used) + len(changed.records())
     # A second run in another folder makes nothing, and tells what its artefacts took in the first.
     cli("run", "-q", "--set", "run.replay=false", "-o", "out/again")
     again = costs(Run(Path("out/again"))).set_index("kind")
