@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -42,14 +41,14 @@ class Distill(LinkageAttack):
 
     #: What the attacker knows; bench.toml writes it as NAME@LEVEL.
     knowledge: Literal["encoder", "algorithm", "enrolment"] = "enrolment"
-    enrolled: int = 300  #: own faces whose templates it learns from, above `encoder`
+    enrolled: int = 300  #: own faces whose templates it learns from, above `encoder`; 0: the first step alone
     width: int = 32  #: channels of the student's first layer
     augment: float = 1.0  #: largest noise in the first step, in the features' standard deviations
     recipe: Recipe = Recipe(epochs=10, batch=32, learning_rate=2e-3, schedule="cosine")
 
     def __post_init__(self) -> None:
-        if self.enrolled < 4 or self.width < 4 or self.augment < 0:
-            raise ValueError("enrolled and width must be at least 4, and augment at least 0")
+        if 0 < self.enrolled < 4 or self.enrolled < 0 or self.width < 4 or self.augment < 0:
+            raise ValueError("enrolled must be 0 or at least 4, width at least 4, and augment at least 0")
 
     @property
     def level(self) -> Knowledge:
@@ -61,8 +60,15 @@ class Distill(LinkageAttack):
         """At level `algorithm` alone: who may enrol has the real thing."""
         return self.level == Knowledge.ALGORITHM
 
+    @property
+    def base(self) -> Distill | None:
+        """The first step, which all numbers of enrolled faces share; below `enrolment`, all levels too."""
+        below: Literal["encoder", "enrolment"] = "enrolment" if self.level >= Knowledge.ENROLMENT else "encoder"
+        base = replace(self, enrolled=0, knowledge=below)
+        return None if base == self else base
+
     def fit(self, oracle: Oracle, public: FaceSet, rng: Rng) -> State:
-        """Trains the student.
+        """Trains the student on what a client sends.
 
         Raises:
             NotApplicable: below `enrolment`, where no two of the attacker's faces are known to show one person.
@@ -87,43 +93,51 @@ class Distill(LinkageAttack):
             "distilling: clean features",
             teacher=teacher,
         )
-        student, accounts = copy.deepcopy(clean), {"clean": dict(first.info)}
-        if self._learns_templates(oracle):
-            faces = public.subset(range(min(len(public), self.enrolled)))
-            own = clean.to(device).eval().requires_grad_(False)
-            epochs = math.ceil(self.recipe.epochs * max(1.0, _SEEN / len(faces)))
-            second = train_embedding(
-                student.requires_grad_(True),
-                self._templates(oracle, faces, rng.child("protect")),
-                faces,
-                replace(
-                    self.recipe, loss="distill", flip=False, epochs=epochs, learning_rate=self.recipe.learning_rate / 4
-                ),
-                rng.child("templates"),
-                device,
-                "distilling: templates",
-                teacher=teacher or (lambda images: _unit(own, oracle.encode(images))),
-            )
-            accounts["templates"] = dict(second.info)
-        parts = nn.ModuleDict({"clean": clean, "student": student}).cpu()
-        tensors = {name: value.detach().contiguous() for name, value in parts.state_dict().items()}
-        last = list(accounts.values())[-1]
-        return State(tensors, {**accounts, "converged": last["converged"], "train_s": _seconds(accounts)})
+        return _state(clean, clean, {"clean": dict(first.info)})
+
+    def adapt(self, oracle: Oracle, public: FaceSet, rng: Rng, start: State | None) -> State | None:
+        """Continues with templates, if they differ from what a client sends."""
+        if start is None or not self._learns_templates(oracle):
+            return start
+        device, teacher = oracle.device, self._teacher(oracle)
+        pair = self._pair(oracle.feature_shape, start)
+        own = pair["clean"].to(device).eval().requires_grad_(False)
+        faces = public.subset(range(min(len(public), self.enrolled)))
+        second = train_embedding(
+            pair["student"].requires_grad_(True),
+            self._templates(oracle, faces, rng.child("protect")),
+            faces,
+            replace(
+                self.recipe,
+                loss="distill",
+                flip=False,
+                epochs=math.ceil(self.recipe.epochs * max(1.0, _SEEN / len(faces))),
+                learning_rate=self.recipe.learning_rate / 4,
+            ),
+            rng.child("templates"),
+            device,
+            "distilling: templates",
+            teacher=teacher or (lambda images: _unit(own, oracle.encode(images))),
+        )
+        accounts = {name: value for name, value in start.info.items() if isinstance(value, Mapping)}
+        return _state(own, pair["student"], {"clean": accounts["clean"], "templates": dict(second.info)})
 
     def score(self, oracle: Oracle, state: State | None, leak: Leak, gallery: FaceSet, rng: ImageRng) -> Tensor:
         """Cosines (B, N) of the student's embeddings of templates with embeddings of the gallery's photographs."""
         if state is None:
             raise ValueError("Distill has no trained state")
-        size = state.tensors["clean.embedding.weight"].shape[0]
-        with torch.random.fork_rng(devices=[]):
-            pair = nn.ModuleDict(
-                {name: _student(leak.values.shape[1:], self.width, size) for name in ("clean", "student")}
-            )
-        pair.load_state_dict(dict(state.tensors))
-        pair.to(oracle.device).eval()
+        pair = self._pair(leak.values.shape[1:], state).to(oracle.device).eval()
         see = self._teacher(oracle) or (lambda images: _unit(pair["clean"], oracle.encode(images)))
         known = [see(gallery.batch(slice(i, i + _BATCH), oracle.device)) for i in range(0, len(gallery), _BATCH)]
         return _unit(pair["student"], leak.values) @ torch.cat(known).T
+
+    def _pair(self, shape: Sequence[int], state: State) -> nn.ModuleDict:
+        """The trained networks: `clean` for what a client sends, `student` for templates."""
+        size = state.tensors["clean.embedding.weight"].shape[0]
+        with torch.random.fork_rng(devices=[]):
+            pair = nn.ModuleDict({name: _student(shape, self.width, size) for name in ("clean", "student")})
+        pair.load_state_dict(dict(state.tensors))
+        return pair
 
     def _teacher(self, oracle: Oracle) -> Callable[[Tensor], Tensor] | None:
         """The system's embeddings of own images, each asked for once; None for who may not ask."""
@@ -155,23 +169,42 @@ class Distill(LinkageAttack):
 
 def _student(shape: Sequence[int], width: int, size: int) -> nn.Sequential:
     """Features (B, C, h, w) to embeddings (B, size), not normalised: halved until small, then each place by itself."""
-    channels, side = shape[0], max(shape[1:])
+    channels, height, across = shape
     parts: list[tuple[str, nn.Module]] = [("scale", nn.BatchNorm2d(channels))]
-    while side > _SMALLEST or len(parts) == 1:
+    while max(height, across) > _SMALLEST or len(parts) == 1:
         parts.append((f"down{len(parts)}", _half(channels, width)))
-        channels, width, side = width, min(2 * width, 256), -(-side // 2)
-    places = side * side
+        channels, width, height, across = width, min(2 * width, 256), -(-height // 2), -(-across // 2)
+    side = max(height, across)
     parts += [
-        ("pool", nn.AdaptiveAvgPool2d(side)),
+        ("pool", _Pool(height, across, side)),
         ("flat", nn.Flatten()),
         ("drop", nn.Dropout(0.1)),
-        ("embedding", nn.Linear(channels * places, size, bias=False)),
+        ("embedding", nn.Linear(channels * side * side, size, bias=False)),
         ("norm", nn.BatchNorm1d(size)),
     ]
     found = nn.Sequential()
     for name, part in parts:
         found.add_module(name, part)
     return found
+
+
+class _Pool(nn.Module):
+    """`nn.AdaptiveAvgPool2d(side)` as two products of matrices, whose gradients are deterministic on a GPU too."""
+
+    def __init__(self, height: int, width: int, side: int) -> None:
+        super().__init__()
+        self.register_buffer(
+            "rows", functional.adaptive_avg_pool1d(torch.eye(height)[None], side)[0].T, persistent=False
+        )
+        self.register_buffer(
+            "columns", functional.adaptive_avg_pool1d(torch.eye(width)[None], side)[0], persistent=False
+        )
+        self.rows: Tensor
+        self.columns: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) to (B, C, side, side)."""
+        return self.rows.to(x.dtype) @ x @ self.columns.to(x.dtype)
 
 
 def _half(inputs: int, outputs: int) -> nn.Sequential:
@@ -187,5 +220,10 @@ def _unit(module: nn.Module, values: Tensor) -> Tensor:
         return functional.normalize(module(values).float())
 
 
-def _seconds(accounts: dict[str, dict[str, float]]) -> float:
-    return round(sum(account["train_s"] for account in accounts.values()), 2)
+def _state(clean: nn.Module, student: nn.Module, accounts: Mapping[str, Mapping[str, Any]]) -> State:
+    """Both networks, and a log of the steps."""
+    parts = nn.ModuleDict({"clean": clean, "student": student}).cpu()
+    tensors = {name: value.detach().clone().contiguous() for name, value in parts.state_dict().items()}
+    last = list(accounts.values())[-1]
+    spent = round(sum(account["train_s"] for account in accounts.values()), 2)
+    return State(tensors, {**accounts, "converged": last["converged"], "train_s": spent})

@@ -444,7 +444,7 @@ class _Planner:
         identity = _identity(attack) if bases else self.known[label]
         fits: dict[str, Any] = {"plugin": identity, "public": self.scene.attacker_key}
         needs: tuple[Task, ...] = ()
-        if isinstance(attack, ReconstructionAttack) and attack.base is not None:
+        if not isinstance(attack, TraitAttack) and attack.base is not None:
             needs += (self._learned(own, label, attack.base, bases + 1),)
         # A decoder trained at level `encoder` does not depend on `protect`: it serves all defences that share E.
         client = attack.level >= Knowledge.ENCODER and own.plugin.has_own_client

@@ -19,7 +19,8 @@ ROOT = TOYS.parent.parent
 
 # Small jobs gain nothing from threads, and test processes that run side by side lose much to them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+# What a user put on PYTHONPATH stays there, behind the code under test.
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 

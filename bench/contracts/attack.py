@@ -122,9 +122,18 @@ class LinkageAttack(Attack):
 
     asks_server: ClassVar[bool] = True
 
+    @property
+    def base(self) -> LinkageAttack | None:
+        """The attack from which training continues; it is trained once for all that share it. Default: none."""
+        return None
+
     def fit(self, oracle: Oracle, public: FaceSet, rng: Rng) -> State | None:
         """Learns from the attacker's own public faces and from the oracle. Default: learns nothing."""
         return None
+
+    def adapt(self, oracle: Oracle, public: FaceSet, rng: Rng, start: State | None) -> State | None:
+        """Replaces `fit` if there is a `base`: continues from its state. Default: returns it unchanged."""
+        return start
 
     @abstractmethod
     def score(self, oracle: Oracle, state: State | None, leak: Leak, gallery: FaceSet, rng: ImageRng) -> Tensor:

@@ -252,23 +252,19 @@ class Probe:
         return made / len(self.faces) * enrolled + steps, state
 
     def _student(self, task: Task, attack: Any) -> Item:
-        """The training of a linkage attack with a recipe: each epoch sees the public faces and about 500 templates."""
+        """A linkage attack's training with a recipe. An epoch sees the public faces or, with a base, 500 templates."""
         own = self._defense(task.defense)
-        brief: LinkageAttack = _shortened(attack)
-
-        def fit() -> State | None:
-            try:
-                return brief.fit(Oracle(attack.level, own.system, Rng(0), surrogate=own.state), self.faces, Rng(0))
-            except (DataError, NotApplicable):  # the probe has too few people
-                return None
-
-        began = time.perf_counter()
-        state = fit()
-        spent = time.perf_counter() - began
-        templates = 500 if attack.level >= Knowledge.ALGORITHM else 0
-        each = spent / (len(self.faces) + templates)
-        seconds = each * attack.recipe.epochs * (self.public["attacker"] + templates)
-        return Item(task.label, seconds, _tensors(state))
+        oracle, brief = Oracle(attack.level, own.system, Rng(0), surrogate=own.state), _shortened(attack)
+        try:
+            if attack.base is None:
+                spent, state = _timed(lambda: brief.fit(oracle, self.faces, Rng(0)))
+                spent *= self.public["attacker"] / len(self.faces)
+            else:
+                start = _shortened(attack.base).fit(oracle, self.faces, Rng(0))
+                spent, state = _timed(lambda: brief.adapt(oracle, self.faces, Rng(0), start))
+        except (DataError, NotApplicable):  # the probe has too few people
+            spent, state = 0.0, None
+        return Item(task.label, spent * attack.recipe.epochs, _tensors(state))
 
     def _trait(self, task: Task, attack: Any) -> Item:
         """Learning traits, where only enrolling takes longer with more faces; or inferring them."""
@@ -343,7 +339,7 @@ class Probe:
         if isinstance(linking, TraitAttack):
             return self._trait(task, linking)
         if task.kind == "attack_state" and isinstance(linking, LinkageAttack) and hasattr(linking, "recipe"):
-            return self._student(task, linking)
+            return self._student(task, linking.base if task.bases else linking)
         if task.kind == "linkage" or isinstance(linking, LinkageAttack):
             return Item(task.label, self.test * self._embedding(), self.test**2)
         if task.kind == "attack_state":

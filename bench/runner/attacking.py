@@ -61,10 +61,11 @@ def make_attack_state(context: RunContext, task: Task, folder: Path) -> None:
     rng = context.rng(task.seed, "attack", type(attack).__name__)
     oracle = _oracle(context, task, attack, system, rng)
     base = task.need("attack_state")
-    if isinstance(attack, ReconstructionAttack) and base is not None:
-        state = attack.adapt(oracle, loaded.attacker, rng.child("adapt"), read_state(context.ready(base)))
-    elif isinstance(attack, TraitAttack):
+    state: State | None
+    if isinstance(attack, TraitAttack):
         state = attack.fit(oracle, answered(loaded.attacker, questions(loaded)), rng.child("fit"))
+    elif base is not None:
+        state = attack.adapt(oracle, loaded.attacker, rng.child("adapt"), read_state(context.ready(base)))
     else:
         state = attack.fit(oracle, loaded.attacker, rng.child("fit"))
     if state is not None:
