@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
@@ -91,20 +92,23 @@ class _Looks:
             embeddings = system.embed(templates)
         public = self.scene.public
         copy = defense.fit(client_alone(self.scene.network), public, Rng(1)) if self.attack.asks_surrogate else None
-        state = stored_state(self._learned(self.attack, system, copy))
-        # As in a run: stored embeddings are only available to an attack that steals them, and not during training.
         leaks = self.attack.leaks == "embedding"
+        taken = (embeddings if leaks else templates).cpu().numpy() if self.attack.asks_stolen else None
+        state = stored_state(self._learned(self.attack, system, copy, taken))
+        # As in a run: stored embeddings are only available to an attack that steals them, and not during training.
         known = embeddings if leaks and self.attack.level >= Knowledge.ENROLMENT else None
-        oracle = Oracle(self.attack.level, system, Rng(0).child("oracle"), known, copy)
+        oracle = Oracle(self.attack.level, system, Rng(0).child("oracle"), known, copy, taken)
         return oracle, self.attack.prepare(oracle, state), embeddings if leaks else templates
 
-    def _learned(self, attack: ReconstructionAttack, system: System, copy: State | None) -> State | None:
-        oracle = Oracle(attack.level, system, Rng(0).child("oracle", attack.level), None, copy)
+    def _learned(
+        self, attack: ReconstructionAttack, system: System, copy: State | None, taken: NDArray[Any] | None
+    ) -> State | None:
+        oracle = Oracle(attack.level, system, Rng(0).child("oracle", attack.level), None, copy, taken)
         public = self.scene.public
         if attack.base is None:
             state = attack.fit(oracle, public, Rng(0).child("fit"))
         else:
-            start = stored_state(self._learned(attack.base, system, copy))
+            start = stored_state(self._learned(attack.base, system, copy, taken))
             state = attack.adapt(oracle, public, Rng(0).child("adapt"), start)
         self.asked.update(oracle.queries)
         return state
@@ -266,8 +270,10 @@ def _scores(attack: LinkageAttack, scene: Scene) -> str:
     with torch.no_grad():
         templates = system.encode(scene.images())[0::2]
         stored = system.embed(templates)
-    oracle = Oracle(attack.level, system, Rng(0), stored)
-    state = stored_state(attack.fit(Oracle(attack.level, system, Rng(0)), scene.public, Rng(0).child("fit")))
+    taken = templates.cpu().numpy() if attack.asks_stolen else None
+    oracle = Oracle(attack.level, system, Rng(0), stored, None, taken)
+    fitting = Oracle(attack.level, system, Rng(0), None, None, taken)
+    state = stored_state(attack.fit(fitting, scene.public, Rng(0).child("fit")))
     gallery = scene.test.subset(range(1, 2 * people, 2))
     leak = Leak(templates, rows=tuple(range(people)))
     try:
