@@ -33,21 +33,21 @@ class Knowledge(enum.Enum):
     neither `<=` nor `>=` each other, so `not a < b` does not mean `a >= b`. To sort, use `place`.
     """
 
-    BLIND = "blind"  #: public faces only; never looks at the template
-    DATABASE = "database"  #: + the stolen templates, and nothing of the system that made them
-    SERVER = "server"  #: `database` + the server's network with gradients; never saw a client
-    ENCODER = "encoder"  #: `database` + black-box E: (image, clean feature) pairs; the AdvFace paper's attacker
-    ALGORITHM = "algorithm"  #: + the defence's algorithm and settings, to run a copy; not its learned state or secrets
-    ENROLMENT = "enrolment"  #: + can enrol own images and read their templates back
-    WHITEBOX = "whitebox"  #: + the whole pipeline with gradients; not the server's fresh randomness
+    BLIND = 0  #: public faces only; never looks at the template
+    DATABASE = 1  #: + the stolen templates, and nothing of the system that made them
+    SERVER = 2  #: `database` + the server's network with gradients; never saw a client
+    ENCODER = 3  #: `database` + black-box E: (image, clean feature) pairs; the AdvFace paper's attacker
+    ALGORITHM = 4  #: + the defence's algorithm and settings, to run a copy; not its learned state or secrets
+    ENROLMENT = 5  #: + can enrol own images and read their templates back
+    WHITEBOX = 6  #: + the whole pipeline with gradients; not the server's fresh randomness
 
     def __str__(self) -> str:
-        return self.value
+        return self.name.lower()
 
     @property
     def place(self) -> int:
         """A rank for sorting that respects the order; of two levels that are not comparable, `server` comes first."""
-        return [*Knowledge].index(self)
+        return int(self.value)
 
     def __le__(self, other: Knowledge) -> bool:
         return self is other or any(self <= below for below in _BELOW.get(other, ()))

@@ -17,5 +17,5 @@ def test_only_server_and_the_ladder_below_whitebox_are_not_comparable() -> None:
     apart = {frozenset((a, b)) for a, b in product(Knowledge, repeat=2) if not a <= b and not b <= a}
     assert apart == {frozenset((Knowledge.SERVER, level)) for level in LADDER[:-1]}
     assert all(Knowledge.BLIND <= level <= Knowledge.WHITEBOX for level in Knowledge)
-    assert all(Knowledge.DATABASE <= level for level in Knowledge if level is not Knowledge.BLIND)
+    assert all(level >= Knowledge.DATABASE for level in Knowledge if level is not Knowledge.BLIND)
     assert [str(level) for level in LADDER] == ["encoder", "algorithm", "enrolment", "whitebox"]

@@ -84,7 +84,7 @@ class Oracle:
     @cached_property
     def layout(self) -> tuple[Conv, ...]:
         """The client's convolutions, its architecture without weights; not for who has neither end of the system."""
-        if not (Knowledge.SERVER <= self.level or Knowledge.ENCODER <= self.level):
+        if not (self.level >= Knowledge.SERVER or self.level >= Knowledge.ENCODER):
             raise KnowledgeError(f"layout needs level 'server' or 'encoder', but this attack declared '{self.level}'")
         return self._system.defense.layout(self._system.recognizer)
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from bench.analysis.leaderboard import leaderboard, sorted_by
 from bench.analysis.verdict import LEVELS, verdicts
-from bench.labels import LADDER, Knowledge
 from bench.errors import UserError
+from bench.labels import LADDER, Knowledge
 from bench.storage.records import Cell, Measure, Record, Run
 
 
@@ -61,7 +61,8 @@ def _said(**figures: Any) -> str:
         ),
         (
             {"server_ssim": 0.8, **{f"{level}_ssim": 0.45 for level in LADDER[:3]}},
-            "hides the face from an attacker who may enrol faces (enrolment), not from one who runs the server (server).",
+            "hides the face from an attacker who may enrol faces (enrolment), not from one who runs the server "
+            "(server).",
         ),
         (
             {"server_ssim": 0.45, **{f"{level}_ssim": 0.45 for level in LADDER[:3]}},
@@ -126,7 +127,7 @@ def test_who_knows_more_never_sees_less(reached: list[float | None], wide: float
         if value is not None
     }
     verdict = verdicts(pd.DataFrame([BARE, _row("mine", **figures)]))[1]
-    ranks = {Knowledge(level): _RANKS.index(standing) for level, standing in verdict.standings.items()}
+    ranks = {Knowledge[level.upper()]: _RANKS.index(standing) for level, standing in verdict.standings.items()}
     assert all(ranks[a] <= ranks[b] for a in ranks for b in ranks if a < b)
     assert list(ranks) == [level for level, value in zip(LEVELS, reached, strict=True) if value is not None]
     assert verdict.sentence.endswith(".") and "nan" not in verdict.sentence
