@@ -35,7 +35,8 @@ COLUMNS = (
     _of("worst_judge_cosine", "judge_cosine", "{}", "the same, by a recogniser that nobody attacked (`run.judge`)"),
     _of("worst_lpips", "lpips", "{}", "of that attack, AlexNet", "LPIPS ↑"),
     _of(
-        "database_ssim", "ssim", "up to database: SSIM", "of the best attack with the stolen templates and public faces only"
+        "database_ssim", "ssim", "up to database: SSIM",
+        "of the best attack with the stolen templates and public faces only",
     ),
     _of("server_ssim", "ssim", "up to server: SSIM", "of the best attack that knows the server and never saw a client"),
     _of("encoder_ssim", "ssim", "up to encoder: SSIM", "of the best attack at the AdvFace paper's level", "encoder"),

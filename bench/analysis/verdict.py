@@ -10,8 +10,8 @@ template, and all comparisons use 95 % intervals:
 - there is no verdict if the same level sees nothing in the undefended system either: its attacks are too weak.
 
 An attacker with more knowledge can do everything that one with less can, so a higher level never has a better verdict
-than one that it includes. The sentence also reports logins with the reconstruction and the cost in accuracy, because a face that
-looks hidden but is accepted at a login is not protected. It also lists levels that were not tried.
+than one that it includes. The sentence also reports logins with the reconstruction and the cost in accuracy, because a
+face that looks hidden but is accepted at a login is not protected. It also lists levels that were not tried.
 """
 
 from __future__ import annotations

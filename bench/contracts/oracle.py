@@ -47,7 +47,7 @@ class Stored(Protocol):
 
 
 class Oracle:
-    """The attacker's only access to the system; a call that the declared level does not include raises `KnowledgeError`.
+    """The attacker's only access to the system; a call beyond the declared level raises `KnowledgeError`.
 
     All attackers know the shape of a template (`feature_shape`), `image_size`, whether the client is randomised
     (`varies`), and the device to compute on. Who has one end of the system also knows the client's `layout`.

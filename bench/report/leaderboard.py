@@ -56,7 +56,7 @@ def _table(frame: pd.DataFrame, columns: Sequence[str], intervals: Sequence[str]
 
 
 def _has_figures(frame: pd.DataFrame, name: str) -> bool:
-    """Whether a column belongs into the table: those of a judge, and of levels beside the ladder, if there is a figure."""
+    """Whether a column belongs into the table: of a judge, or of a level beside the ladder, only with a figure."""
     return not ("judge" in name or name in OPTIONAL) or bool(frame[name].notna().any())
 
 

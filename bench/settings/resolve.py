@@ -116,7 +116,8 @@ def _check_parts(label: str, attack: ReconstructionAttack, attacks: Mapping[str,
             raise UserError(f"{where} reconstructs no images by itself; name a single reconstruction attack")
         if not part.level <= attack.level:
             raise UserError(
-                f"{where} needs level '{part.level}', which its own '{attack.level}' does not include: use {label}@{part.level}"
+                f"{where} needs level '{part.level}', which its own '{attack.level}' does not include: "
+                f"use {label}@{part.level}"
             )
         if part.leaks != attack.leaks:
             raise UserError(f"{where} steals the {part.leaks}, and {label!r} the {attack.leaks}")
