@@ -64,6 +64,9 @@ class ReconstructionAttack(Attack):
     as `NAME@LEVEL`.
     """
 
+    #: Share of the gap between the blind floor and a perfect image that it must close on a broken system, to be trusted.
+    required: ClassVar[float] = 0.5
+
     @property
     def base(self) -> ReconstructionAttack | None:
         """The attack from which training continues; it is trained once for all that share it. Default: none."""

@@ -174,7 +174,8 @@ class Canary(HarnessDefense):
         opens = {
             "open": attack.level == Knowledge.ENCODER,
             "fixed": attack.level == Knowledge.ALGORITHM,
-            "secret": attack.level >= Knowledge.ENROLMENT,
+            # Who has no pairs cannot be told apart from who has them by a mixing that he need not know.
+            "secret": attack.level >= Knowledge.ENROLMENT or attack.level in (Knowledge.DATABASE, Knowledge.SERVER),
             "closed": True,
             "affine": False,
         }
