@@ -20,6 +20,9 @@ from bench.toolkit.precision import as_decoder_input, autocast
 from bench.toolkit.progress import track
 
 _SCALE = 24.0  #: of the cosines before the cross-entropy
+_BATCH = 50
+_SEEN = 300  #: own faces on which the shadow's moments are measured
+_RIDGE = 0.01  #: penalty of the shadow client's linear start, relative to a pixel's variance over places
 _BYTES = 2**29  #: of stolen templates to read; fewer of large ones
 _PLACES = 16  #: a template with fewer places is no feature map
 
@@ -31,7 +34,7 @@ class ShadowTraining:
     steps: int = 600
     batch: int = 32  #: images per step
     learning_rate: float = 2e-3  #: the peak
-    match: float = 1.0  #: weight of the stolen templates' moments beside the classification of people; 0: none
+    match: float = 1.0  #: weight of the stolen templates' moments beside the classification; 0: not used
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 2 or self.learning_rate <= 0 or self.match < 0:
@@ -45,11 +48,14 @@ class ShadowClient(ReconstructionAttack):
     The loss is the cross-entropy of own people by their cosines with the server's embedding of g(x), as in the
     query-free attack of He, Zhang and Lee (ACSAC 2019). The server alone fixes g only up to what it ignores, so g must
     also reproduce what is known of the stolen templates without a pair: their mean and standard deviation at every
-    place. A decoder is trained on (g(x), x), and applied to the stolen templates. Whatever system-wide secret the
-    server undoes, g learns with it. Where no two public faces are known to show one person, each is a person.
+    place. g starts from the linear map of the mean face to the mean template, as in `unpaired`. A decoder is trained on
+    (g(x), x), and applied to the stolen templates, after these were given the moments of g(x). Whatever system-wide
+    secret the server undoes, g learns with it. Where no two public faces are known to show one person, each counts as a
+    person.
 
-    With `shuffled`, the server's network gets its input channels in a random order: the control. What is then
-    left is what the moments say.
+    `shadow.match = 0` uses no moments, and is closest to the published attack. With `shuffled`, the server's network
+    gets its input channels in a random order: the control. With `match = 0` it must fail; otherwise it shows what the
+    moments say by themselves.
 
     Source: He et al., Model inversion attacks against collaborative inference (ACSAC 2019), section 5 (query-free). The
     moments and the decoder in place of their search are ours.
@@ -95,7 +101,14 @@ class ShadowClient(ReconstructionAttack):
             "training ShadowClient's decoder",
             fixed=True,
         )
-        return State(decoder.tensors, {**decoder.info, "shadow": account})
+        moments = {"factor": torch.ones(shape[0], 1, 1), "offset": torch.zeros(shape)}
+        if self.shadow.match:
+            moments = _moments(client, public, self._taken(oracle))
+        named = {f"moments.{name}": value for name, value in moments.items()}
+        return State({**decoder.tensors, **named}, {**decoder.info, "shadow": account})
+
+    def _taken(self, oracle: Oracle) -> Tensor:
+        return oracle.stolen(min(self.stolen, max(4, _BYTES // (4 * oracle.stolen(1).numel()))))
 
     @property
     def _spec(self) -> DecoderSpec:
@@ -106,8 +119,7 @@ class ShadowClient(ReconstructionAttack):
     ) -> tuple[nn.Module, dict[str, Any]]:
         """The shadow client, frozen, and its loss and accuracy on the last steps."""
         began, device, settings = time.perf_counter(), oracle.device, self.shadow
-        size = int(np.prod(shape))
-        taken = oracle.stolen(min(self.stolen, max(4, _BYTES // (4 * size))))
+        taken = self._taken(oracle)
         mean, spread = taken.mean(0), taken.std(0)
         unit = taken.std().clamp_min(1e-6)
         order = torch.arange(shape[0], device=device)
@@ -117,11 +129,13 @@ class ShadowClient(ReconstructionAttack):
         width = oracle.recognise(taken[:1]).shape[1]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(rng.child("weights").seed)
-            client = _Client(shape, self.width).to(device)
+            client = _Client(shape, oracle.image_size, self.width).to(device)
             centres = nn.Parameter((torch.randn(len(people), width) / width**0.5).to(device))
         with torch.no_grad():
             client.scale.copy_(taken.std((0, 2, 3)).reshape(-1, 1, 1).clamp_min(1e-6))
-            client.shift.copy_(taken.mean((0, 2, 3)).reshape(-1, 1, 1))
+            parts = [public.batch(slice(i, i + _BATCH), device).sum(0) for i in range(0, len(public), _BATCH)]
+            if settings.match:
+                client.start(torch.stack(parts).sum(0) / len(public), mean)
         optimiser = torch.optim.Adam([*client.parameters(), centres], lr=settings.learning_rate)
         turns, losses, right = rng.child("order").numpy(), [], []
         for step in track(range(settings.steps), "training a shadow client", settings.steps):
@@ -153,35 +167,75 @@ class ShadowClient(ReconstructionAttack):
         }
         return client.eval().requires_grad_(False), account
 
-    def prepare(self, oracle: Oracle, state: State | None) -> nn.Module:
-        """The trained decoder."""
+    def prepare(self, oracle: Oracle, state: State | None) -> tuple[nn.Module, Tensor, Tensor]:
+        """The trained decoder, and what gives stolen templates the moments of the shadow's: (factor, offset)."""
         if state is None:
             raise ValueError("ShadowClient has no trained state")
-        shape = tuple(oracle.stolen(1).shape[1:])
-        return restore_decoder(self._spec, state, shape, oracle.layout, oracle.image_size, oracle.device)
+        factor, offset = (state.tensors[name].to(oracle.device) for name in ("moments.factor", "moments.offset"))
+        own = {name: value for name, value in state.tensors.items() if not name.startswith("moments.")}
+        shape = tuple(offset.shape)
+        decoder = restore_decoder(self._spec, State(own), shape, oracle.layout, oracle.image_size, oracle.device)
+        return decoder, factor, offset
 
     def reconstruct(self, oracle: Oracle, state: Any, leak: Leak, rng: ImageRng) -> Tensor:
         """One forward pass; no query."""
+        decoder, factor, offset = state
         with torch.no_grad(), autocast(oracle.device):
-            images: Tensor = state(as_decoder_input(leak.values))
+            images: Tensor = decoder(as_decoder_input(leak.values * factor + offset))
         return images
 
 
+def _moments(client: nn.Module, public: FaceSet, stolen: Tensor) -> dict[str, Tensor]:
+    """What the shadow client did not reach of the stolen templates' moments, as `factor` (C, 1, 1) and `offset`.
+
+    factor * stolen + offset has the shadow's mean at every place, and its standard deviation in every channel.
+    """
+    parts = [public.batch(slice(i, i + _BATCH), stolen.device) for i in range(0, min(len(public), _SEEN), _BATCH)]
+    with torch.no_grad():
+        made = torch.cat([client(images) for images in parts])
+    spread = [(values - values.mean(0)).square().mean((0, 2, 3)).sqrt() for values in (made, stolen)]
+    factor = (spread[0] / spread[1].clamp_min(1e-6)).reshape(-1, 1, 1)
+    offset = made.mean(0) - factor * stolen.mean(0)
+    return {"factor": factor.cpu(), "offset": offset.cpu().contiguous()}
+
+
 class _Client(nn.Module):
-    """Images (B, 3, H, W) to maps of a given shape; starts at their mean and scale in each channel."""
+    """Images (B, 3, H, W) to maps (B, C, h, w): a linear convolution, plus a network that starts at 0."""
 
     scale: Tensor
-    shift: Tensor
 
-    def __init__(self, shape: tuple[int, ...], width: int) -> None:
+    def __init__(self, shape: tuple[int, ...], image_size: tuple[int, int], width: int) -> None:
         super().__init__()
-        self.places = (shape[1], shape[2])
-        self.first = nn.Sequential(nn.Conv2d(3, width, 3, 1, 1), nn.ReLU(), nn.Conv2d(width, width, 3, 1, 1), nn.ReLU())
-        self.last = nn.Conv2d(width, shape[0], 3, 1, 1)
+        self.finer = max(1, round(image_size[0] / shape[1]))
+        self.places = (self.finer * shape[1], self.finer * shape[2])
+        inputs = 3 * self.finer**2
+        self.linear = nn.Conv2d(inputs, shape[0], 3, 1, 1)
+        last = nn.Conv2d(width, shape[0], 3, 1, 1)
+        nn.init.zeros_(last.weight)
+        self.rest = nn.Sequential(
+            nn.Conv2d(inputs, width, 3, 1, 1), nn.ReLU(), nn.Conv2d(width, width, 3, 1, 1), nn.ReLU(), last
+        )
         self.register_buffer("scale", torch.ones(shape[0], 1, 1))
-        self.register_buffer("shift", torch.zeros(shape[0], 1, 1))
+
+    def start(self, face: Tensor, template: Tensor) -> None:
+        """Solves for the linear convolution that turns the mean face (3, H, W) into the mean template (C, h, w)."""
+        rows = functional.unfold(self.pixels(face[None]), 3, padding=1)[0].T.double()
+        wanted = template.flatten(1).T.double()
+        centre, level = rows.mean(0), wanted.mean(0)
+        rows, scale = rows - centre, rows.std(0).clamp_min(1e-6)
+        rows = rows / scale
+        gram = rows.T @ rows
+        gram += _RIDGE * len(rows) * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+        weights = torch.linalg.solve(gram, rows.T @ (wanted - level)) / scale[:, None]
+        with torch.no_grad():
+            self.linear.weight.copy_(weights.T.reshape(self.linear.weight.shape).float())
+            self.linear.bias.copy_((level - centre @ weights).float())  # type: ignore[union-attr]
+
+    def pixels(self, images: Tensor) -> Tensor:
+        resized = functional.interpolate(images, self.places, mode="bilinear", antialias=True, align_corners=False)
+        return functional.pixel_unshuffle(resized, self.finer)
 
     def forward(self, images: Tensor) -> Tensor:
-        reduced = functional.adaptive_avg_pool2d(self.first(images - 0.5), self.places)
-        made: Tensor = self.last(reduced) * self.scale + self.shift
+        seen = self.pixels(images)
+        made: Tensor = self.linear(seen) + self.rest(seen - 0.5) * self.scale
         return made

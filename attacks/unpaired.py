@@ -124,7 +124,9 @@ class Unpaired(ReconstructionAttack):
             "centre": found.means[0].cpu(),
             "bias": (pixels.mean(0) + (found.means[1].to(oracle.device) - known.mean(0)) @ decoder).cpu(),
         }
-        eer = {name: value for name, value in account["curve"][-1].items() if name != "loss"} if account["curve"] else {}
+        eer = (
+            {name: value for name, value in account["curve"][-1].items() if name != "loss"} if account["curve"] else {}
+        )
         info = {"stolen": len(stolen), "alignment_cost": round(found.cost, 4), **eer, "train_s": account["train_s"]}
         return State(tensors, info)
 

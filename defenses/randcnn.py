@@ -1,4 +1,4 @@
-"""SecureFace's randomised network (Mai, Cao, Jain and Yuen, IEEE TIFS 2021), as a transform of embeddings under a key."""
+"""SecureFace's randomised network (Mai et al., IEEE TIFS 16, 2021), as a transform of embeddings under a key."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -17,7 +17,7 @@ class RandCNN(KeyedDefense):
     W1 and W2 are the system's, public and the same for everybody. The paper's network takes an image and is trained
     under random keys; here it takes the recogniser's embedding, and is random. The paper does not store the key but a
     secure sketch that yields it to similar faces; the sketch leaks by itself, and is left out: here a key is held as in
-    the other keyed defences. So this is a bound on what the transform hides, and not the published system. Templates are
+    the other keyed defences. So it measures what the transform hides, and not the published system. Templates are
     compared by the cosine.
     """
 

@@ -28,6 +28,7 @@ from bench.checks.verdict import (
 from bench.contracts import (
     Attack,
     Defense,
+    FaceSet,
     Knowledge,
     Leak,
     LinkageAttack,
@@ -90,21 +91,39 @@ class _Looks:
         with torch.no_grad():
             templates = system.protect(system.encode(self.originals), Rng(0).images(self.names))
             embeddings = system.embed(templates)
-        public = self.scene.public
-        copy = defense.fit(client_alone(self.scene.network), public, Rng(1)) if self.attack.asks_surrogate else None
+        copy = (
+            defense.fit(client_alone(self.scene.network), self.public, Rng(1)) if self.attack.asks_surrogate else None
+        )
         leaks = self.attack.leaks == "embedding"
-        taken = (embeddings if leaks else templates).cpu().numpy() if self.attack.asks_stolen else None
+        taken = self._stolen(system, embeddings if leaks else templates)
         state = stored_state(self._learned(self.attack, system, copy, taken))
         # As in a run: stored embeddings are only available to an attack that steals them, and not during training.
         known = embeddings if leaks and self.attack.level >= Knowledge.ENROLMENT else None
         oracle = Oracle(self.attack.level, system, Rng(0).child("oracle"), known, copy, taken)
         return oracle, self.attack.prepare(oracle, state), embeddings if leaks else templates
 
+    @property
+    def public(self) -> FaceSet:
+        """The attacker's faces. An attack that learns from a database leaves half of the scene's to it."""
+        whole = self.scene.public
+        return whole.subset(range(len(whole) // 2)) if self.attack.asks_stolen else whole
+
+    def _stolen(self, system: System, values: Tensor) -> NDArray[Any] | None:
+        """The database: the values to attack, and those of people who are neither attacked nor public."""
+        if not self.attack.asks_stolen:
+            return None
+        rest = self.scene.public.subset(range(len(self.public), len(self.scene.public)))
+        with torch.no_grad():
+            others = system.protect(system.encode(rest.batch(slice(None))), Rng(0).images(rest.names))
+            others = system.embed(others) if self.attack.leaks == "embedding" else others
+        found: NDArray[Any] = torch.cat([values, others]).cpu().numpy()
+        return found
+
     def _learned(
         self, attack: ReconstructionAttack, system: System, copy: State | None, taken: NDArray[Any] | None
     ) -> State | None:
         oracle = Oracle(attack.level, system, Rng(0).child("oracle", attack.level), None, copy, taken)
-        public = self.scene.public
+        public = self.public
         if attack.base is None:
             state = attack.fit(oracle, public, Rng(0).child("fit"))
         else:

@@ -64,7 +64,7 @@ class ReconstructionAttack(Attack):
     as `NAME@LEVEL`.
     """
 
-    #: Share of the gap between the blind floor and a perfect image that it must close on a broken system, to be trusted.
+    #: Share of the gap between blind floor and perfect image that it must close on a broken system, to be trusted.
     required: ClassVar[float] = 0.5
 
     @property

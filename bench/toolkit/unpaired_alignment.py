@@ -2,8 +2,8 @@
 
 Two recognisers of the same kind of faces give clouds of about the same shape, in different coordinates. Their principal
 axes match by rank where the variances are distinct, and the signs of the axes follow from third moments. From there,
-optimal assignment and orthogonal Procrustes alternate (Grave, Joulin and Berthet, AISTATS 2019). Nothing here sees which
-vectors show the same person.
+optimal assignment and orthogonal Procrustes alternate (Grave, Joulin and Berthet, AISTATS 2019). Nothing here sees
+which vectors show the same person.
 """
 
 from __future__ import annotations
