@@ -450,8 +450,10 @@ class _Planner:
         client = attack.level >= Knowledge.ENCODER and own.plugin.has_own_client
         if attack.level >= Knowledge.ALGORITHM or client:
             fits["protects"] = own.protects
-        if attack.level >= Knowledge.ENROLMENT or client:
+        if attack.level >= Knowledge.ENROLMENT or attack.level >= Knowledge.SERVER or client:
             needs += (own.state,)
+        if attack.asks_stolen:
+            needs += (own.embeddings if attack.leaks == "embedding" else own.templates,)
         if attack.asks_surrogate:
             needs += self._surrogate(own)
         if isinstance(attack, TraitAttack):

@@ -75,7 +75,7 @@ class Board:
         """Reconstruction attacks on templates, by ascending level of knowledge."""
         cells = [e.cell for e in self.entries if e.cell.kind == "reconstruction" and e.cell.leaks == "template"]
         return sorted(
-            {c.attack for c in cells}, key=lambda a: min((LEVELS[c.level], a) for c in cells if c.attack == a)
+            {c.attack for c in cells}, key=lambda a: min((LEVELS[c.level].place, a) for c in cells if c.attack == a)
         )
 
     def find(self, kind: str, defense: str, attack: str = "") -> Entry | None:

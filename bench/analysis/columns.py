@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bench.labels import LADDER, Knowledge
 from bench.metrics.catalogue import metric
 
 
@@ -33,6 +34,11 @@ COLUMNS = (
     _of("worst_cosine", "cosine", "{}", "of the reconstruction's embedding with the original's", "cosine ↓"),
     _of("worst_judge_cosine", "judge_cosine", "{}", "the same, by a recogniser that nobody attacked (`run.judge`)"),
     _of("worst_lpips", "lpips", "{}", "of that attack, AlexNet", "LPIPS ↑"),
+    _of(
+        "database_ssim", "ssim", "up to database: SSIM",
+        "of the best attack with the stolen templates and public faces only",
+    ),
+    _of("server_ssim", "ssim", "up to server: SSIM", "of the best attack that knows the server and never saw a client"),
     _of("encoder_ssim", "ssim", "up to encoder: SSIM", "of the best attack at the AdvFace paper's level", "encoder"),
     _of(
         "algorithm_ssim", "ssim", "up to algorithm",
@@ -82,8 +88,17 @@ MORE = (
             f"up to {level}: {{}}",
             f"SRRA I of the best replay with knowledge up to `{level}`",
         )
-        for level in ("encoder", "algorithm", "enrolment", "whitebox")
+        for level in Knowledge
+        if level > Knowledge.BLIND
     ),
 )  # fmt: skip
+
+#: Columns of levels at which few runs attack: a table has them only if one of its rows has a figure.
+OPTIONAL = tuple(
+    f"{level}_{figure}"
+    for level in Knowledge
+    if level > Knowledge.BLIND and level not in LADDER
+    for figure in ("ssim", "srra1")
+)
 
 BY_NAME = {column.name: column for column in (*COLUMNS, *MORE)}

@@ -14,7 +14,7 @@ from bench.analysis.columns import BY_NAME
 from bench.analysis.cost import accuracy_costs
 from bench.analysis.flags import UNFINISHED_SERVER, defense_flags
 from bench.analysis.selftest import void_attacks
-from bench.analysis.strongest import strongest_up_to
+from bench.analysis.strongest import strongest, strongest_up_to
 from bench.analysis.submission import unpacked
 from bench.errors import UserError, near_miss
 from bench.labels import Knowledge
@@ -29,7 +29,8 @@ def leaderboard(run: Run) -> pd.DataFrame:
     """One row per dataset, recogniser and defence; figures with their 95 % intervals as NAME, NAME_low, NAME_high.
 
     `worst_*`: the single best attack by SSIM, at any level. `encoder_*` (the paper's attacker), `algorithm_*`,
-    `enrolment_*`, `whitebox_*`: the best attack up to that level; empty if none ran at that level. These figures are
+    `enrolment_*`, `whitebox_*`, `database_*`, `server_*`: the best attack at that level or one that it includes
+    (`Knowledge` is a partial order); empty if none ran at that level. These figures are
     corrected for choosing the best of several attacks (`bench.analysis.strongest`): `worst_optimism` was subtracted
     from the SSIM of `worst_attack`, which is the best in `worst_share` of the resamples. Not corrected: `*_srra1`, the
     replay that is accepted most often there, and `judge_sar`, the attack whose faces the judge accepts most often.
@@ -116,8 +117,7 @@ def _row(board: Board, defense: str, cost: Measure) -> dict[str, Any]:
     good = [e for e in attacks if not e.failed]
     void = void_attacks(board)
     real = [e for e in good if LEVELS[e.cell.level] > Knowledge.BLIND and e.cell.attack not in void]
-    strongest = strongest_up_to(board, real)
-    worst = list(strongest.values())[-1] if strongest else None
+    up_to, worst = strongest(board, real)
     blind = strongest_up_to(board, [e for e in good if LEVELS[e.cell.level] == Knowledge.BLIND]).get(Knowledge.BLIND)
 
     def put(name: str, figure: Measure) -> None:
@@ -134,7 +134,7 @@ def _row(board: Board, defense: str, cost: Measure) -> dict[str, Any]:
         put(f"worst_{name}", worst.metric(name) if worst else UNKNOWN)
     for level in Knowledge:
         if level > Knowledge.BLIND:
-            best = strongest.get(level)
+            best = up_to.get(level)
             row[f"{level}_attack"] = best.entry.cell.attack if best else ""
             for name in ("ssim", "psnr_db"):
                 put(f"{level}_{name}", best.metric(name) if best else UNKNOWN)
@@ -170,7 +170,7 @@ def _row(board: Board, defense: str, cost: Measure) -> dict[str, Any]:
     row["images_without_a_face"] = record.info.get("images_without_a_face", 0) if record else 0
     row["protect_ms_per_image"] = record.info.get("protect_ms_per_image") if record else None
     flags = defense_flags(board, defense, worst.entry if worst else None)
-    flags |= {best.note for best in strongest.values() if best.note}
+    flags |= {best.note for best in up_to.values() if best.note}
     faced = sorted(void & {e.cell.attack for e in good})
     if faced:
         flags.add(f"attack void: {', '.join(faced)}")

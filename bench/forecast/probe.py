@@ -203,7 +203,8 @@ class Probe:
         for _ in range(bases):
             attack = attack.base
         # The cost depends on the defence if the attack runs it; a decoder costs the same for all that share a client.
-        apart = attack.level >= Knowledge.ALGORITHM or self.settings.defenses[defense].has_own_client
+        apart = attack.level >= Knowledge.ALGORITHM or attack.asks_stolen or attack.depends_on_server
+        apart = apart or self.settings.defenses[defense].has_own_client
         key = (label, defense if apart else "", bases)
         if key not in self._attacked:
             try:
@@ -214,10 +215,11 @@ class Probe:
 
     def _probed(self, attack: ReconstructionAttack, own: _Defended) -> tuple[float, int, float]:
         stored = own.system.embed(own.templates) if attack.leaks == "embedding" else None
-        oracle = Oracle(attack.level, own.system, Rng(0), stored, own.state)
+        values = own.templates if stored is None else stored
+        taken = values.cpu().numpy() if attack.asks_stolen else None
+        oracle = Oracle(attack.level, own.system, Rng(0), stored, own.state, taken)
         fit, state = self._learned(attack, oracle, own)
         prepared = attack.prepare(oracle, state)
-        values = own.templates if stored is None else stored
         shown = self.faces.batch(slice(0, len(values)), values.device)
         leak = Leak(values, rows=tuple(range(len(values))), guesses=tuple(shown for _ in attack.parts))
         names = self.faces.names[:_PROBE]

@@ -25,7 +25,7 @@ METRICS = tuple(m.name for m in of_kind("reconstruction"))
 
 
 def heatmap(run: Run, metric: str = "ssim") -> Figure:
-    """Rows: defences; columns: attacks by ascending knowledge; a map per dataset and recogniser.
+    """Rows: defences; columns: attacks by knowledge (`server` before `encoder`); a map per dataset and recogniser.
 
     Raises:
         UserError: there is no such metric.

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from bench.analysis.board import Board, boards
-from bench.analysis.columns import BY_NAME, COLUMNS
+from bench.analysis.columns import BY_NAME, COLUMNS, OPTIONAL
 from bench.analysis.embeddings import embedding_attacks
 from bench.analysis.files import file_notes
 from bench.analysis.leaderboard import lower_bound
@@ -56,8 +56,8 @@ def _table(frame: pd.DataFrame, columns: Sequence[str], intervals: Sequence[str]
 
 
 def _has_figures(frame: pd.DataFrame, name: str) -> bool:
-    """Whether a column belongs into the table: those of a judge only where there was one."""
-    return "judge" not in name or bool(frame[name].notna().any())
+    """Whether a column belongs into the table: of a judge, or of a level beside the ladder, only with a figure."""
+    return not ("judge" in name or name in OPTIONAL) or bool(frame[name].notna().any())
 
 
 def _remarks(frame: pd.DataFrame) -> str:

@@ -48,13 +48,15 @@ _STYLE: dict[Any, str] = {
     **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), _LIGHT[1]),
 }
 
-#: What each level of knowledge lets an attacker do, in ascending order.
+#: What each level of knowledge lets an attacker do, in the order of `LEVELS`.
 _KNOWLEDGE = dict(
     zip(
         LEVELS,
         (
             "public faces only; never looks at the template",
-            "also asks the client's encoder for features: the AdvFace paper's attacker",
+            "also has the stolen templates, and nothing of the system that made them",
+            "also has the server's network with gradients, but has never seen a client",
+            "has the stolen templates, and asks the client's encoder for features: the AdvFace paper's attacker",
             "also knows the defence and its settings, and runs a copy of its own",
             "also enrols own images and reads the stored templates back",
             "the whole system with gradients, but not the victims' randomness",

@@ -158,7 +158,7 @@ def cells_table(board: Board) -> Table:
         e
         for defense in board.defenses
         for kind in ("reconstruction", "replay")
-        for e in sorted(board.under(defense, kind), key=lambda e: (LEVELS[e.cell.level], e.cell.attack))
+        for e in sorted(board.under(defense, kind), key=lambda e: (LEVELS[e.cell.level].place, e.cell.attack))
     ]
     # A column without a figure stays if a note explains why.
     used = [c for c in _CELLS if any(e.metric(c.name).value is not None or e.metric(c.name).note for e in entries)]

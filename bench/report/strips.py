@@ -56,7 +56,7 @@ def galleries(run: Run, board: Board, folder: Path, start: int = 0) -> list[Gall
 
 
 def _gallery(run: Run, board: Board, defense: str, folder: Path, start: int) -> Gallery | None:
-    entries = sorted(board.under(defense, "reconstruction"), key=lambda e: (LEVELS[e.cell.level], e.cell.attack))
+    entries = sorted(board.under(defense, "reconstruction"), key=lambda e: (LEVELS[e.cell.level].place, e.cell.attack))
     originals: dict[str, NDArray[Any]] = {}
     rebuilt: list[tuple[Entry, dict[str, NDArray[Any]]]] = []
     for entry in entries:

@@ -48,7 +48,20 @@ def _oracle(
     context: RunContext, task: Task, attack: Attack, system: System, rng: Rng, stored: Tensor | None = None
 ) -> Oracle:
     copy = task.need("surrogate_state")
-    return Oracle(attack.level, system, rng.child("oracle"), stored, read_state(context.ready(copy)) if copy else None)
+    surrogate = read_state(context.ready(copy)) if copy else None
+    return Oracle(attack.level, system, rng.child("oracle"), stored, surrogate, stolen_values(context, task, attack))
+
+
+def stolen_values(context: RunContext, task: Task, attack: Attack) -> Rows | None:
+    """What `Oracle.stolen` reads: what the attack steals, of all test images; None if it does not ask."""
+    if not attack.asks_stolen:
+        return None
+    if attack.leaks == "embedding":
+        leaked, read = task.need("embeddings"), artefacts.read_stored_embeddings
+    else:
+        leaked, read = task.need("templates"), artefacts.read_templates
+    assert leaked is not None
+    return read(context.ready(leaked))
 
 
 def make_attack_state(context: RunContext, task: Task, folder: Path) -> None:
@@ -173,7 +186,8 @@ def make_linkage(context: RunContext, task: Task, folder: Path) -> None:
     values = artefacts.read_templates(context.ready(leaked))
     stored = torch.from_numpy(artefacts.Embeddings.read(context.ready(embedded)).stored)
     rng = context.rng(task.seed, "attack", type(attack).__name__, task.defense)
-    oracle = Oracle(attack.level, context.system(task, recognises=True), rng.child("oracle"), stored)
+    system, taken = context.system(task, recognises=True), stolen_values(context, task, attack)
+    oracle = Oracle(attack.level, system, rng.child("oracle"), stored, None, taken)
     state = read_state(context.ready(fitted))
     faces = loaded.test.subset(gallery)
     parts = []

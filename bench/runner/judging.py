@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from bench.contracts import Defense, KeyedAttack, ReplayAttack
+from bench.contracts import Defense, KeyedAttack, ReconstructionAttack, ReplayAttack
 from bench.metrics.bootstrap import measure
 from bench.metrics.catalogue import MEAN_INTERVAL, PSNR_CAP_DB, RATE_INTERVAL, SHARE_INTERVAL
 from bench.metrics.image import IMAGE_SETTINGS, image_scores
@@ -267,6 +267,10 @@ class Judge:
         }
         attacked = read_state(self.context.ready(made))
         info = {**self._fit_info(job), "reconstruction": dict(attacked.info) if attacked else {}, **judged}
+        attack = self.context.settings.attacks[job.cell.attack]
+        assert isinstance(attack, ReconstructionAttack)
+        if attack.required != ReconstructionAttack.required:
+            info["required"] = attack.required
         samples = self._samples(loaded, images, rows)
         flags = self._defense_flags(job)
         flags += _attack_flags(attacked.info if attacked else {}, metrics)

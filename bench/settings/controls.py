@@ -89,7 +89,7 @@ class Control(HarnessDefense):
     def faces(self, attack: Attack) -> bool:
         """Only attacks that do not learn the noise and see it once: a control tests what the noise itself hides."""
         once = not isinstance(attack, ReconstructionAttack) or attack.copies == 1
-        return once and attack.level <= Knowledge.ENCODER
+        return once and attack.level <= Knowledge.ENCODER and not attack.asks_stolen
 
     @property
     def protect_batch(self) -> int | None:
@@ -174,7 +174,8 @@ class Canary(HarnessDefense):
         opens = {
             "open": attack.level == Knowledge.ENCODER,
             "fixed": attack.level == Knowledge.ALGORITHM,
-            "secret": attack.level >= Knowledge.ENROLMENT,
+            # Who has no pairs cannot be told apart from who has them by a mixing that he need not know.
+            "secret": attack.level >= Knowledge.ENROLMENT or attack.level in (Knowledge.DATABASE, Knowledge.SERVER),
             "closed": True,
             "affine": False,
         }

@@ -114,9 +114,10 @@ def _check_parts(label: str, attack: ReconstructionAttack, attacks: Mapping[str,
             raise UserError(f"{where} is not among run.attacks.{near_miss(name, attacks)}")
         if not isinstance(part, ReconstructionAttack) or part.parts:
             raise UserError(f"{where} reconstructs no images by itself; name a single reconstruction attack")
-        if part.level > attack.level:
+        if not part.level <= attack.level:
             raise UserError(
-                f"{where} needs level '{part.level}', above its own '{attack.level}': use {label}@{part.level}"
+                f"{where} needs level '{part.level}', which its own '{attack.level}' does not include: "
+                f"use {label}@{part.level}"
             )
         if part.leaks != attack.leaks:
             raise UserError(f"{where} steals the {part.leaks}, and {label!r} the {attack.leaks}")

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from attacks.descent_inversion import DescentInversion
 from attacks.exponent_one import ExponentOne
 from attacks.key_inversion import KeyInversion
 from attacks.shift_linkage import ShiftLinkage
@@ -14,6 +15,7 @@ from bench.contracts import InversionAttack, KeyedDefense, KeyOracle, NotApplica
 from defenses.biohash import BioHash
 from defenses.iom_grp import IomGrp
 from defenses.polyprotect import PolyProtect
+from defenses.randcnn import RandCNN
 
 PEOPLE = 24
 
@@ -96,3 +98,13 @@ def test_equal_templates_have_the_highest_score_at_any_shift() -> None:
     row = torch.randn(1, 30, generator=Rng(7).torch())
     for shift in (-3, 0, 3):
         assert float(ShiftLinkage().score(PolyProtect(), row, -2 * row.roll(shift, 1))[0, 0]) > 0.95 - 0.3 * bool(shift)
+
+
+def test_descent_opens_a_random_network_with_its_key_alone() -> None:
+    defense = RandCNN(hidden=128, outputs=64)
+    found = _recovered(DescentInversion(key="leaked", starts=1, steps=80), defense, 24)
+    assert float(found.mean()) > 0.99
+    blind = _recovered(DescentInversion(starts=1, steps=40), defense, 24)
+    assert abs(float(blind.mean())) < 4 / math.sqrt(24 * PEOPLE)
+    with pytest.raises(NotApplicable, match="no gradient"):
+        _recovered(DescentInversion(key="leaked"), BioHash(bits=8), 24)

@@ -12,6 +12,7 @@ from defenses.iom_grp import IomGrp
 from defenses.iom_urp import IomUrp
 from defenses.mlphash import MLPHash
 from defenses.polyprotect import PolyProtect
+from defenses.randcnn import RandCNN
 
 EMBEDDINGS = functional.normalize(torch.randn(40, 32, generator=Rng(0).torch()))
 
@@ -105,3 +106,18 @@ def test_mlp_hash_layers_are_orthonormal_the_way_they_can_be() -> None:
 def test_odd_parameters_are_refused(made: object, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         made()  # type: ignore[operator]
+
+
+def test_a_randcnn_key_selects_and_orders_the_hidden_units() -> None:
+    defense = RandCNN(hidden=64, outputs=48, kept=0.25)
+    one, other = (defense.draw_key(Rng(n), 32) for n in (1, 2))
+    assert one["mask"].sum() == 16 and sorted(one["order"].tolist()) == list(range(64))
+    stored = defense.transform(EMBEDDINGS, one)
+    assert torch.allclose(stored.norm(dim=1), torch.ones(len(EMBEDDINGS)))
+    assert torch.equal(stored, RandCNN(hidden=64, outputs=48, kept=0.25).transform(EMBEDDINGS, one)), (
+        "layers are public"
+    )
+    across = functional.cosine_similarity(stored, defense.transform(EMBEDDINGS, other))
+    near = functional.normalize(EMBEDDINGS + 0.05 * torch.randn(EMBEDDINGS.shape, generator=Rng(5).torch()))
+    same = functional.cosine_similarity(stored, defense.transform(near, one))
+    assert float(same.min()) > 0.8 > 0.7 > float(across.max())
