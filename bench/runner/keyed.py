@@ -12,8 +12,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from bench.contracts import CrossmatchAttack, InversionAttack, Key, KeyedDefense, KeyOracle, Pairs, Rng, State
-from bench.plan import Task
+from bench.contracts import (
+    CrossmatchAttack,
+    InversionAttack,
+    Key,
+    KeyedDefense,
+    KeyedService,
+    KeyOracle,
+    Pairs,
+    Rng,
+    State,
+)
+from bench.plan import Task, TaskKind
 from bench.runner import artefacts
 from bench.runner.attacking import gallery_of
 from bench.runner.context import LoadedScene, RunContext
@@ -65,6 +75,7 @@ class _Protector:
         self.embeddings = torch.from_numpy(found)
         self.ring = KeyRing(self.defense, found.shape[1], _seed(context, task))
         self.seconds, self.made = 0.0, 0
+        self.comparing, self.compared = 0.0, 0
 
     def key(self, application: str, row: int) -> Key:
         """The key of a test image's person or record."""
@@ -84,19 +95,31 @@ class _Protector:
             raise ValueError(f"{len(rows)} embeddings became templates {tuple(found.shape)}, or some are not finite")
         return found
 
-    def against(self, stored: Tensor, probes: Tensor) -> NDArray[np.float64]:
-        """Scores (B,) of one stored template against protected probes (B, ...)."""
-        return scored(self.defense, stored.expand(len(probes), *stored.shape), probes)
+    def probes(self, rows: NDArray[np.int64] | list[int], key: Key) -> Tensor:
+        """What test images present at a login under one key."""
+        return self.presented(self.embeddings[rows], key)
+
+    def presented(self, embeddings: Tensor, key: Key) -> Tensor:
+        """What a client presents at a login for embeddings (B, D)."""
+        with torch.no_grad():
+            return self.defense.probe(embeddings, key)
+
+    def against(self, stored: Tensor, probes: Tensor, key: Key) -> NDArray[np.float64]:
+        """Scores (B,) of one stored template, under this key, against protected probes (B, ...)."""
+        began = time.perf_counter()
+        found = scored(self.defense, stored.expand(len(probes), *stored.shape), probes, key)
+        self.comparing, self.compared = self.comparing + time.perf_counter() - began, self.compared + len(found)
+        return found
 
 
-def scored(defense: KeyedDefense, stored: Tensor, probes: Tensor) -> NDArray[np.float64]:
-    """Scores (B,) of stored templates with probes, row by row.
+def scored(defense: KeyedDefense, stored: Tensor, probes: Tensor, key: Key | None = None) -> NDArray[np.float64]:
+    """Scores (B,) of stored templates with probes, row by row; without the key, of templates under different keys.
 
     Raises:
         ValueError: the defence returned another shape, or scores that are not finite.
     """
     with torch.no_grad():
-        found = defense.score(stored, probes)
+        found = defense.score(stored, probes) if key is None else defense.compare(stored, probes, key)
     if tuple(found.shape) != (len(probes),) or not torch.isfinite(found).all():
         raise ValueError(f"score returned {tuple(found.shape)} for {len(probes)} pairs, or some that are not finite")
     return np.asarray(found.double().cpu().numpy())
@@ -137,6 +160,8 @@ def make_protected(context: RunContext, task: Task, folder: Path) -> None:
         "template_bytes": _bytes(first[0]),
         "protect_ms": round(1000 * own.seconds / own.made, 4),
         "key_ms": round(1000 * own.ring.seconds / max(1, own.ring.drawn), 4),
+        "compare_ms": round(1000 * own.comparing / max(1, own.compared), 4),
+        **({"score_error": _error(scores, plain)} if own.defense.keeps_scores else {}),
         "keys": own.defense.keys,
         "width": own.embeddings.shape[1],
         "people": len(targets),
@@ -154,7 +179,7 @@ def _compared(
     claimed identity (`stolen`).
     """
     probing = np.unique(np.concatenate([gallery, pairs.right]))
-    brought = {row: own.templates([row], own.key(FIRST, row))[0] for row in _by_person(own.loaded, probing)}
+    brought = {row: own.probes([row], own.key(FIRST, row))[0] for row in _by_person(own.loaded, probing)}
     place = {int(row): index for index, row in enumerate(targets)}
     found: dict[str, NDArray[Any]] = {name: np.zeros((len(targets), len(gallery))) for name in ("normal", "stolen")}
     found |= {f"{name}_pairs": np.zeros(len(pairs)) for name in ("normal", "stolen")}
@@ -163,10 +188,10 @@ def _compared(
     for row in track(_by_person(own.loaded, claimed), f"protecting {len(claimed)} records", len(claimed)):
         with_pairs = np.flatnonzero(pairs.left == row)
         probes = np.concatenate([pairs.right[with_pairs], gallery if row in place else gallery[:0]])
-        made = own.templates(np.concatenate([[row], probes]), own.key(FIRST, row))
-        stored[row] = made[0]
-        stolen = own.against(made[0], made[1:])
-        normal = own.against(made[0], torch.stack([brought[int(probe)] for probe in probes]))
+        key = own.key(FIRST, row)
+        stored[row] = own.templates([row], key)[0]
+        stolen = own.against(stored[row], own.probes(probes, key), key)
+        normal = own.against(stored[row], torch.stack([brought[int(probe)] for probe in probes]), key)
         person = _holder(own.loaded, row)[0]
         same = np.array([_holder(own.loaded, int(probe))[0] == person for probe in probes])
         normal = np.where(same, stolen, normal)
@@ -203,6 +228,12 @@ def _unprotected(
         "plain_pairs": (embeddings[pairs.left] * embeddings[pairs.right]).sum(1),
         "plain": embeddings[targets] @ embeddings[gallery].T,
     }
+
+
+def _error(scores: dict[str, NDArray[Any]], plain: dict[str, NDArray[Any]]) -> float:
+    """The largest error of a score where the probe has the claimed identity's key."""
+    parts = (np.abs(scores[f"stolen{end}"] - plain[f"plain{end}"]).max(initial=0.0) for end in ("", "_pairs"))
+    return float(f"{max(parts):.2g}")
 
 
 def _bytes(template: Tensor) -> int:
@@ -248,7 +279,8 @@ def make_inversion(context: RunContext, task: Task, folder: Path) -> None:
         return own.key(FIRST, int(found.targets[number]))
 
     rng = context.rng(task.seed, "attack", type(attack).__name__, task.defense)
-    oracle = KeyOracle(attack.knows, own.defense, width, leaked, rng.child("oracle"))
+    service = _service(context, task, own, stored, found) if attack.needs_service else None
+    oracle = KeyOracle(attack.knows, own.defense, width, leaked, rng.child("oracle"), attack.level, service)
     began = time.perf_counter()
     made = attack.invert(oracle, stored, rng.child("invert")).detach().float()
     seconds = time.perf_counter() - began
@@ -258,10 +290,41 @@ def make_inversion(context: RunContext, task: Task, folder: Path) -> None:
     shown = np.zeros((2, len(stored)))
     for number in range(len(stored)):
         key = leaked(number)
-        with torch.no_grad():
-            probe = own.defense.transform(made[number : number + 1], key)
+        probe = own.presented(made[number : number + 1], key)
         other = own.templates([int(found.gallery[number])], key)
-        shown[:, number] = [own.against(template, probe)[0] for template in (stored[number], other[0])]
+        shown[:, number] = [own.against(template, probe, key)[0] for template in (stored[number], other[0])]
     artefacts.write_inversion(folder, made.cpu().numpy(), shown)
     info = {"queries": dict(oracle.queries), "ms_per_template": round(1000 * seconds / len(stored), 3)}
     write_state(folder, State(info=info))
+
+
+def _service(
+    context: RunContext, task: Task, own: _Protector, stored: Tensor, found: artefacts.Protected
+) -> KeyedService:
+    """The first application as a customer sees it; its other customers are the defender's public faces."""
+
+    def identity(kind: TaskKind) -> Tensor:
+        need = task.need(kind)
+        assert need is not None
+        return torch.from_numpy(np.array(artefacts.read_identity(context.ready(need)), dtype=np.float32))
+
+    def enrolled(embeddings: Tensor, person: str | None) -> Tensor:
+        """Templates of records of one customer, or of as many customers as there are embeddings."""
+        parts = [embeddings] if own.defense.keys == "system" else embeddings.split(1)  # one key, or one after the other
+        with torch.no_grad():
+            made = [
+                own.defense.transform(part, own.ring.key(FIRST, person or f"customer {n}", f"enrolment {n}"))
+                for n, part in enumerate(parts)
+            ]
+        return torch.cat(made)
+
+    def login(number: int, embeddings: Tensor) -> Tensor:
+        key = own.key(FIRST, int(found.targets[number]))
+        return torch.from_numpy(own.against(stored[number], own.presented(embeddings, key), key))
+
+    return KeyedService(
+        public=identity("attacker_identity"),
+        others=lambda: enrolled(identity("defender_identity"), None),
+        enrol=lambda embeddings: enrolled(embeddings, "the attacker"),
+        login=login,
+    )

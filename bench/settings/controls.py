@@ -270,19 +270,27 @@ def keyed_canaries(attacks: Sequence[Attack], find: Callable[[str], type[Any]]) 
     """
     keyed = [attack for attack in attacks if isinstance(attack, KeyedAttack)]
     broken = {_broken(a): a.breaks for a in keyed if a.breaks is not None and keyed_canary_faces(_broken(a), a)}
-    sealed = {_SEALED: Sealed()} if any(keyed_canary_faces(_SEALED, a) for a in keyed) else {}
+    sealed: dict[str, Defense] = {_SEALED: Sealed()} if any(keyed_canary_faces(_SEALED, a) for a in keyed) else {}
+    for attack in keyed:
+        if attack.sealed is not None and keyed_canary_faces(_sealed(attack), attack):
+            name, parameters = attack.sealed
+            sealed[_sealed(attack)] = find(name)(**parameters)
     made = {kind: find(name)(**parameters) for kind, (name, parameters) in broken.items()}
     return {labels.canary(kind): defense for kind, defense in {**made, **sealed}.items()}
 
 
 def keyed_canary_faces(kind: str, attack: KeyedAttack) -> bool:
-    """Whether an attack is tested on this canary: with what it needs on what it must break, without keys on `sealed`.
+    """Whether an attack is tested on this canary: with what it needs on what it must break, without keys on a safe one.
 
     An inversion attack needs the victim's key, so without it, it is only tested on `sealed`.
     """
-    if kind == _SEALED:
-        return attack.knows != "leaked"
+    if kind.startswith(_SEALED):
+        return kind == _sealed(attack) and attack.knows != "leaked"
     return kind == _broken(attack) and attack.knows != "own"
+
+
+def _sealed(attack: KeyedAttack) -> str:
+    return f"{_SEALED}_{labels.swept(*attack.sealed)}" if attack.sealed else _SEALED
 
 
 def _broken(attack: KeyedAttack) -> str:
