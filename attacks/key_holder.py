@@ -23,8 +23,8 @@ class KeyHolder(InversionAttack):
     def invert(self, oracle: KeyOracle, templates: Tensor, rng: Rng) -> Tensor:
         """One template after the other, since each may have its own key."""
         defense, found = oracle.defense, []
-        for number, template in enumerate(templates.split(1)):
-            opened = defense.undo(template, self.key_of(oracle, number))
+        for number, template in enumerate(templates.unbind(0)):
+            opened = defense.undo(template[None], self.key_of(oracle, number))
             if opened is None:
                 raise NotApplicable(f"{type(defense).__name__} cannot be undone, not even with its key")
             found.append(opened)

@@ -30,7 +30,8 @@ from bench.datasets.public_faces import REST, SIDES, PublicSources, Side
 from bench.errors import DataError, UserError
 from bench.labels import harness_part
 from bench.metrics.catalogue import RATE_INTERVAL, SHARE_INTERVAL, of_kind
-from bench.settings.controls import Canary, Control, HarnessDefense, keyed_canary_faces
+from bench.settings.controls import Canary, Control, HarnessDefense
+from bench.settings.keyed_canaries import keyed_canary_faces
 from bench.settings.model import Settings
 from bench.storage.files import file_hash
 from bench.storage.keys import content_key, source_hash

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -17,15 +17,15 @@ class Matrix(KeyedDefense):
 
     `form = "vector"` (asymmetric scalar-product-preserving encryption, ASPE) stores x K and takes y K^-T from a probe:
     their product is the cosine <x, y>. `form = "trace"` stores M1 X M2, where X is lower triangular with the diagonal
-    (x, 1, r) and random numbers below, and takes M2^-1 diag(y, 0, 0) M1^-1: the trace of the product is <x, y>. It costs
-    (D + 2)^2 numbers, and D^3 operations.
+    (x, 1, r) and random numbers below, and takes M2^-1 diag(y, 0, 0) M1^-1: the trace of the product is <x, y>. It
+    costs (D + 2)^2 numbers, and D^3 operations.
 
-    Kou et al. combine random matrices with signatures, which protect integrity and not secrecy; their text was not
-    available, so both forms are our reading of the family (the trace form as in PassBio and CloudBI). The random numbers of X
-    follow from the key and the embedding, so that a template can be made again.
+    Kou et al. combine random matrices with signatures, which protect integrity and not secrecy. Their text was not
+    available, so both forms are our reading of the family (the trace form as in PassBio and CloudBI). The random
+    numbers of X follow from the key and the embedding, so that a template can be made again.
     """
 
-    keeps_scores = True
+    keeps_scores: ClassVar[bool] = True
 
     keys: Literal["subject", "record", "system", "pool"] = "system"  #: who holds a key
     form: Literal["vector", "trace"] = "vector"
@@ -49,16 +49,19 @@ class Matrix(KeyedDefense):
     def transform(self, embeddings: Tensor, key: Key) -> Tensor:
         """(B, D), or (B, D + 2, D + 2) in the trace form; float32."""
         if self.form == "vector":
-            return embeddings @ key["left"].to(embeddings)
+            found: Tensor = embeddings @ key["left"].to(embeddings)
+            return found
         filled = torch.stack([self._triangle(one, int(key["seed"])) for one in embeddings])
-        return key["left"].to(embeddings) @ filled @ key["right"].to(embeddings)
+        hidden: Tensor = key["left"].to(embeddings) @ filled @ key["right"].to(embeddings)
+        return hidden
 
     def _triangle(self, embedding: Tensor, seed: int) -> Tensor:
         size = len(embedding) + 2
         generator = Rng(seed).child(embedding.cpu().numpy().tobytes().hex()).torch()
         drawn = torch.randn(size, size, generator=generator).to(embedding) / size**0.5
         diagonal = torch.cat([embedding, torch.ones_like(embedding[:1]), drawn[-1, -1:]])
-        return drawn.tril(-1) + torch.diag(diagonal)
+        filled: Tensor = drawn.tril(-1) + torch.diag(diagonal)
+        return filled
 
     def probe(self, embeddings: Tensor, key: Key) -> Tensor:
         """As large as a template; float32."""
@@ -74,6 +77,7 @@ class Matrix(KeyedDefense):
     def undo(self, templates: Tensor, key: Key) -> Tensor:
         """The embedding, up to rounding."""
         if self.form == "vector":
-            return templates @ key["left_inverse"].to(templates)
+            found: Tensor = templates @ key["left_inverse"].to(templates)
+            return found
         opened = key["left_inverse"].to(templates) @ templates @ key["right_inverse"].to(templates)
         return opened.diagonal(dim1=1, dim2=2)[:, :-2]

@@ -95,7 +95,7 @@ class _Looks:
         # As in a run: stored embeddings are only available to an attack that steals them, and not during training.
         leaks = self.attack.leaks == "embedding"
         known = embeddings if leaks and self.attack.level >= Knowledge.ENROLMENT else None
-        oracle = Oracle(self.attack.level, system, Rng(0).child("oracle"), known, copy)
+        oracle = Oracle(self.attack.level, system, Rng(0).child("oracle"), known, copy, self.attack.shown)
         return oracle, self.attack.prepare(oracle, state), embeddings if leaks else templates
 
     def _learned(self, attack: ReconstructionAttack, system: System, copy: State | None) -> State | None:

@@ -22,9 +22,13 @@ _APART = 4.0  #: standard errors beyond which scores under another key are no lo
 _FROM_RNG = "Take all randomness from the rng that draw_key is given, and none in transform."
 
 
-def check_keyed_defense(defense: KeyedDefense, width: int = WIDTHS[0]) -> list[Verdict]:
-    """Runs every check on random unit embeddings, in order; the last one measures the cost of a template."""
-    looks = _Looks(defense, width)
+def check_keyed_defense(defense: KeyedDefense, width: int = WIDTHS[0], people: int = _PEOPLE) -> list[Verdict]:
+    """Runs every check on random unit embeddings, in order; the last one measures the cost of a template.
+
+    Args:
+        people: fewer are enough for slow schemes, and less sure.
+    """
+    looks = _Looks(defense, width, people)
     checks: list[tuple[str, Callable[[], str | None]]] = [
         ("parameters", lambda: sound_parameters(defense)),
         ("key", looks.key_is_drawn),
@@ -44,9 +48,9 @@ def check_keyed_defense(defense: KeyedDefense, width: int = WIDTHS[0]) -> list[V
 
 
 class _Looks:
-    def __init__(self, defense: KeyedDefense, width: int) -> None:
+    def __init__(self, defense: KeyedDefense, width: int, people: int = _PEOPLE) -> None:
         self.defense, self.width = defense, width
-        draws = torch.randn(2, _PEOPLE, width, generator=Rng(0).torch())
+        draws = torch.randn(2, people, width, generator=Rng(0).torch())
         self.first = functional.normalize(draws[0])
         own = functional.normalize(draws[1] - (draws[1] * self.first).sum(1, keepdim=True) * self.first)
         self.second = _GENUINE * self.first + (1 - _GENUINE**2) ** 0.5 * own  # another image of each person
@@ -62,6 +66,10 @@ class _Looks:
     def made(self, embeddings: Tensor, key: Key | None = None) -> Tensor:
         with torch.no_grad():
             return self.defense.transform(embeddings, key or self.key)
+
+    @cached_property
+    def stored(self) -> Tensor:
+        return self.made(self.first)
 
     def presented(self, embeddings: Tensor) -> Tensor:
         with torch.no_grad():
@@ -113,7 +121,7 @@ class _Looks:
             )  # fmt: skip
 
     def scores(self) -> str:
-        stored, probes = self.made(self.first), self.presented(self.first)
+        stored, probes = self.stored, self.presented(self.first)
         with torch.no_grad():
             found = self.defense.compare(stored, probes, self.key)
             crossed = self.defense.compare(stored[:1].expand_as(stored), probes, self.key)
@@ -126,14 +134,14 @@ class _Looks:
     @cached_property
     def logins(self) -> tuple[Tensor, Tensor]:
         """Scores of stored templates with probes of the same person and of the next one, under one key."""
-        stored, probes = self.made(self.first), self.presented(self.second)
+        stored, probes = self.stored, self.presented(self.second)
         with torch.no_grad():
             scores = [self.defense.compare(stored, some, self.key).double() for some in (probes, probes.roll(1, 0))]
         return scores[0], scores[1]
 
     def crossed(self, key: Key) -> tuple[Tensor, Tensor]:
         """Scores of stored templates with those of the same person and of the next one under another key."""
-        stored, others = self.made(self.first), self.made(self.second, key)
+        stored, others = self.stored, self.made(self.second, key)
         with torch.no_grad():
             return self.defense.score(stored, others).double(), self.defense.score(stored, others.roll(1, 0)).double()
 
@@ -145,7 +153,7 @@ class _Looks:
 
     def renewable(self) -> str:
         """Whether a person's template under another key scores like a stranger's."""
-        if torch.equal(self.made(self.first), self.made(self.first, self.other_key)):
+        if torch.equal(self.stored[:8], self.made(self.first[:8], self.other_key)):
             raise Wrong("another template under another key", "the same", "transform must depend on the key.")
         drawn = [self.crossed(self.defense.draw_key(Rng(3).child(n), self.width)) for n in range(8)]
         means = torch.stack([(own - other).mean() for own, other in drawn])
@@ -196,7 +204,9 @@ def check_keyed_attack(attack: KeyedAttack, broken: KeyedDefense, width: int = W
             wanted: tuple[int, ...] = (6, 5)
         elif isinstance(attack, InversionAttack):
             service = imitated_service(broken, looks.key, stored, width, Rng(5)) if attack.needs_service else None
-            oracle = KeyOracle(attack.knows, broken, width, lambda _: looks.key, Rng(0), attack.level, service)
+            oracle = KeyOracle(
+                attack.knows, broken, width, lambda _: looks.key, Rng(0), attack.level, service, attack.shown
+            )
             found, wanted = attack.invert(oracle, stored[:6], Rng(0)), (6, width)
         else:
             raise Pointless("neither an inversion nor a crossmatch")

@@ -34,7 +34,7 @@ from bench.labels import Knowledge
 
 __all__ = [
     "Alignment", "Attack", "Conv", "CrossmatchAttack", "DataError", "Dataset", "Defense", "Evaluation", "FaceSet",
-    "ImageRng", "InversionAttack", "Key", "KeyOracle", "KeyedAttack", "KeyedDefense", "KeyedService", "Knowledge", "KnowledgeError",
-    "Leak", "LinkageAttack", "NotApplicable", "Oracle", "Originals", "Pairs", "Recognizer", "ReconstructionAttack",
-    "ReplayAttack", "Rng", "SplitNetwork", "State", "System", "TraitAttack", "UserError",
+    "ImageRng", "InversionAttack", "Key", "KeyOracle", "KeyedAttack", "KeyedDefense", "KeyedService", "Knowledge",
+    "KnowledgeError", "Leak", "LinkageAttack", "NotApplicable", "Oracle", "Originals", "Pairs", "Recognizer",
+    "ReconstructionAttack", "ReplayAttack", "Rng", "SplitNetwork", "State", "System", "TraitAttack", "UserError",
 ]  # fmt: skip

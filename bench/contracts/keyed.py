@@ -41,7 +41,9 @@ class KeyedDefense(Defense):
     """
 
     adds_noise: ClassVar[bool] = False
-    keeps_scores: ClassVar[bool] = False  #: `compare` is meant to give the cosine of the embeddings; its error is measured
+    keeps_scores: ClassVar[bool] = (
+        False  #: `compare` is meant to give the cosine of the embeddings; its error is measured
+    )
 
     keys: Literal["subject", "record", "system", "pool"] = "subject"  #: who holds a key
     pool: int = 4  #: number of keys, if keys = "pool"
@@ -143,16 +145,19 @@ class KeyOracle:
         rng: Rng,
         level: Knowledge = Knowledge.ALGORITHM,
         service: KeyedService | None = None,
+        show: Callable[[Tensor], Tensor] = lambda scores: scores,
     ) -> None:
         """An oracle for one attack on one defence.
 
         Args:
             leaked: the key of the stolen template with this number.
             service: for attacks with `needs_service`.
+            show: what the service shows of scores, `Attack.shown`.
         """
         self.knows, self.width, self.level = knows, width, level
         self.queries: Counter[str] = Counter()
         self._defense, self._leaked, self._rng, self._service = defense, leaked, rng, service
+        self._show = show
 
     @property
     def defense(self) -> KeyedDefense:
@@ -211,7 +216,7 @@ class KeyOracle:
         """
         self._entered("login")
         self.queries["login_logins"] += len(embeddings)
-        return self._running("login").login(number, embeddings)
+        return self._show(self._running("login").login(number, embeddings))
 
     def _entered(self, method: str) -> None:
         if self.level < Knowledge.ENROLMENT:

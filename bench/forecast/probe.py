@@ -215,7 +215,7 @@ class Probe:
 
     def _probed(self, attack: ReconstructionAttack, own: _Defended) -> tuple[float, int, float]:
         stored = own.system.embed(own.templates) if attack.leaks == "embedding" else None
-        oracle = Oracle(attack.level, own.system, Rng(0), stored, own.state)
+        oracle = Oracle(attack.level, own.system, Rng(0), stored, own.state, attack.shown)
         fit, state = self._learned(attack, oracle, own)
         prepared = attack.prepare(oracle, state)
         values = own.templates if stored is None else stored
@@ -300,7 +300,7 @@ class Probe:
                 return Item(task.label, once, 8 * people**2)
             few, width = templates[:_STEPS], embeddings.shape[1]
             service = imitated_service(defense, key, few, width, Rng(0)) if attack.needs_service else None
-            oracle = KeyOracle(attack.knows, defense, width, lambda _: key, Rng(0), attack.level, service)
+            oracle = KeyOracle(attack.knows, defense, width, lambda _: key, Rng(0), attack.level, service, attack.shown)
             seconds, _ = _timed(lambda: attack.invert(oracle, few, Rng(0)))
         except NotApplicable:
             return Item(task.label, 0.0, 0)

@@ -48,7 +48,8 @@ def _oracle(
     context: RunContext, task: Task, attack: Attack, system: System, rng: Rng, stored: Tensor | None = None
 ) -> Oracle:
     copy = task.need("surrogate_state")
-    return Oracle(attack.level, system, rng.child("oracle"), stored, read_state(context.ready(copy)) if copy else None)
+    surrogate = read_state(context.ready(copy)) if copy else None
+    return Oracle(attack.level, system, rng.child("oracle"), stored, surrogate, attack.shown)
 
 
 def make_attack_state(context: RunContext, task: Task, folder: Path) -> None:
@@ -173,7 +174,9 @@ def make_linkage(context: RunContext, task: Task, folder: Path) -> None:
     values = artefacts.read_templates(context.ready(leaked))
     stored = torch.from_numpy(artefacts.Embeddings.read(context.ready(embedded)).stored)
     rng = context.rng(task.seed, "attack", type(attack).__name__, task.defense)
-    oracle = Oracle(attack.level, context.system(task, recognises=True), rng.child("oracle"), stored)
+    oracle = Oracle(
+        attack.level, context.system(task, recognises=True), rng.child("oracle"), stored, None, attack.shown
+    )
     state = read_state(context.ready(fitted))
     faces = loaded.test.subset(gallery)
     parts = []

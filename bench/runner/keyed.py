@@ -17,20 +17,19 @@ from bench.contracts import (
     InversionAttack,
     Key,
     KeyedDefense,
-    KeyedService,
     KeyOracle,
     Pairs,
     Rng,
     State,
 )
-from bench.plan import Task, TaskKind
+from bench.plan import Task
 from bench.runner import artefacts
 from bench.runner.attacking import gallery_of
 from bench.runner.context import LoadedScene, RunContext
+from bench.runner.keyed_service import FIRST, SECOND, running_service
 from bench.storage.arrays import write_state
 from bench.toolkit.progress import track
 
-FIRST, SECOND = "first", "second"  #: the applications
 _KEPT = 4  #: keys in memory
 
 
@@ -63,7 +62,7 @@ class KeyRing:
         return self._drawn[holder]
 
 
-class _Protector:
+class Protector:
     """One keyed defence on the test images of a scene."""
 
     def __init__(self, context: RunContext, task: Task) -> None:
@@ -148,7 +147,7 @@ def make_protected(context: RunContext, task: Task, folder: Path) -> None:
     In the first application, the left image of one genuine pair per person is stored; the right one is stored in the
     second.
     """
-    own = _Protector(context, task)
+    own = Protector(context, task)
     test, pairs = own.loaded.test, own.loaded.pairs
     targets, gallery = two_records(own.loaded)
     scores, stored = _compared(own, pairs, targets, gallery)
@@ -171,7 +170,7 @@ def make_protected(context: RunContext, task: Task, folder: Path) -> None:
 
 
 def _compared(
-    own: _Protector, pairs: Pairs, targets: NDArray[np.int64], gallery: NDArray[np.int64]
+    own: Protector, pairs: Pairs, targets: NDArray[np.int64], gallery: NDArray[np.int64]
 ) -> tuple[dict[str, NDArray[Any]], dict[int, Tensor]]:
     """Scores of the protocol's pairs and of all targets with all gallery images, and the templates stored, by image.
 
@@ -270,7 +269,7 @@ def make_inversion(context: RunContext, task: Task, folder: Path) -> None:
     protected = task.need("protected")
     attack = context.settings.attacks[task.attack]
     assert protected is not None and isinstance(attack, InversionAttack)
-    own = _Protector(context, task)
+    own = Protector(context, task)
     found = artefacts.Protected.read(context.ready(protected))
     stored = torch.from_numpy(np.array(found.first[: context.settings.run.images]))
     width = own.embeddings.shape[1]
@@ -279,8 +278,10 @@ def make_inversion(context: RunContext, task: Task, folder: Path) -> None:
         return own.key(FIRST, int(found.targets[number]))
 
     rng = context.rng(task.seed, "attack", type(attack).__name__, task.defense)
-    service = _service(context, task, own, stored, found) if attack.needs_service else None
-    oracle = KeyOracle(attack.knows, own.defense, width, leaked, rng.child("oracle"), attack.level, service)
+    service = running_service(context, task, own, stored, found.targets) if attack.needs_service else None
+    oracle = KeyOracle(
+        attack.knows, own.defense, width, leaked, rng.child("oracle"), attack.level, service, attack.shown
+    )
     began = time.perf_counter()
     made = attack.invert(oracle, stored, rng.child("invert")).detach().float()
     seconds = time.perf_counter() - began
@@ -296,35 +297,3 @@ def make_inversion(context: RunContext, task: Task, folder: Path) -> None:
     artefacts.write_inversion(folder, made.cpu().numpy(), shown)
     info = {"queries": dict(oracle.queries), "ms_per_template": round(1000 * seconds / len(stored), 3)}
     write_state(folder, State(info=info))
-
-
-def _service(
-    context: RunContext, task: Task, own: _Protector, stored: Tensor, found: artefacts.Protected
-) -> KeyedService:
-    """The first application as a customer sees it; its other customers are the defender's public faces."""
-
-    def identity(kind: TaskKind) -> Tensor:
-        need = task.need(kind)
-        assert need is not None
-        return torch.from_numpy(np.array(artefacts.read_identity(context.ready(need)), dtype=np.float32))
-
-    def enrolled(embeddings: Tensor, person: str | None) -> Tensor:
-        """Templates of records of one customer, or of as many customers as there are embeddings."""
-        parts = [embeddings] if own.defense.keys == "system" else embeddings.split(1)  # one key, or one after the other
-        with torch.no_grad():
-            made = [
-                own.defense.transform(part, own.ring.key(FIRST, person or f"customer {n}", f"enrolment {n}"))
-                for n, part in enumerate(parts)
-            ]
-        return torch.cat(made)
-
-    def login(number: int, embeddings: Tensor) -> Tensor:
-        key = own.key(FIRST, int(found.targets[number]))
-        return torch.from_numpy(own.against(stored[number], own.presented(embeddings, key), key))
-
-    return KeyedService(
-        public=identity("attacker_identity"),
-        others=lambda: enrolled(identity("defender_identity"), None),
-        enrol=lambda embeddings: enrolled(embeddings, "the attacker"),
-        login=login,
-    )
