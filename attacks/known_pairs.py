@@ -13,6 +13,7 @@ from bench.contracts import InversionAttack, KeyOracle, Knowledge, NotApplicable
 from bench.toolkit.linear_estimates import least_squares, most_likely, spread
 
 _WIDEST = 65536  #: entries of a template
+_WIDEST_MAP = 4096  #: for `map`, which solves for as many unknown entries of noise
 _ISOMETRIC = 1e-3  #: largest error of a product of two templates that still counts as that of their embeddings
 
 
@@ -69,6 +70,8 @@ class KnownPairs(InversionAttack):
             return least_squares(stored.T, stolen) @ own
         if self.solver == "procrustes":
             return _rotated(own, stored, stolen, public.mean(0))
+        if stolen.shape[1] > _WIDEST_MAP:
+            raise NotApplicable(f"templates of {stolen.shape[1]} entries are too wide for `map`; use least_squares")
         return _likely(own, stored, stolen, public)
 
 

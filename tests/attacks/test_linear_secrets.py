@@ -10,8 +10,10 @@ from torch.nn import functional
 from attacks.key_holder import KeyHolder
 from attacks.known_pairs import KnownPairs
 from attacks.login_scores import LoginScores
+from attacks.moments import Moments
 from bench.checks import assert_sound
-from bench.contracts import InversionAttack, KeyedDefense, KeyOracle, NotApplicable, Rng
+from bench.contracts import InversionAttack, KeyedDefense, KeyedService, KeyOracle, NotApplicable, Rng
+from bench.errors import KnowledgeError
 from bench.toolkit.imitated_service import imitated_service
 from defenses.biohash import BioHash
 from defenses.matrix import Matrix
@@ -93,6 +95,36 @@ def test_a_key_holder_has_what_can_be_undone() -> None:
         _recovered(KeyHolder(key="leaked"), BioHash(bits=16))
 
 
-@pytest.mark.parametrize("attack", [KnownPairs(), LoginScores(), KeyHolder()])
+@pytest.mark.parametrize("attack", [KnownPairs(), LoginScores(), KeyHolder(), Moments(steps=5)])
 def test_they_keep_the_contract(attack: InversionAttack) -> None:
     assert_sound(attack)
+
+
+def _skewed(count: int, width: int, seed: int) -> Tensor:
+    """Unit embeddings whose directions have different variances and lopsided laws, as those of a recogniser."""
+    drawn = torch.empty(count, width).exponential_(generator=Rng(seed).torch()) - 0.8
+    return functional.normalize(drawn * torch.linspace(2, 0.5, width))
+
+
+@pytest.mark.parametrize("matrices", ["orthogonal", "general"])
+def test_a_database_opens_a_matrix_without_a_pair(matrices: str) -> None:
+    width, defense = 6, Matrix(matrices=matrices)  # type: ignore[arg-type]
+    key = defense.draw_key(Rng(2), width)
+    public, others, victims = _skewed(1500, width, 1), _skewed(1500, width, 2), _skewed(50, width, 3)
+    service = KeyedService(
+        public=public, others=lambda: defense.transform(others, key), enrol=lambda _: others, login=lambda _, f: f[:, 0]
+    )
+    found = {}
+    for name, attack in {"all": Moments(steps=100), "start": Moments(steps=0)}.items():
+        oracle = KeyOracle("none", defense, width, lambda _: key, Rng(4), attack.level, service)
+        made = attack.invert(oracle, defense.transform(victims, key), Rng(5)).float()
+        found[name] = float(functional.cosine_similarity(made, victims).mean())
+        with pytest.raises(KnowledgeError, match="enrolment"):
+            oracle.enrol(public)
+    guess = float(functional.cosine_similarity(public.mean(0).expand_as(victims), victims).mean())
+    assert found["all"] > 0.95 > 0.6 > guess
+    assert found["all"] > found["start"]
+    few = Moments(templates=20)
+    if matrices == "general":
+        with pytest.raises(NotApplicable, match="21 templates determine it"):
+            few.invert(oracle, defense.transform(victims, key), Rng(5))
