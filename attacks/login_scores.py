@@ -24,6 +24,7 @@ class LoginScores(ReadsScores, InversionAttack):
     Schemes whose score is no cosine are approximated by one, so the result there is a lower bound.
     """
 
+    logs_in: ClassVar[bool] = True
     needs_service: ClassVar[bool] = True
 
     queries: int = 99  #: logins per victim; at most as many as there are own faces

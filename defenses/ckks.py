@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from bench.contracts import Key, KeyedDefense, NotApplicable, Rng
 
@@ -72,15 +73,18 @@ class Ckks(KeyedDefense):
         scheme, scores = _scheme(key), []
         for template, some in _groups(stored, probes):
             for batch in torch.split(some, scheme.each):  # type: ignore[no-untyped-call]
-                slots = scheme.opened(scheme.scored(template, batch, self.masked))
-                scores.append(slots[:: scheme.block][: len(batch)])
+                if batch.any():
+                    slots = scheme.opened(scheme.scored(template, batch, self.masked))
+                    scores.append(slots[:: scheme.block][: len(batch)])
+                else:  # SEAL refuses products with 0
+                    scores.append(np.zeros(len(batch)))
         return torch.from_numpy(np.concatenate(scores)).float()
 
     def undo(self, templates: Tensor, key: Key) -> Tensor:
-        """The decrypted embeddings (B, D)."""
+        """The decrypted embeddings (B, D), of length 1: another key gives numbers that float32 does not hold."""
         scheme = _scheme(key)
         found = np.stack([scheme.opened(scheme.read(row))[: scheme.width] for row in templates])
-        return torch.from_numpy(np.nan_to_num(found)).float()
+        return functional.normalize(torch.from_numpy(found)).float()
 
 
 def _groups(stored: Tensor, probes: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

@@ -237,6 +237,7 @@ class KeyedAttack(Attack):
     required: ClassVar[float] = 0.5  #: the cosine or AUC that it must reach there
     #: A defence that tells it nothing without the victim's key, where the harness's `sealed` does not apply.
     sealed: ClassVar[tuple[str, Mapping[str, Any]] | None] = None
+    logs_in: ClassVar[bool] = False  #: reads scores, which every scheme gives away: not tested on a safe one
     needs_service: ClassVar[bool] = False  #: uses own faces, other customers' templates, own enrolments or logins
 
     @property

@@ -60,7 +60,7 @@ def keyed_canary_faces(kind: str, attack: KeyedAttack) -> bool:
     An inversion attack needs the victim's key, so without it, it is only tested on `sealed`.
     """
     if kind.startswith(_SEALED):
-        return kind == _sealed(attack) and attack.knows != "leaked"
+        return kind == _sealed(attack) and attack.knows != "leaked" and not attack.logs_in
     return kind == _broken(attack) and attack.knows != "own"
 
 
