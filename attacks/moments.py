@@ -39,7 +39,7 @@ class Moments(InversionAttack):
     needs_service: ClassVar[bool] = True
 
     templates: int = 0  #: maximum number of stolen templates; 0: all
-    steps: int = 300  #: on the rotation, after the start
+    steps: int = 1000  #: on the rotation, after the start
     directions: int = 64  #: random directions in a step
 
     def __post_init__(self) -> None:
