@@ -30,7 +30,8 @@ from bench.datasets.public_faces import REST, SIDES, PublicSources, Side
 from bench.errors import DataError, UserError
 from bench.labels import harness_part
 from bench.metrics.catalogue import RATE_INTERVAL, SHARE_INTERVAL, of_kind
-from bench.settings.controls import Canary, Control, HarnessDefense, keyed_canary_faces
+from bench.settings.controls import Canary, Control, HarnessDefense
+from bench.settings.keyed_canaries import keyed_canary_faces
 from bench.settings.model import Settings
 from bench.storage.files import file_hash
 from bench.storage.keys import content_key, source_hash
@@ -42,7 +43,7 @@ PROTOCOL = 3  #: increment when the harness gives different figures for the same
 TaskKind = Literal[
     "identity", "judge_identity", "defense_state", "surrogate_state", "templates", "server_state", "embeddings",
     "attack_state", "reconstruction", "linkage", "traits", "clean_traits", "presentation", "login",
-    "protected", "crossmatch", "inversion",
+    "protected", "crossmatch", "inversion", "attacker_identity", "defender_identity",
 ]  # fmt: skip
 
 
@@ -416,8 +417,16 @@ class _Planner:
                 yield self._job("crossmatch", name, label, scored, protected)
             elif isinstance(attack, InversionAttack):
                 fewer = {"images": self.settings.run.images} if self.settings.run.images else {}
-                inverted = self._task("inversion", protected, identity, defense=name, attack=label, **attacked, **fewer)
+                needs = (protected, identity, *(self._public_identities() if attack.needs_service else ()))
+                inverted = self._task("inversion", *needs, defense=name, attack=label, **attacked, **fewer)
                 yield self._job("inversion", name, label, inverted, protected, identity)
+
+    def _public_identities(self) -> tuple[Task, Task]:
+        """Embeddings of the attacker's own faces, and of the defender's, who are other customers of the service."""
+        return (
+            self._task("attacker_identity", public=self.scene.attacker_key),
+            self._task("defender_identity", public=self.scene.defender_key),
+        )
 
     def _attacked(self, own: _Defended, label: str, attack: ReconstructionAttack) -> tuple[Task, Task]:
         """The trained attack and its reconstructions."""

@@ -42,6 +42,8 @@ COLUMNS = (
     Column("renewed", "FMR of renewed templates ↓"),
     Column("template_bytes", "bytes", 0),
     Column("protect_ms", "ms", 3),
+    Column("compare_ms", "ms, comparison", 3),
+    Column("score_error", "error of a score", 7),
 )
 
 
@@ -108,7 +110,7 @@ def _row(board: Board, defense: str) -> dict[str, Any]:
     put("renewed", accuracy.metric(f"renewed_{row['fmr']}") if accuracy else UNKNOWN)
     info = accuracy.records[0].info if accuracy else {}
     row["keys"] = info.get("keys", "")
-    for name in ("template_bytes", "protect_ms"):
+    for name in ("template_bytes", "protect_ms", "compare_ms", "score_error"):
         row[name] = info.get(name)
     everything = [e for e in board.entries if e.cell.defense == defense]
     row["void"] = "; ".join(sorted(void & {e.cell.attack for e in everything}))

@@ -66,7 +66,7 @@ def board_trials(board: Board) -> list[Trial]:
         elif entry.cell.kind == "traits":
             passed, said = _infers(entry, kind == "closed")
         elif entry.cell.kind in ("crossmatch", "inversion"):
-            passed, said = _reads_keyed(board, entry, kind == "sealed", len(attacks))
+            passed, said = _reads_keyed(board, entry, kind.startswith("sealed"), len(attacks))
         elif kind == "closed":
             passed, said = _ignorant(board, entry, len(attacks))
         else:

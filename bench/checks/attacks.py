@@ -99,7 +99,8 @@ class _Looks:
         state = stored_state(self._learned(self.attack, system, copy, taken))
         # As in a run: stored embeddings are only available to an attack that steals them, and not during training.
         known = embeddings if leaks and self.attack.level >= Knowledge.ENROLMENT else None
-        oracle = Oracle(self.attack.level, system, Rng(0).child("oracle"), known, copy, taken)
+        shown = self.attack.shown
+        oracle = Oracle(self.attack.level, system, Rng(0).child("oracle"), known, copy, taken, show=shown)
         return oracle, self.attack.prepare(oracle, state), embeddings if leaks else templates
 
     @property
@@ -292,7 +293,9 @@ def _scores(attack: LinkageAttack, scene: Scene) -> str:
     taken = templates.cpu().numpy() if attack.asks_stolen else None
     oracle = Oracle(attack.level, system, Rng(0), stored, None, taken)
     fitting = Oracle(attack.level, system, Rng(0), None, None, taken)
-    state = stored_state(attack.fit(fitting, scene.public, Rng(0).child("fit")))
+    state = stored_state((attack.base or attack).fit(fitting, scene.public, Rng(0).child("fit")))
+    if attack.base is not None:
+        state = stored_state(attack.adapt(fitting, scene.public, Rng(0).child("adapt"), state))
     gallery = scene.test.subset(range(1, 2 * people, 2))
     leak = Leak(templates, rows=tuple(range(people)))
     try:

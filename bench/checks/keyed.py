@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from bench.checks.verdict import Pointless, Verdict, Wrong, disturb_globals, keep_still, sound_parameters, work_off
 from bench.contracts import CrossmatchAttack, InversionAttack, Key, KeyedAttack, KeyedDefense, KeyOracle, Rng
+from bench.toolkit.imitated_service import imitated_service
 
 WIDTHS = (128, 512)  #: of embeddings, as compact and most published recognisers have them
 _PEOPLE = 60
@@ -21,9 +22,13 @@ _APART = 4.0  #: standard errors beyond which scores under another key are no lo
 _FROM_RNG = "Take all randomness from the rng that draw_key is given, and none in transform."
 
 
-def check_keyed_defense(defense: KeyedDefense, width: int = WIDTHS[0]) -> list[Verdict]:
-    """Runs every check on random unit embeddings, in order; the last one measures the cost of a template."""
-    looks = _Looks(defense, width)
+def check_keyed_defense(defense: KeyedDefense, width: int = WIDTHS[0], people: int = _PEOPLE) -> list[Verdict]:
+    """Runs every check on random unit embeddings, in order; the last one measures the cost of a template.
+
+    Args:
+        people: fewer are enough for slow schemes, and less sure.
+    """
+    looks = _Looks(defense, width, people)
     checks: list[tuple[str, Callable[[], str | None]]] = [
         ("parameters", lambda: sound_parameters(defense)),
         ("key", looks.key_is_drawn),
@@ -43,9 +48,9 @@ def check_keyed_defense(defense: KeyedDefense, width: int = WIDTHS[0]) -> list[V
 
 
 class _Looks:
-    def __init__(self, defense: KeyedDefense, width: int) -> None:
+    def __init__(self, defense: KeyedDefense, width: int, people: int = _PEOPLE) -> None:
         self.defense, self.width = defense, width
-        draws = torch.randn(2, _PEOPLE, width, generator=Rng(0).torch())
+        draws = torch.randn(2, people, width, generator=Rng(0).torch())
         self.first = functional.normalize(draws[0])
         own = functional.normalize(draws[1] - (draws[1] * self.first).sum(1, keepdim=True) * self.first)
         self.second = _GENUINE * self.first + (1 - _GENUINE**2) ** 0.5 * own  # another image of each person
@@ -61,6 +66,14 @@ class _Looks:
     def made(self, embeddings: Tensor, key: Key | None = None) -> Tensor:
         with torch.no_grad():
             return self.defense.transform(embeddings, key or self.key)
+
+    @cached_property
+    def stored(self) -> Tensor:
+        return self.made(self.first)
+
+    def presented(self, embeddings: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.defense.probe(embeddings, self.key)
 
     def key_is_drawn(self) -> str:
         disturb_globals(1)
@@ -108,37 +121,45 @@ class _Looks:
             )  # fmt: skip
 
     def scores(self) -> str:
-        stored = self.made(self.first)
+        stored, probes = self.stored, self.presented(self.first)
         with torch.no_grad():
-            found = self.defense.score(stored, stored)
-            crossed = self.defense.score(stored[:1].expand_as(stored), stored)
+            found = self.defense.compare(stored, probes, self.key)
+            crossed = self.defense.compare(stored[:1].expand_as(stored), probes, self.key)
         if tuple(found.shape) != (len(stored),) or not torch.isfinite(found).all():
             raise Wrong(f"finite scores ({len(stored)},)", str(tuple(found.shape)), "Return one number per row.")
         if float(found.mean()) <= float(crossed[1:].mean()):
             raise Wrong("higher scores for equal templates", "lower ones", "Higher must mean more similar.")
         return f"{float(found.mean()):.3g} for equal templates, {float(crossed[1:].mean()):.3g} for two people's"
 
-    def _scored(self, key: Key) -> tuple[Tensor, Tensor]:
-        """Scores of stored templates with probes of the same person and of the next one, which have this key."""
-        stored, probes = self.made(self.first), self.made(self.second, key)
+    @cached_property
+    def logins(self) -> tuple[Tensor, Tensor]:
+        """Scores of stored templates with probes of the same person and of the next one, under one key."""
+        stored, probes = self.stored, self.presented(self.second)
         with torch.no_grad():
-            return self.defense.score(stored, probes).double(), self.defense.score(stored, probes.roll(1, 0)).double()
+            scores = [self.defense.compare(stored, some, self.key).double() for some in (probes, probes.roll(1, 0))]
+        return scores[0], scores[1]
+
+    def crossed(self, key: Key) -> tuple[Tensor, Tensor]:
+        """Scores of stored templates with those of the same person and of the next one under another key."""
+        stored, others = self.stored, self.made(self.second, key)
+        with torch.no_grad():
+            return self.defense.score(stored, others).double(), self.defense.score(stored, others.roll(1, 0)).double()
 
     def recognises(self) -> str:
-        own, other = self._scored(self.key)
+        own, other = self.logins
         if float(own.mean()) <= float(other.mean()):
             raise Wrong("higher scores for the same person", "lower ones", "A protected probe must match its template.")
         return f"{float((own[:, None] > other).double().mean()):.3f} of comparisons in the right order, one key for all"
 
     def renewable(self) -> str:
         """Whether a person's template under another key scores like a stranger's."""
-        if torch.equal(self.made(self.first), self.made(self.first, self.other_key)):
+        if torch.equal(self.stored[:8], self.made(self.first[:8], self.other_key)):
             raise Wrong("another template under another key", "the same", "transform must depend on the key.")
-        drawn = [self._scored(self.defense.draw_key(Rng(3).child(n), self.width)) for n in range(8)]
+        drawn = [self.crossed(self.defense.draw_key(Rng(3).child(n), self.width)) for n in range(8)]
         means = torch.stack([(own - other).mean() for own, other in drawn])
         error = float(means.std() / len(means) ** 0.5)
-        excess, genuine = float(means.mean()), self._scored(self.key)
-        if excess > max(_APART * error, 0.2 * float((genuine[0] - genuine[1]).mean())):
+        excess, genuine = float(means.mean()), float((self.logins[0] - self.logins[1]).mean())
+        if excess > max(_APART * error, 0.2 * genuine):
             raise Wrong("scores of strangers under another key", f"{excess:.3g} more", "Let the key change all of it.")
         return f"under another key, a person scores {excess:+.2g} (± {2 * error:.1g}) above strangers"
 
@@ -182,7 +203,10 @@ def check_keyed_attack(attack: KeyedAttack, broken: KeyedDefense, width: int = W
                 found = attack.score(broken, stored[:6], looks.made(looks.second, looks.other_key)[:5])
             wanted: tuple[int, ...] = (6, 5)
         elif isinstance(attack, InversionAttack):
-            oracle = KeyOracle(attack.knows, broken, width, lambda _: looks.key, Rng(0))
+            service = imitated_service(broken, looks.key, stored, width, Rng(5)) if attack.needs_service else None
+            oracle = KeyOracle(
+                attack.knows, broken, width, lambda _: looks.key, Rng(0), attack.level, service, attack.shown
+            )
             found, wanted = attack.invert(oracle, stored[:6], Rng(0)), (6, width)
         else:
             raise Pointless("neither an inversion nor a crossmatch")

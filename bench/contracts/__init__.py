@@ -17,7 +17,15 @@ from __future__ import annotations
 from bench.contracts.attack import Attack, Leak, LinkageAttack, ReconstructionAttack, ReplayAttack, TraitAttack
 from bench.contracts.defense import Defense, State, System
 from bench.contracts.faces import Alignment, Dataset, Evaluation, FaceSet, Originals, Pairs
-from bench.contracts.keyed import CrossmatchAttack, InversionAttack, Key, KeyedAttack, KeyedDefense, KeyOracle
+from bench.contracts.keyed import (
+    CrossmatchAttack,
+    InversionAttack,
+    Key,
+    KeyedAttack,
+    KeyedDefense,
+    KeyedService,
+    KeyOracle,
+)
 from bench.contracts.oracle import Oracle
 from bench.contracts.recognizer import Conv, Recognizer, SplitNetwork
 from bench.contracts.rng import ImageRng, Rng
@@ -26,7 +34,7 @@ from bench.labels import Knowledge
 
 __all__ = [
     "Alignment", "Attack", "Conv", "CrossmatchAttack", "DataError", "Dataset", "Defense", "Evaluation", "FaceSet",
-    "ImageRng", "InversionAttack", "Key", "KeyOracle", "KeyedAttack", "KeyedDefense", "Knowledge", "KnowledgeError",
-    "Leak", "LinkageAttack", "NotApplicable", "Oracle", "Originals", "Pairs", "Recognizer", "ReconstructionAttack",
-    "ReplayAttack", "Rng", "SplitNetwork", "State", "System", "TraitAttack", "UserError",
+    "ImageRng", "InversionAttack", "Key", "KeyOracle", "KeyedAttack", "KeyedDefense", "KeyedService", "Knowledge",
+    "KnowledgeError", "Leak", "LinkageAttack", "NotApplicable", "Oracle", "Originals", "Pairs", "Recognizer",
+    "ReconstructionAttack", "ReplayAttack", "Rng", "SplitNetwork", "State", "System", "TraitAttack", "UserError",
 ]  # fmt: skip

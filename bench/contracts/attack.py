@@ -55,6 +55,10 @@ class Attack(ABC):
         """Whether `Oracle.surrogate` is asked for: the harness then fits one on the attacker's faces. Default: no."""
         return False
 
+    def shown(self, scores: Tensor) -> Tensor:
+        """What the oracle shows of the scores of logins (see `bench.toolkit.shown_scores`). Default: all of them."""
+        return scores
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReconstructionAttack(Attack):

@@ -41,6 +41,9 @@ class KeyedDefense(Defense):
     """
 
     adds_noise: ClassVar[bool] = False
+    keeps_scores: ClassVar[bool] = (
+        False  #: `compare` is meant to give the cosine of the embeddings; its error is measured
+    )
 
     keys: Literal["subject", "record", "system", "pool"] = "subject"  #: who holds a key
     pool: int = 4  #: number of keys, if keys = "pool"
@@ -61,12 +64,27 @@ class KeyedDefense(Defense):
     def transform(self, embeddings: Tensor, key: Key) -> Tensor:
         """Unit embeddings (B, D) to templates (B, ...) of any type and shape; bits as torch.bool."""
 
+    def probe(self, embeddings: Tensor, key: Key) -> Tensor:
+        """What a login presents for unit embeddings (B, D), if that differs from a template. Default: `transform`."""
+        return self.transform(embeddings, key)
+
     def score(self, stored: Tensor, probes: Tensor) -> Tensor:
         """Similarity (B,) of stored templates to protected probes, row by row; higher is more similar.
 
         It does not see the key: templates under different keys are compared in the same way. Default: the cosine.
         """
         return functional.cosine_similarity(stored.flatten(1).float(), probes.flatten(1).float())
+
+    def compare(self, stored: Tensor, probes: Tensor, key: Key) -> Tensor:
+        """Similarity (B,) at a login, row by row, where the system has the key of the stored templates.
+
+        Default: `score`. Encrypted templates override it, because only a holder of the key can read a score.
+        """
+        return self.score(stored, probes)
+
+    def undo(self, templates: Tensor, key: Key) -> Tensor | None:
+        """Embeddings (B, D) from templates and their key. Default: None, for schemes that cannot be undone."""
+        return None
 
     def margins(self, embeddings: Tensor, template: Tensor, key: Key) -> Tensor | None:
         """What one stored template says about its embedding, as inequalities: (B, M), none negative where they hold.
@@ -99,26 +117,47 @@ def _no_features(defense: KeyedDefense) -> UserError:
     )
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class KeyedService:
+    """The running system behind a `KeyOracle`: its other customers, and what it does for anybody who enrols."""
+
+    public: Tensor  #: embeddings (N, D) of the attacker's own faces
+    others: Callable[[], Tensor]  #: stolen templates (M, ...) of other people of the same application
+    enrol: Callable[[Tensor], Tensor]  #: what it stores for own embeddings (B, D), under the attacker's own enrolment
+    login: Callable[[int, Tensor], Tensor]  #: scores (B,) of own embeddings that claim to be a stolen template's owner
+
+
 class KeyOracle:
     """What an attack on keyed templates may ask; the counterpart of `Oracle`.
 
     All attackers know the width of the embeddings.
 
     Attributes:
-        queries: the number of calls per method.
+        queries: the number of calls per method, and in `METHOD_templates` or `METHOD_logins` what they were about.
     """
 
     def __init__(
-        self, knows: KeyKnowledge, defense: KeyedDefense, width: int, leaked: Callable[[int], Key], rng: Rng
+        self,
+        knows: KeyKnowledge,
+        defense: KeyedDefense,
+        width: int,
+        leaked: Callable[[int], Key],
+        rng: Rng,
+        level: Knowledge = Knowledge.ALGORITHM,
+        service: KeyedService | None = None,
+        show: Callable[[Tensor], Tensor] = lambda scores: scores,
     ) -> None:
         """An oracle for one attack on one defence.
 
         Args:
             leaked: the key of the stolen template with this number.
+            service: for attacks with `needs_service`.
+            show: what the service shows of scores, `Attack.shown`.
         """
-        self.knows, self.width = knows, width
+        self.knows, self.width, self.level = knows, width, level
         self.queries: Counter[str] = Counter()
-        self._defense, self._leaked, self._rng = defense, leaked, rng
+        self._defense, self._leaked, self._rng, self._service = defense, leaked, rng, service
+        self._show = show
 
     @property
     def defense(self) -> KeyedDefense:
@@ -148,6 +187,46 @@ class KeyOracle:
         self.queries["key"] += 1
         return self._leaked(number)
 
+    @property
+    def public(self) -> Tensor:
+        """Embeddings (N, D) of the attacker's own faces, by the recogniser that everybody knows."""
+        self.queries["public"] += 1
+        return self._running("public").public
+
+    def others(self) -> Tensor:
+        """Stolen templates (M, ...) of other people of the same application; whose they are is not known."""
+        found = self._running("others").others()
+        self.queries["others_templates"] += len(found)
+        return found
+
+    def enrol(self, embeddings: Tensor) -> Tensor:
+        """`enrolment`: what the service stores for own embeddings (B, D), read back.
+
+        The attacker enrols as a customer: where everybody has the same key, these templates are under the victims' key,
+        otherwise under keys of his own.
+        """
+        self._entered("enrol")
+        self.queries["enrol_templates"] += len(embeddings)
+        return self._running("enrol").enrol(embeddings)
+
+    def login(self, number: int, embeddings: Tensor) -> Tensor:
+        """`enrolment`: the score (B,) of a login with each own embedding (B, D), claiming a stolen template's identity.
+
+        The client, which is not the attacker's, protects the probe.
+        """
+        self._entered("login")
+        self.queries["login_logins"] += len(embeddings)
+        return self._show(self._running("login").login(number, embeddings))
+
+    def _entered(self, method: str) -> None:
+        if self.level < Knowledge.ENROLMENT:
+            raise KnowledgeError(f"{method}() needs level 'enrolment', but this attack declared '{self.level}'")
+
+    def _running(self, method: str) -> KeyedService:
+        if self._service is None:
+            raise KnowledgeError(f"{method} needs the running system: declare needs_service = True")
+        return self._service
+
 
 @dataclass(frozen=True, kw_only=True)
 class KeyedAttack(Attack):
@@ -156,6 +235,10 @@ class KeyedAttack(Attack):
     #: A defence that it must break, to be trusted: its plugin's name, and parameters. None: not tested.
     breaks: ClassVar[tuple[str, Mapping[str, Any]] | None] = None
     required: ClassVar[float] = 0.5  #: the cosine or AUC that it must reach there
+    #: A defence that tells it nothing without the victim's key, where the harness's `sealed` does not apply.
+    sealed: ClassVar[tuple[str, Mapping[str, Any]] | None] = None
+    logs_in: ClassVar[bool] = False  #: reads scores, which every scheme gives away: not tested on a safe one
+    needs_service: ClassVar[bool] = False  #: uses own faces, other customers' templates, own enrolments or logins
 
     @property
     def level(self) -> Knowledge:

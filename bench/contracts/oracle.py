@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -64,6 +64,8 @@ class Oracle:
         stored: Tensor | None = None,
         surrogate: State | None = None,
         stolen: Stored | None = None,
+        *,
+        show: Callable[[Tensor], Tensor] = lambda scores: scores,
     ) -> None:
         """An oracle for one attack on one system.
 
@@ -71,6 +73,7 @@ class Oracle:
             stored: embeddings (N, D) of the victims' templates, for `similarity`.
             surrogate: the state of the defence's `fit` on the attacker's own faces.
             stolen: all stolen values (N, ...), for attacks with `asks_stolen`.
+            show: what the server shows of scores, `Attack.shown`.
         """
         self.level = level
         self.queries: Counter[str] = Counter()
@@ -78,7 +81,7 @@ class Oracle:
         self.device = system.device
         self.image_size = system.recognizer.image_size
         self._system, self._rng, self._stored, self._surrogate = system, rng, stored, surrogate
-        self._stolen = stolen
+        self._stolen, self._show = stolen, show
         self.varies = system.defense.client_side and system.defense.randomized
 
     @cached_property
@@ -167,7 +170,7 @@ class Oracle:
             raise KnowledgeError("no stored templates to compare with while fitting")
         with torch.no_grad():
             probes = self._system.embed(self._sent("similarity", images))
-            return (probes * self._stored[list(targets)].to(probes)).sum(1)
+            return self._show((probes * self._stored[list(targets)].to(probes)).sum(1))
 
     def similarities(self, images: Tensor, targets: Sequence[int]) -> Tensor:
         """`enrolment`: the score of every image (B) against every target (T), (B, T); counts as B x T logins."""
@@ -176,7 +179,7 @@ class Oracle:
             raise KnowledgeError("no stored templates to compare with while fitting")
         with torch.no_grad():
             probes = self._system.embed(self._sent("similarity", images))
-            return probes @ self._stored[list(targets)].to(probes).T
+            return self._show(probes @ self._stored[list(targets)].to(probes).T)
 
     def embed(self, images: Tensor) -> Tensor:
         """`enrolment`: the server's embeddings (B, D) of own images as probes."""

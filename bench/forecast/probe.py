@@ -37,6 +37,7 @@ from bench.metrics.image import image_scores
 from bench.plan import Job, Scene, Task, public_sources
 from bench.settings.controls import Canary, Control
 from bench.settings.model import Settings
+from bench.toolkit.imitated_service import imitated_service
 from bench.toolkit.precision import pick_device
 
 _PROBE = 16  #: images per timing
@@ -217,7 +218,7 @@ class Probe:
         stored = own.system.embed(own.templates) if attack.leaks == "embedding" else None
         values = own.templates if stored is None else stored
         taken = values.cpu().numpy() if attack.asks_stolen else None
-        oracle = Oracle(attack.level, own.system, Rng(0), stored, own.state, taken)
+        oracle = Oracle(attack.level, own.system, Rng(0), stored, own.state, taken, show=attack.shown)
         fit, state = self._learned(attack, oracle, own)
         prepared = attack.prepare(oracle, state)
         shown = self.faces.batch(slice(0, len(values)), values.device)
@@ -299,8 +300,9 @@ class Probe:
             attack = self.settings.attacks.get(task.attack)
             if not isinstance(attack, InversionAttack):
                 return Item(task.label, once, 8 * people**2)
-            oracle = KeyOracle(attack.knows, defense, embeddings.shape[1], lambda _: key, Rng(0))
-            few = templates[:_STEPS]
+            few, width = templates[:_STEPS], embeddings.shape[1]
+            service = imitated_service(defense, key, few, width, Rng(0)) if attack.needs_service else None
+            oracle = KeyOracle(attack.knows, defense, width, lambda _: key, Rng(0), attack.level, service, attack.shown)
             seconds, _ = _timed(lambda: attack.invert(oracle, few, Rng(0)))
         except NotApplicable:
             return Item(task.label, 0.0, 0)
@@ -323,6 +325,9 @@ class Probe:
         """The cost of an artefact."""
         if task.kind in ("identity", "judge_identity"):
             return Item(task.label, self.test * self._embedding(), self.test * 2048)
+        if task.kind in ("attacker_identity", "defender_identity"):
+            count = self.public["attacker" if task.kind == "attacker_identity" else "defender"]
+            return Item(task.label, count * self._embedding(), count * 2048)
         if task.kind in ("presentation", "login"):
             # About half of the images are the left one of a genuine pair, and these are attacked first.
             own, shown = self._defense(task.defense), min(self.attacked, math.ceil(self.test / 2))

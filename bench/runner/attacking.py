@@ -49,7 +49,8 @@ def _oracle(
 ) -> Oracle:
     copy = task.need("surrogate_state")
     surrogate = read_state(context.ready(copy)) if copy else None
-    return Oracle(attack.level, system, rng.child("oracle"), stored, surrogate, stolen_values(context, task, attack))
+    taken = stolen_values(context, task, attack)
+    return Oracle(attack.level, system, rng.child("oracle"), stored, surrogate, taken, show=attack.shown)
 
 
 def stolen_values(context: RunContext, task: Task, attack: Attack) -> Rows | None:
@@ -187,7 +188,7 @@ def make_linkage(context: RunContext, task: Task, folder: Path) -> None:
     stored = torch.from_numpy(artefacts.Embeddings.read(context.ready(embedded)).stored)
     rng = context.rng(task.seed, "attack", type(attack).__name__, task.defense)
     system, taken = context.system(task, recognises=True), stolen_values(context, task, attack)
-    oracle = Oracle(attack.level, system, rng.child("oracle"), stored, None, taken)
+    oracle = Oracle(attack.level, system, rng.child("oracle"), stored, None, taken, show=attack.shown)
     state = read_state(context.ready(fitted))
     faces = loaded.test.subset(gallery)
     parts = []

@@ -17,7 +17,7 @@ from bench.contracts.oracle import client_alone
 from bench.plan import Task
 from bench.runner import artefacts
 from bench.runner.batches import coupled_batches, halving, plain_batches, shared_pairs
-from bench.runner.context import RunContext
+from bench.runner.context import LoadedScene, RunContext
 from bench.runner.noise import NoiseMeter
 from bench.settings.controls import Control
 from bench.storage.arrays import Rows, write_state
@@ -29,12 +29,27 @@ _BATCH = 50
 def make_identity(context: RunContext, task: Task, folder: Path) -> None:
     """Embeddings (N, D) of the unprotected pipeline, the reference for every defence's cosine."""
     loaded = context.loaded(task.scene)
+    artefacts.write_identity(folder, _unprotected(context, loaded, loaded.test))
 
+
+def make_attacker_identity(context: RunContext, task: Task, folder: Path) -> None:
+    """Embeddings (N, D) of the attacker's public faces by the unprotected pipeline."""
+    loaded = context.loaded(task.scene)
+    artefacts.write_identity(folder, _unprotected(context, loaded, loaded.attacker))
+
+
+def make_defender_identity(context: RunContext, task: Task, folder: Path) -> None:
+    """Embeddings (N, D) of the defender's public faces by the unprotected pipeline."""
+    loaded = context.loaded(task.scene)
+    artefacts.write_identity(folder, _unprotected(context, loaded, loaded.defender))
+
+
+def _unprotected(context: RunContext, loaded: LoadedScene, faces: FaceSet) -> NDArray[Any]:
     def embed(images: Tensor) -> NDArray[Any]:
         found: NDArray[Any] = loaded.network.embed(loaded.network.extract(images)).cpu().numpy()
         return found
 
-    artefacts.write_identity(folder, _embedded(embed, loaded.test, context.device))
+    return _embedded(embed, faces, context.device)
 
 
 def make_judge_identity(context: RunContext, task: Task, folder: Path) -> None:

@@ -12,15 +12,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from bench.contracts import CrossmatchAttack, InversionAttack, Key, KeyedDefense, KeyOracle, Pairs, Rng, State
+from bench.contracts import (
+    CrossmatchAttack,
+    InversionAttack,
+    Key,
+    KeyedDefense,
+    KeyOracle,
+    Pairs,
+    Rng,
+    State,
+)
 from bench.plan import Task
 from bench.runner import artefacts
 from bench.runner.attacking import gallery_of
 from bench.runner.context import LoadedScene, RunContext
+from bench.runner.keyed_service import FIRST, SECOND, running_service
 from bench.storage.arrays import write_state
 from bench.toolkit.progress import track
 
-FIRST, SECOND = "first", "second"  #: the applications
 _KEPT = 4  #: keys in memory
 
 
@@ -53,7 +62,7 @@ class KeyRing:
         return self._drawn[holder]
 
 
-class _Protector:
+class Protector:
     """One keyed defence on the test images of a scene."""
 
     def __init__(self, context: RunContext, task: Task) -> None:
@@ -65,6 +74,7 @@ class _Protector:
         self.embeddings = torch.from_numpy(found)
         self.ring = KeyRing(self.defense, found.shape[1], _seed(context, task))
         self.seconds, self.made = 0.0, 0
+        self.comparing, self.compared = 0.0, 0
 
     def key(self, application: str, row: int) -> Key:
         """The key of a test image's person or record."""
@@ -84,19 +94,31 @@ class _Protector:
             raise ValueError(f"{len(rows)} embeddings became templates {tuple(found.shape)}, or some are not finite")
         return found
 
-    def against(self, stored: Tensor, probes: Tensor) -> NDArray[np.float64]:
-        """Scores (B,) of one stored template against protected probes (B, ...)."""
-        return scored(self.defense, stored.expand(len(probes), *stored.shape), probes)
+    def probes(self, rows: NDArray[np.int64] | list[int], key: Key) -> Tensor:
+        """What test images present at a login under one key."""
+        return self.presented(self.embeddings[rows], key)
+
+    def presented(self, embeddings: Tensor, key: Key) -> Tensor:
+        """What a client presents at a login for embeddings (B, D)."""
+        with torch.no_grad():
+            return self.defense.probe(embeddings, key)
+
+    def against(self, stored: Tensor, probes: Tensor, key: Key) -> NDArray[np.float64]:
+        """Scores (B,) of one stored template, under this key, against protected probes (B, ...)."""
+        began = time.perf_counter()
+        found = scored(self.defense, stored.expand(len(probes), *stored.shape), probes, key)
+        self.comparing, self.compared = self.comparing + time.perf_counter() - began, self.compared + len(found)
+        return found
 
 
-def scored(defense: KeyedDefense, stored: Tensor, probes: Tensor) -> NDArray[np.float64]:
-    """Scores (B,) of stored templates with probes, row by row.
+def scored(defense: KeyedDefense, stored: Tensor, probes: Tensor, key: Key | None = None) -> NDArray[np.float64]:
+    """Scores (B,) of stored templates with probes, row by row; without the key, of templates under different keys.
 
     Raises:
         ValueError: the defence returned another shape, or scores that are not finite.
     """
     with torch.no_grad():
-        found = defense.score(stored, probes)
+        found = defense.score(stored, probes) if key is None else defense.compare(stored, probes, key)
     if tuple(found.shape) != (len(probes),) or not torch.isfinite(found).all():
         raise ValueError(f"score returned {tuple(found.shape)} for {len(probes)} pairs, or some that are not finite")
     return np.asarray(found.double().cpu().numpy())
@@ -125,7 +147,7 @@ def make_protected(context: RunContext, task: Task, folder: Path) -> None:
     In the first application, the left image of one genuine pair per person is stored; the right one is stored in the
     second.
     """
-    own = _Protector(context, task)
+    own = Protector(context, task)
     test, pairs = own.loaded.test, own.loaded.pairs
     targets, gallery = two_records(own.loaded)
     scores, stored = _compared(own, pairs, targets, gallery)
@@ -137,6 +159,8 @@ def make_protected(context: RunContext, task: Task, folder: Path) -> None:
         "template_bytes": _bytes(first[0]),
         "protect_ms": round(1000 * own.seconds / own.made, 4),
         "key_ms": round(1000 * own.ring.seconds / max(1, own.ring.drawn), 4),
+        "compare_ms": round(1000 * own.comparing / max(1, own.compared), 4),
+        **({"score_error": _error(scores, plain)} if own.defense.keeps_scores else {}),
         "keys": own.defense.keys,
         "width": own.embeddings.shape[1],
         "people": len(targets),
@@ -146,7 +170,7 @@ def make_protected(context: RunContext, task: Task, folder: Path) -> None:
 
 
 def _compared(
-    own: _Protector, pairs: Pairs, targets: NDArray[np.int64], gallery: NDArray[np.int64]
+    own: Protector, pairs: Pairs, targets: NDArray[np.int64], gallery: NDArray[np.int64]
 ) -> tuple[dict[str, NDArray[Any]], dict[int, Tensor]]:
     """Scores of the protocol's pairs and of all targets with all gallery images, and the templates stored, by image.
 
@@ -154,7 +178,7 @@ def _compared(
     claimed identity (`stolen`).
     """
     probing = np.unique(np.concatenate([gallery, pairs.right]))
-    brought = {row: own.templates([row], own.key(FIRST, row))[0] for row in _by_person(own.loaded, probing)}
+    brought = {row: own.probes([row], own.key(FIRST, row))[0] for row in _by_person(own.loaded, probing)}
     place = {int(row): index for index, row in enumerate(targets)}
     found: dict[str, NDArray[Any]] = {name: np.zeros((len(targets), len(gallery))) for name in ("normal", "stolen")}
     found |= {f"{name}_pairs": np.zeros(len(pairs)) for name in ("normal", "stolen")}
@@ -163,10 +187,10 @@ def _compared(
     for row in track(_by_person(own.loaded, claimed), f"protecting {len(claimed)} records", len(claimed)):
         with_pairs = np.flatnonzero(pairs.left == row)
         probes = np.concatenate([pairs.right[with_pairs], gallery if row in place else gallery[:0]])
-        made = own.templates(np.concatenate([[row], probes]), own.key(FIRST, row))
-        stored[row] = made[0]
-        stolen = own.against(made[0], made[1:])
-        normal = own.against(made[0], torch.stack([brought[int(probe)] for probe in probes]))
+        key = own.key(FIRST, row)
+        stored[row] = own.templates([row], key)[0]
+        stolen = own.against(stored[row], own.probes(probes, key), key)
+        normal = own.against(stored[row], torch.stack([brought[int(probe)] for probe in probes]), key)
         person = _holder(own.loaded, row)[0]
         same = np.array([_holder(own.loaded, int(probe))[0] == person for probe in probes])
         normal = np.where(same, stolen, normal)
@@ -205,6 +229,12 @@ def _unprotected(
     }
 
 
+def _error(scores: dict[str, NDArray[Any]], plain: dict[str, NDArray[Any]]) -> float:
+    """The largest error of a score where the probe has the claimed identity's key."""
+    parts = (np.abs(scores[f"stolen{end}"] - plain[f"plain{end}"]).max(initial=0.0) for end in ("", "_pairs"))
+    return float(f"{max(parts):.2g}")
+
+
 def _bytes(template: Tensor) -> int:
     """Bytes of a stored template; bits count as packed."""
     return -(-template.numel() // 8) if template.dtype == torch.bool else template.numel() * template.element_size()
@@ -239,7 +269,7 @@ def make_inversion(context: RunContext, task: Task, folder: Path) -> None:
     protected = task.need("protected")
     attack = context.settings.attacks[task.attack]
     assert protected is not None and isinstance(attack, InversionAttack)
-    own = _Protector(context, task)
+    own = Protector(context, task)
     found = artefacts.Protected.read(context.ready(protected))
     stored = torch.from_numpy(np.array(found.first[: context.settings.run.images]))
     width = own.embeddings.shape[1]
@@ -248,7 +278,10 @@ def make_inversion(context: RunContext, task: Task, folder: Path) -> None:
         return own.key(FIRST, int(found.targets[number]))
 
     rng = context.rng(task.seed, "attack", type(attack).__name__, task.defense)
-    oracle = KeyOracle(attack.knows, own.defense, width, leaked, rng.child("oracle"))
+    service = running_service(context, task, own, stored, found.targets) if attack.needs_service else None
+    oracle = KeyOracle(
+        attack.knows, own.defense, width, leaked, rng.child("oracle"), attack.level, service, attack.shown
+    )
     began = time.perf_counter()
     made = attack.invert(oracle, stored, rng.child("invert")).detach().float()
     seconds = time.perf_counter() - began
@@ -258,10 +291,9 @@ def make_inversion(context: RunContext, task: Task, folder: Path) -> None:
     shown = np.zeros((2, len(stored)))
     for number in range(len(stored)):
         key = leaked(number)
-        with torch.no_grad():
-            probe = own.defense.transform(made[number : number + 1], key)
+        probe = own.presented(made[number : number + 1], key)
         other = own.templates([int(found.gallery[number])], key)
-        shown[:, number] = [own.against(template, probe)[0] for template in (stored[number], other[0])]
+        shown[:, number] = [own.against(template, probe, key)[0] for template in (stored[number], other[0])]
     artefacts.write_inversion(folder, made.cpu().numpy(), shown)
     info = {"queries": dict(oracle.queries), "ms_per_template": round(1000 * seconds / len(stored), 3)}
     write_state(folder, State(info=info))

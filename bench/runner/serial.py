@@ -244,6 +244,8 @@ def provenance(context: RunContext) -> dict[str, Any]:
 _MAKERS = {
     "identity": defending.make_identity,
     "judge_identity": defending.make_judge_identity,
+    "attacker_identity": defending.make_attacker_identity,
+    "defender_identity": defending.make_defender_identity,
     "defense_state": defending.make_defense_state,
     "surrogate_state": defending.make_surrogate_state,
     "templates": defending.make_templates,

@@ -12,7 +12,7 @@ from bench import labels
 from bench.contracts import InversionAttack, Knowledge, ReconstructionAttack, ReplayAttack
 from bench.errors import UserError, near_miss
 from bench.labels import PluginKind, kind_name
-from bench.settings import controls, registry
+from bench.settings import controls, keyed_canaries, registry
 from bench.settings.model import File, MetricSettings, Settings
 from bench.settings.toml import Overrides, default_path, overlay, read_file
 from bench.settings.values import expand
@@ -63,7 +63,7 @@ def _resolve(file: File, path: Path, given: Mapping[str, Mapping[str, Any]]) -> 
         defenses.update(controls.canaries())
         where = f"{path}: run.canaries"
         defenses.update(
-            controls.keyed_canaries(list(attacks.values()), lambda name: registry.find("defense", name, where))
+            keyed_canaries.keyed_canaries(list(attacks.values()), lambda name: registry.find("defense", name, where))
         )
     if file.run.replay:
         replay = registry.find("attack", "replay", f"{path}: run.replay")
