@@ -60,6 +60,11 @@ COLUMNS = (
         "judge_sar", "judge_sar_0.01", "{}",
         "how often the judge accepts a rebuilt face as the person, at a false match rate of 1 %",
     ),
+    _of("lowest_mse", "mse", "lowest {}", "mean squared error of the best attack on one template, by this figure"),
+    Column(
+        "mse_floor", "MSE floor", 5,
+        "van Trees bound for faces from a Gaussian: no attack on one template should be below", interval=False,
+    ),
     Column("noise_rms", "noise rms", 3, "measured, in units of the feature", interval=False),
     Column("snr_db", "SNR dB", 1, "measured signal-to-noise ratio of the template", interval=False),
     Column("template_bytes", "bytes per template", 0, "size of a stored template", interval=False),

@@ -13,6 +13,7 @@ from bench.analysis.board import LEVELS, UNKNOWN, Board, Entry, boards
 from bench.analysis.columns import BY_NAME
 from bench.analysis.cost import accuracy_costs
 from bench.analysis.flags import UNFINISHED_SERVER, defense_flags
+from bench.analysis.floor import mse_floor, single_template_errors
 from bench.analysis.selftest import void_attacks
 from bench.analysis.strongest import strongest_up_to
 from bench.analysis.submission import unpacked
@@ -37,6 +38,7 @@ def leaderboard(run: Run) -> pd.DataFrame:
     count. `best_known_*`: published elsewhere, on other data, never ranked. `bound_ssim`: the best attack per image,
     averaged (an upper bound that no single attack reaches). If an attack that other defences faced is missing, it is
     empty, `bound_note` says so, and `worst_*` is a lower bound. `blind_*`: the best guess that ignores the template.
+    `mse_floor`: the van Trees bound, for noise of a known law; `lowest_mse`: the best attack's on one template.
     `failed`: cells without a figure. Keyed defences have a leaderboard of their own (`bench.analysis.keyed`).
 
     Raises:
@@ -162,6 +164,10 @@ def _row(board: Board, defense: str, cost: Measure) -> dict[str, Any]:
             put(f"{level}_srra1", admitted.metric("srra1") if admitted else UNKNOWN)
     taken = max(real, key=lambda e: e.metric(_SAR).value or 0.0, default=None)
     put("judge_sar", taken.metric(_SAR) if taken else UNKNOWN)
+    errors = [pair for pair in single_template_errors(board, defense) if pair[0].cell.attack not in void]
+    put("lowest_mse", errors[0][1] if errors else UNKNOWN)
+    row["lowest_mse_attack"] = errors[0][0].cell.attack if errors else ""
+    row["mse_floor"] = mse_floor(utility)
     record = utility.records[0] if utility and not utility.failed else None
     row["undefended"] = bool(record and record.info.get("stores_features"))
     row["noise_rms"] = record.noise.get("rms") if record else None

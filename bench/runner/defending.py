@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench.contracts import FaceSet, Pairs, Rng, State, System
+from bench.contracts import Defense, FaceSet, Pairs, Rng, State, System
 from bench.contracts.oracle import client_alone
 from bench.plan import Task
 from bench.runner import artefacts
@@ -21,9 +22,11 @@ from bench.runner.context import RunContext
 from bench.runner.noise import NoiseMeter
 from bench.settings.controls import Control
 from bench.storage.arrays import Rows, write_state
+from bench.toolkit.fisher import van_trees
 from bench.toolkit.progress import track
 
 _BATCH = 50
+_FLOOR_FACES = 16  #: public faces on which the information in templates is averaged
 
 
 def make_identity(context: RunContext, task: Task, folder: Path) -> None:
@@ -152,8 +155,32 @@ def make_templates(context: RunContext, task: Task, folder: Path) -> None:
         "pairs_sharing_a_batch": shared_pairs(batches, loaded.pairs, len(loaded.test))
         if system.defense.protect_batch is not None
         else 0,
+        **_floor(context, task, system),
     }
     write_state(folder, State(info=info))
+
+
+def _floor(context: RunContext, task: Task, system: System) -> dict[str, Any]:
+    """The least mean squared error of any attacker, if the law of the noise is known (`Floor`)."""
+    plugin, loaded = system.defense, context.loaded(task.scene)
+    if type(plugin).noise_information is Defense.noise_information:
+        return {}
+
+    def features(images: Tensor) -> Tensor:
+        return plugin.reference(system, system.encode(images))
+
+    def weight(values: Tensor) -> Tensor:
+        found = plugin.noise_information(system, values)
+        assert found is not None
+        return found
+
+    with torch.no_grad():
+        told = plugin.noise_information(system, features(loaded.defender.batch(slice(0, 1), system.device)))
+    if told is None:
+        return {}
+    rng = context.rng(task.seed, "floor", type(plugin).__name__)
+    found = van_trees(features, weight, loaded.defender, _FLOOR_FACES, rng, system.device)
+    return {} if found is None else {"floor": asdict(found)}
 
 
 def make_embeddings(context: RunContext, task: Task, folder: Path) -> None:
