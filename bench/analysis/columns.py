@@ -68,6 +68,15 @@ COLUMNS = (
     Column("noise_rms", "noise rms", 3, "measured, in units of the feature", interval=False),
     Column("snr_db", "SNR dB", 1, "measured signal-to-noise ratio of the template", interval=False),
     Column("template_bytes", "bytes per template", 0, "size of a stored template", interval=False),
+    Column("client_ms", "client ms", 2, "milliseconds of an image on the client, in batches of 50", interval=False),
+    Column(
+        "server_ms", "server ms", 2, "milliseconds of an image on the server: protecting and embedding", interval=False
+    ),
+    Column("training_min", "training min", 1, "minutes of fitting the defence and its server", interval=False),
+    Column(
+        "queries", "queries", 0, "images that the worst attack asked the system about, training included",
+        interval=False,
+    ),
 )  # fmt: skip
 
 #: Additional columns that the verdict uses; the Markdown is wide enough without them.

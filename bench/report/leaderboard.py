@@ -19,6 +19,7 @@ from bench.analysis.columns import BY_NAME, COLUMNS
 from bench.analysis.embeddings import embedding_attacks
 from bench.analysis.files import file_notes
 from bench.analysis.leaderboard import lower_bound
+from bench.labels import Knowledge
 from bench.metrics.catalogue import metric
 from bench.report.embeddings import render_embedding_attacks
 from bench.report.side_tables import sections
@@ -60,6 +61,18 @@ def _has_figures(frame: pd.DataFrame, name: str) -> bool:
     if name == "lowest_mse":
         name = "mse_floor"  # a figure to compare with the floor
     return ("judge" not in name and name != "mse_floor") or bool(frame[name].notna().any())
+
+
+def _front(frame: pd.DataFrame) -> str:
+    """Who is on the Pareto front up to each level; empty if nobody has all four figures."""
+    named: dict[str, list[str]] = {}
+    for row in frame.to_dict("records"):
+        for level in filter(None, str(row["pareto"]).split(", ")):
+            named.setdefault(level, []).append(plain(row["defense"]))
+    if not named:
+        return ""
+    said = "; ".join(f"up to {level}: {', '.join(named[level])}" for level in map(str, Knowledge) if level in named)
+    return f"\nPareto front over SSIM, ACC, bytes and ms (client and server): {said}.\n"
 
 
 def _remarks(frame: pd.DataFrame) -> str:
@@ -106,7 +119,8 @@ def render(frame: pd.DataFrame, fmt: Format, run: Run | None = None, columns: Se
             table = _table(some, [c.name for c in shown], [c.name for c in shown if c.interval])
             missed = int(some["images_without_a_face"].max())
             note = f"{_NOTE} No face was found in {missed} images; they count as failures." if missed else _NOTE
-            parts.append(f"## {dataset}, {recognizer}\n\n{markdown(table)}\n\n{note}\n{_remarks(some)}".rstrip())
+            remarks = f"{_front(some)}{_remarks(some)}"
+            parts.append(f"## {dataset}, {recognizer}\n\n{markdown(table)}\n\n{note}\n{remarks}".rstrip())
     if fmt == "md" and run is not None:
         stolen = embedding_attacks(run)
         parts += [render_embedding_attacks(stolen, fmt).rstrip()] if len(stolen) else []

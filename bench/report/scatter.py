@@ -27,7 +27,8 @@ def scatter(run: Run) -> Figure | None:
     """A row of two panels per dataset and recogniser: SSIM and PSNR of the worst attack against accuracy.
 
     Bars are 95 % intervals. The solid line is the Pareto front: defences that no other beats in both. The dashed line
-    is the blind floor. The points of a sweep are joined. None if fewer than two defences have both figures.
+    is the blind floor. A ring marks those on the front with size and time as further criteria, up to some level
+    (`bench.analysis.pareto`). The points of a sweep are joined. None if fewer than two defences have both figures.
 
     Raises:
         DataError: there are no records, or damaged ones.
@@ -75,6 +76,8 @@ def _draw(axis: Axes, frame: pd.DataFrame, name: str, heading: str, floor: str) 
         for point in some.to_dict("records"):
             across, up = _bar(point, name), _bar(point, "acc")
             axis.errorbar(point[name], point["acc"], yerr=up, xerr=across, fmt="o", color=colour, elinewidth=1)
+            if point["pareto"]:
+                axis.plot(point[name], point["acc"], "o", markersize=11, markerfacecolor="none", color="0.5", zorder=0)
             axis.text(point[name], point["acc"], _label(str(point["defense"])), fontsize=8)
     front = _front(frame, name)
     ink = rcParams["text.color"]  # so that the picture is also readable on a dark page
