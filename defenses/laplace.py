@@ -28,6 +28,9 @@ class Laplace(Defense):
     """
 
     randomized: ClassVar[bool] = True
+    ignored: ClassVar[Mapping[Literal["fit", "protect"], frozenset[str]]] = {
+        "fit": frozenset({"budget", "scale", "radius"}),
+    }
 
     budget: float = 1.0  #: epsilon; a larger value means less noise, except with `fixed`
     #: how the scale of the noise is chosen, see above

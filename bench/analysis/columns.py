@@ -74,7 +74,7 @@ COLUMNS = (
     ),
     Column("training_min", "training min", 1, "minutes of fitting the defence and its server", interval=False),
     Column(
-        "queries", "queries", 0, "images that the worst attack asked the system about, training included",
+        "queries", "queries", 0, "images that the worst attack asked about: in its last training and in the attack",
         interval=False,
     ),
 )  # fmt: skip

@@ -183,7 +183,9 @@ class Stack(Defense):
         return tuple(found)
 
     def encode(self, system: System, images: Tensor) -> Tensor:
-        """The client of all parts together."""
+        """The client of all parts together; without a state, where no part changes the client."""
+        if not self.has_own_client:
+            return system.recognizer.extract(images)
         last: System = system.state[-1]
         if _deferred(self.parts) == len(self.parts):
             return self._after(len(self.parts) - 1, last).extract(images)

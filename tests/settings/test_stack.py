@@ -46,6 +46,8 @@ def _stack(*parts: Defense) -> Defense:
 def test_it_keeps_the_contract_of_a_single_defence(scene: Scene, parts: tuple[Defense, ...]) -> None:
     made = _stack(*parts)
     assert_sound(made, scene)
+    unfitted = System(scene.network, made)  # all that an attacker's copy is given, where the client is the recogniser's
+    assert made.has_own_client or unfitted.send(scene.images(2), Rng(0).images([*"ab"])).shape[0] == 2
     client = client_alone(scene.network)
     copy = made.fit(client, scene.public, Rng(1))
     system = System(client, made, made.prepare(client, copy), templates_only=True)
