@@ -87,7 +87,8 @@ class Bottleneck(Defense):
         step = ((high - low) / (2**self.bits - 1)).clamp_min(1e-12)
         inside = torch.minimum(torch.maximum(projected, low), high)
         rounded = low + ((inside - low) / step).round() * step
-        return rounded.detach() + (projected - projected.detach())
+        stored: Tensor = rounded.detach() + (projected - projected.detach())
+        return stored
 
     def embed(self, system: System, templates: Tensor) -> Tensor:
         """The recogniser's Psi on what the projections tell of the features."""

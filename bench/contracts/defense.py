@@ -88,7 +88,8 @@ class Defense(ABC):
     @property
     def has_own_client(self) -> bool:
         """Whether the client itself is changed by the defence, so that no decoder of plain features fits it."""
-        return type(self).encode is not Defense.encode or type(self).layout is not Defense.layout
+        protects = self.client_side and type(self).protect is not Defense.protect
+        return protects or type(self).encode is not Defense.encode or type(self).layout is not Defense.layout
 
     @property
     def shares_templates(self) -> bool:

@@ -46,6 +46,6 @@ def floor_figure(run: Run) -> Figure | None:
         axis.set_title(f"{board.dataset}, {board.recognizer}", loc="left", fontsize=11)
         for level in (level for level in LEVELS if LEVELS[level] > Knowledge.BLIND):
             axis.plot([], [], "o", color=colours[level], label=level)
-        axis.legend(fontsize=8, loc="best", frameon=False)
+        axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
         seaborn.despine(ax=axis)
     return figure

@@ -140,7 +140,8 @@ class Stack(Defense):
     def has_own_client(self) -> bool:
         """Whether a part changes what the client sends."""
         early = self.parts[: _deferred(self.parts)]
-        return self.parts[0].has_own_client or any(type(part).protect is not Defense.protect for part in early)
+        changed = any(type(part).protect is not Defense.protect for part in early)
+        return bool(self.parts[0].has_own_client or changed or (self._late and self.client_side))
 
     @property
     def shares_templates(self) -> bool:

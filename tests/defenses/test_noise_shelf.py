@@ -40,6 +40,7 @@ def _stored(system: System, images: Tensor, seed: int = 0) -> tuple[Tensor, Tens
 @pytest.mark.parametrize("defense", [FISHER, BOTTLE, SHREDDER, CLOAK, PRUNING], ids=lambda d: type(d).__name__)
 def test_it_keeps_its_contract_and_an_attacker_can_fit_a_copy(scene: Scene, defense: Defense) -> None:
     assert_sound(defense, scene)
+    assert defense.has_own_client == isinstance(defense, Bottleneck | Pruning), "decoders of plain features do not fit"
     copy = defense.fit(client_alone(scene.network), scene.public, Rng(1))
     assert copy is not None and all(bool(torch.isfinite(value).all()) for value in copy.tensors.values())
 

@@ -27,7 +27,6 @@ ADVFACE = AdvFace(iterations=2, width=8, batch=4, training=Training(epochs=1, im
 BOTTLE, NOPEEK = Bottleneck(channels=4), NoPeek(fit_steps=1, batch=4)
 STACKS = {
     "advface, laplace": (ADVFACE, LAPLACE),
-    "laplace, advface": (LAPLACE, ADVFACE),
     "nopeek, bottleneck": (NOPEEK, BOTTLE),
     "bottleneck, dropout, laplace": (BOTTLE, Dropout(), LAPLACE),
 }
