@@ -62,8 +62,12 @@ COLUMNS = (
     ),
     _of("lowest_mse", "mse", "lowest {}", "mean squared error of the best attack on one template, by this figure"),
     Column(
-        "mse_floor", "MSE floor", 5,
+        "mse_floor", "MSE floor", 7,
         "van Trees bound for faces from a Gaussian: no attack on one template should be below", interval=False,
+    ),
+    Column(
+        "mse_isotropic", "MSE bound, isotropic", 5,
+        "the same for equal variance beyond the principal directions: a yardstick, no floor", interval=False,
     ),
     Column("noise_rms", "noise rms", 3, "measured, in units of the feature", interval=False),
     Column("snr_db", "SNR dB", 1, "measured signal-to-noise ratio of the template", interval=False),

@@ -16,15 +16,20 @@ class FloorRow:
 
     defense: str
     mse: float
+    isotropic: float | None  #: for equal variance beyond the principal directions; None in an incomplete record
     attacks: tuple[tuple[Entry, Measure], ...]
 
 
-def mse_floor(utility: Entry | None) -> float | None:
-    """The floor in a record of a defence's utility, the mean over seeds; None if its noise has no known law."""
+def mse_floor(utility: Entry | None, name: str = "mse") -> float | None:
+    """The floor in a record of a defence's utility, the mean over seeds; None if its noise has no known law.
+
+    Args:
+        name: of the figure, as in `bench.toolkit.fisher.Floor`.
+    """
     if utility is None or utility.failed:
         return None
     found: list[Any] = [record.info.get("floor") for record in utility.records]
-    values = [float(floor["mse"]) for floor in found if isinstance(floor, dict) and "mse" in floor]
+    values = [float(floor[name]) for floor in found if isinstance(floor, dict) and name in floor]
     return sum(values) / len(values) if values and len(values) == len(found) else None
 
 
@@ -48,9 +53,11 @@ def floors(board: Board) -> list[FloorRow]:
     """Every defence that has a floor, as the board orders them."""
     rows = []
     for defense in board.defenses:
-        floor = mse_floor(board.find("utility", defense))
+        utility = board.find("utility", defense)
+        floor = mse_floor(utility)
         if floor is not None:
-            rows.append(FloorRow(defense, floor, tuple(single_template_errors(board, defense))))
+            isotropic = mse_floor(utility, "mse_isotropic")
+            rows.append(FloorRow(defense, floor, isotropic, tuple(single_template_errors(board, defense))))
     return rows
 
 

@@ -171,7 +171,7 @@ def _row(board: Board, defense: str, cost: Measure) -> dict[str, Any]:
     errors = [pair for pair in single_template_errors(board, defense) if pair[0].cell.attack not in void]
     put("lowest_mse", errors[0][1] if errors else UNKNOWN)
     row["lowest_mse_attack"] = errors[0][0].cell.attack if errors else ""
-    row["mse_floor"] = mse_floor(utility)
+    row["mse_floor"], row["mse_isotropic"] = mse_floor(utility), mse_floor(utility, "mse_isotropic")
     record = utility.records[0] if utility and not utility.failed else None
     row["undefended"] = bool(record and record.info.get("stores_features"))
     row["noise_rms"] = record.noise.get("rms") if record else None

@@ -15,8 +15,8 @@ from bench.storage.records import Run
 def floor_figure(run: Run) -> Figure | None:
     """A panel per dataset and recogniser, a row per defence whose noise has a known law.
 
-    A point is an attack on one template, its colour the level of knowledge; a vertical line is the floor. None if there
-    is no such defence with an attack.
+    A point is an attack on one template, its colour the level of knowledge; a vertical line is the floor, a dotted one
+    the bound with an isotropic rest. None if there is no such defence with an attack.
 
     Raises:
         DataError: there are no records, or damaged ones.
@@ -37,6 +37,8 @@ def floor_figure(run: Run) -> Figure | None:
         for place, row in enumerate(rows):
             ends = (place - 0.35, place + 0.35)
             axis.vlines(row.mse, *ends, color=rcParams["text.color"], linewidth=2)
+            if row.isotropic is not None:
+                axis.vlines(row.isotropic, *ends, color=rcParams["text.color"], linewidth=1, linestyle=":")
             for entry, measured in row.attacks:
                 axis.plot(measured.value, place, "o", color=colours[entry.cell.level], alpha=0.8, markersize=5)
         axis.set_yticks(range(len(rows)), [row.defense for row in rows])

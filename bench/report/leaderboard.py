@@ -58,8 +58,8 @@ def _table(frame: pd.DataFrame, columns: Sequence[str], intervals: Sequence[str]
 
 def _has_figures(frame: pd.DataFrame, name: str) -> bool:
     """Whether a column belongs into the table: those of a judge and of a floor only where there is one."""
-    if name == "lowest_mse":
-        name = "mse_floor"  # a figure to compare with the floor
+    if name in ("lowest_mse", "mse_isotropic"):
+        name = "mse_floor"  # to compare with the floor
     return ("judge" not in name and name != "mse_floor") or bool(frame[name].notna().any())
 
 

@@ -19,7 +19,7 @@ Features = Callable[[Tensor], Tensor]
 _BATCH = 8  #: images per pass
 _STEP = 1e-4  #: rms change of a pixel value in a directional derivative
 _DIRECTIONS = 64  #: principal directions in which the floor is computed
-_FEWEST = 4  #: public faces per principal direction
+_FEWEST = 4  #: public faces per principal direction, half of them to find it
 
 
 def information_trace(
@@ -58,7 +58,8 @@ class Floor:
     """The van Trees bound of one template, for faces that are drawn from a Gaussian."""
 
     mse: float  #: no attacker's mean squared error over such faces is below, on [0, 1]
-    prior_mse: float  #: the same with no template at all, in the same directions
+    mse_isotropic: float  #: the bound for a Gaussian with the same variance in all other directions; at least `mse`
+    prior_mse: float  #: `mse` with no template at all
     dfil: float  #: mean over faces of tr I(x) / d; an unbiased attacker's mean squared error is at least 1 / dfil
     directions: int  #: the number of principal directions in which the bound was computed
     faces: int  #: the number of faces over which I(x) was averaged
@@ -78,11 +79,16 @@ def van_trees(
     inverse of the block. So the bound needs no prior in the other directions, and no d x d matrix: J V by central
     differences.
 
+    Where noise is weak, nearly all of the error is in the other directions, and this is far too low. `mse_isotropic`
+    adds them for a prior whose variance there is the same everywhere (probabilistic PCA), by the bound's trace form:
+    n^2 / (tr U' E I(x) U + n / variance) for the n directions U. Pictures have less variance in fine detail than that,
+    which an attacker may use, so it is a yardstick rather than a floor.
+
     The bound holds for the Gaussian. Of all distributions with its covariance, this has the least information, so an
     attacker who knows faces better than their covariance may fall below.
 
     Args:
-        public: faces whose covariance is the prior's.
+        public: faces whose principal directions and variances are the prior's.
         sample: the number of these on which I(x) is averaged.
 
     Returns:
@@ -92,12 +98,13 @@ def van_trees(
     if count < 2:
         return None
     pixels = torch.cat([public.batch(slice(i, i + 50)).flatten(1) for i in range(0, min(len(public), 1000), 50)])
-    centred = pixels - pixels.mean(0)
+    # Directions from one half of the faces and variances from the other: along a sample's own directions, the sample's
+    # variance is too large.
+    centred, others = pixels[::2] - pixels[::2].mean(0), pixels[1::2] - pixels[::2].mean(0)
     values, vectors = torch.linalg.eigh((centred @ centred.T).double())
-    # The Gram matrix has the covariance's eigenvalues, times the number of faces less one.
     values, vectors = values.flip(0)[:count], vectors.flip(1)[:, :count]
-    variance = values / (len(centred) - 1)
     basis = (centred.T.double() @ vectors / values.clamp_min(1e-12).sqrt()).float()
+    variance = (others @ basis).double().square().mean(0).clamp_min(1e-12)
     order = rng.numpy().permutation(len(public))[:sample]
     size = pixels.shape[1]
     step = _STEP * size**0.5
@@ -113,9 +120,14 @@ def van_trees(
             slopes = (torch.cat(rows) * scale).double()
             information += (slopes @ slopes.T).cpu() / len(order)
     traces = information_trace(features, weight, public.subset(order), 4, rng.child("signs"), device)
-    floor = torch.linalg.inv(information + torch.diag(1 / variance)).diagonal().sum() / size
+    floor = float(torch.linalg.inv(information + torch.diag(1 / variance)).diagonal().sum()) / size
+    rest = size - count
+    left = float(others.double().square().sum()) / len(others) - float(variance.sum())
+    told = max(0.0, float(traces.mean() - information.trace()))
+    beyond = rest**2 / (told + rest**2 / max(left, 1e-12)) / size
     return Floor(
-        mse=float(floor),
+        mse=floor,
+        mse_isotropic=floor + beyond,
         prior_mse=float(variance.sum() / size),
         dfil=float(traces.mean()) / size,
         directions=count,

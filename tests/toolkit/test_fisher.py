@@ -52,8 +52,21 @@ def test_the_best_attacker_of_gaussian_faces_attains_the_floor(faces: FaceSet) -
     guess = mean + (templates - mean @ mixing) @ torch.linalg.solve(seen, mixing.T @ covariance)
     error = float((guess - images).square().mean())
     assert floor.mse == pytest.approx(error, rel=0.1)
+    assert floor.mse < floor.mse_isotropic < 1.1 * floor.mse, "these faces hardly vary in other directions"
     assert 1.5 * floor.mse < floor.prior_mse, "the templates tell something"
     assert error < 1 / floor.dfil, "a biased attacker may be below the bound on unbiased ones"
+
+
+def test_faces_that_vary_in_all_directions_have_a_floor_in_all() -> None:
+    """Independent pixels, seen in plain noise: the best attacker's error is known."""
+    rng = np.random.default_rng(1)
+    pixels = np.rint(255 * (0.5 + 0.1 * rng.normal(size=(400, 12, 10, 3))).clip(0, 1)).astype(np.uint8)
+    names = tuple(map(str, range(400)))
+    noise = FaceSet(pixels, np.arange(400), names, names, np.ones(400, bool))
+    floor = van_trees(lambda images: images.flatten(1), _weight, noise, 2, Rng(0), CPU)
+    assert floor is not None
+    assert floor.mse_isotropic == pytest.approx(1 / (SIGMA**-2 + 0.1**-2), rel=0.1)
+    assert floor.mse < 0.4 * floor.mse_isotropic
 
 
 def test_too_few_faces_give_no_floor(faces: FaceSet) -> None:
