@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 PluginKind = Literal["defense", "attack", "dataset", "recognizer"]
@@ -88,6 +88,12 @@ _KEY = "+key"
 def swept(label: str, point: Mapping[str, object]) -> str:
     """The label of one point of a sweep; the plain label if the point is empty."""
     return f"{label}[{','.join(f'{name}={value}' for name, value in point.items())}]" if point else label
+
+
+def stacked(label: str, parts: Sequence[str]) -> str:
+    """The label of a stack of parts: with the points of those that are swept, as `noisy[scale=0.1]`."""
+    points = [point(part) for part in parts if point(part)]
+    return f"{label}[{','.join(points)}]" if points else label
 
 
 def family(label: str) -> str:

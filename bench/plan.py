@@ -33,6 +33,7 @@ from bench.metrics.catalogue import RATE_INTERVAL, SHARE_INTERVAL, of_kind
 from bench.settings.controls import Canary, Control, HarnessDefense
 from bench.settings.keyed_canaries import keyed_canary_faces
 from bench.settings.model import Settings
+from bench.settings.stack import Stack
 from bench.storage.files import file_hash
 from bench.storage.keys import content_key, source_hash
 from bench.storage.records import Cell, Kind
@@ -249,10 +250,14 @@ def _recognizer_key(recognizer: Recognizer) -> str:
 
 
 def _identity(plugin: Defense | Attack) -> dict[str, Any]:
-    sources = [source_hash(type(plugin))]
-    if isinstance(plugin, HarnessDefense):
-        sources += [source_hash(type(part)) for part in plugin.parts]
+    sources = _sources(plugin)
     return {"source": sources[0] if len(sources) == 1 else sources, "parameters": asdict(plugin)}
+
+
+def _sources(plugin: Defense | Attack) -> list[str]:
+    """The hash of the plugin's source, and those of the plugins that it consists of."""
+    parts = plugin.parts if isinstance(plugin, HarnessDefense | Stack) else ()
+    return [source_hash(type(plugin)), *(source for part in parts for source in _sources(part))]
 
 
 def _server(defense: Defense) -> dict[str, Any]:

@@ -66,9 +66,27 @@ COLUMNS = (
         "judge_sar", "judge_sar_0.01", "{}",
         "how often the judge accepts a rebuilt face as the person, at a false match rate of 1 %",
     ),
+    _of("lowest_mse", "mse", "lowest {}", "mean squared error of the best attack on one template, by this figure"),
+    Column(
+        "mse_floor", "MSE floor", 7,
+        "van Trees bound for faces from a Gaussian: no attack on one template should be below", interval=False,
+    ),
+    Column(
+        "mse_isotropic", "MSE bound, isotropic", 5,
+        "the same for equal variance beyond the principal directions: a yardstick, no floor", interval=False,
+    ),
     Column("noise_rms", "noise rms", 3, "measured, in units of the feature", interval=False),
     Column("snr_db", "SNR dB", 1, "measured signal-to-noise ratio of the template", interval=False),
     Column("template_bytes", "bytes per template", 0, "size of a stored template", interval=False),
+    Column("client_ms", "client ms", 2, "milliseconds of an image on the client, in batches of 50", interval=False),
+    Column(
+        "server_ms", "server ms", 2, "milliseconds of an image on the server: protecting and embedding", interval=False
+    ),
+    Column("training_min", "training min", 1, "minutes of fitting the defence and its server", interval=False),
+    Column(
+        "queries", "queries", 0, "images that the worst attack asked about: in its last training and in the attack",
+        interval=False,
+    ),
 )  # fmt: skip
 
 #: Additional columns that the verdict uses; the Markdown is wide enough without them.

@@ -37,6 +37,7 @@ from bench.metrics.image import image_scores
 from bench.plan import Job, Scene, Task, public_sources
 from bench.settings.controls import Canary, Control
 from bench.settings.model import Settings
+from bench.settings.stack import Stack
 from bench.toolkit.imitated_service import imitated_service
 from bench.toolkit.precision import pick_device
 
@@ -68,6 +69,8 @@ def _shortened(plugin: Any) -> Any:
         short["recipe"] = replace(plugin.recipe, **{n: v for n, v in least.items() if hasattr(plugin.recipe, n)})
     if "fit_steps" in names:
         short["fit_steps"] = min(plugin.fit_steps, _FIT_STEPS)
+    if isinstance(plugin, Stack):
+        short["parts"] = tuple(_shortened(part) for part in plugin.parts)
     return replace(plugin, **short)
 
 
@@ -142,6 +145,12 @@ class Probe:
     def _fit_seconds(self, plugin: Any, first: float, fit: Callable[[Any], Any], public: int) -> float:
         """Seconds of the full fitting, whose first epoch took `first`; cached features make later epochs cheaper."""
         training = getattr(plugin, "training", None)
+        if isinstance(plugin, Stack):
+            longest = max(
+                getattr(getattr(part, "training", None), "epochs", getattr(part, "fit_steps", _FIT_STEPS) / _FIT_STEPS)
+                for part in plugin.parts
+            )
+            return first * max(1.0, float(longest))
         if hasattr(plugin, "fit_steps"):
             return first * max(1.0, float(plugin.fit_steps) / _FIT_STEPS)
         if training is None:

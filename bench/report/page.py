@@ -22,6 +22,7 @@ from bench.analysis.leaderboard import leaderboard
 from bench.analysis.verdict import verdicts
 from bench.labels import at_level
 from bench.metrics.catalogue import metric
+from bench.report.floor import floor_figure
 from bench.report.heatmap import METRICS, heatmap, save
 from bench.report.page_tables import (
     cells_table,
@@ -104,6 +105,7 @@ def write_page(run: Run, folder: Path) -> Path:
         leaderboards=leaderboard_tables(frame),
         embeddings=embedding_tables(embedding_attacks(run).to_dict("records")),
         scatter=_drawn(folder, "scatter", partial(scatter, run)),
+        floor=_drawn(folder, "mse_floor", partial(floor_figure, run)),
         heatmaps=_heatmaps(run, some, folder),
         galleries=shown,
         cells=[cells_table(board) for board in some],

@@ -111,6 +111,8 @@ def make_reconstruction(context: RunContext, task: Task, folder: Path) -> None:
     images = artefacts.Reconstructions.create(folder, rows, test.image_size).images
     batches = plain_batches(len(rows))
     clamped = 0
+    used = max(a.copies for a in (attack, *(context.settings.part(name) for name in attack.parts)))
+    copies = used if system.defense.randomized else 1
 
     def rebuild(place: NDArray[np.int64]) -> Tensor:
         batch = rows[place]
@@ -127,7 +129,13 @@ def make_reconstruction(context: RunContext, task: Task, folder: Path) -> None:
         for place, made in halving(rebuild, whole, splits=not attack.coupled):
             clamped += int(((made < 0) | (made > 1)).sum())
             images[place] = made.clamp(0, 1).numpy()
-    info = {"images": len(rows), "clamped_values": clamped, "queries": dict(oracle.queries), **oracle.reported}
+    info = {
+        "images": len(rows),
+        "copies": copies,
+        "clamped_values": clamped,
+        "queries": dict(oracle.queries),
+        **oracle.reported,
+    }
     write_state(folder, State(info=info))
 
 

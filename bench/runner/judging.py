@@ -146,11 +146,13 @@ class Judge:
         made = read_state(self.context.ready(templates))
         made_info = dict(made.info) if made else {}
         noise = made_info.pop("noise", {})
+        costs = self._costs(job, made_info)
         claims = dict(self.context.settings.defenses[job.cell.defense].claims(loaded.network.image_size))
         info = {
             **made_info,
             **self._fit_info(job),
             **({"claims": claims} if claims else {}),
+            "costs": costs,
             "thresholds": [round(t, 6) for t in decisions.thresholds],
             "impostor_pairs": len(impostors.similarity),
             "images": len(loaded.test),
@@ -171,6 +173,29 @@ class Judge:
             "interval of eer, tar_at_far": RATE_INTERVAL,
         }
         return Verdict(metrics, scores, None, self._parameters(job), noise, flags, info, settings)
+
+    def _costs(self, job: Job, made: dict[str, Any]) -> dict[str, float]:
+        """What the defence costs: bytes, milliseconds an image on either side, seconds of training.
+
+        Takes the times of single steps out of what was noted with the templates. Artefacts of earlier versions lack
+        some.
+        """
+        plugin = self.context.settings.defenses[job.cell.defense]
+        costs: dict[str, float] = {"template_bytes": made.get("template_bytes", 0)}
+        embeddings = job.need("embeddings")
+        assert embeddings is not None
+        folder = self.context.ready(embeddings)
+        served = read_state(folder) if (folder / "info.json").is_file() else None
+        encode, protect = made.pop("encode_ms", None), made.pop("protect_ms", None)
+        if encode is not None and protect is not None and served is not None:
+            embed = served.info["embed_ms"]
+            costs["client_ms"] = round(encode + protect * plugin.client_side, 4)
+            costs["server_ms"] = round(protect * (not plugin.client_side) + embed, 4)
+        found = self._fit_info(job)
+        parts = [found[kind] for kind in ("defense_state", "server_state") if kind in found]
+        if all("fit_s" in part for part in parts):
+            costs["training_s"] = sum(part["fit_s"] for part in parts)
+        return costs
 
     def _parameters(self, job: Job) -> dict[str, Any]:
         settings = self.context.settings

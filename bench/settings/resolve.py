@@ -14,6 +14,7 @@ from bench.errors import UserError, near_miss
 from bench.labels import PluginKind, kind_name
 from bench.settings import controls, keyed_canaries, registry
 from bench.settings.model import File, MetricSettings, Settings
+from bench.settings.stack import stack
 from bench.settings.toml import Overrides, default_path, overlay, read_file
 from bench.settings.values import expand
 from bench.storage.keys import source_hash
@@ -174,6 +175,8 @@ def _instances(file: File, section: str, label: str, path: Path) -> dict[str, An
     plain, leaked = labels.with_key(label) if section == "attacks" else (label, False)
     own, level = labels.at_level(plain) if section == "attacks" else (label, "")
     parameters = dict(expand(overlay(entries.get(own, {}), entries.get(label, {})), where))
+    if section == "defenses" and "stack" in parameters:
+        return _stacks(file, label, parameters, where, path)
     name = parameters.pop("plugin", own)
     sweep = parameters.pop("sweep", {})
     if own not in entries and name not in registry.names(kind) and not registry.is_place(str(name)):
@@ -196,4 +199,25 @@ def _instances(file: File, section: str, label: str, path: Path) -> dict[str, An
     for point in itertools.product(*sweep.values()):
         chosen = dict(zip(sweep, point, strict=True))
         made[labels.swept(label, chosen)] = registry.make(plugin, {**parameters, **chosen}, where)
+    return made
+
+
+def _stacks(file: File, label: str, parameters: Mapping[str, Any], where: str, path: Path) -> dict[str, Any]:
+    """The stack of one label, or one for each combination of its parts' points.
+
+    Raises:
+        UserError: it has other parameters, fewer than two parts, an unknown one, or parts that do not fit.
+    """
+    names = parameters["stack"]
+    others = sorted(set(parameters) - {"stack"})
+    if others:
+        raise UserError(f"{where}: a stack has no parameter {others[0]!r}; set it in the section of the part")
+    if not isinstance(names, list) or len(names) < 2 or not all(isinstance(name, str) for name in names):
+        raise UserError(f'{where}: a stack is a list of two defences or more: stack = ["laplace", "advface"]')
+    if any("stack" in file.defenses.get(name, {}) for name in names):
+        raise UserError(f"{where}: a part is itself a stack; list its parts")
+    made: dict[str, Any] = {}
+    for chosen in itertools.product(*(_instances(file, "defenses", name, path).items() for name in names)):
+        parts = [part for _, part in chosen]
+        made[labels.stacked(label, [own for own, _ in chosen])] = stack(names, parts, where)
     return made
