@@ -42,11 +42,11 @@ PROTOCOL = 3  #: increment when the harness gives different figures for the same
 TaskKind = Literal[
     "identity", "judge_identity", "defense_state", "surrogate_state", "templates", "server_state", "embeddings",
     "attack_state", "reconstruction", "linkage", "traits", "clean_traits", "presentation", "login",
-    "protected", "crossmatch", "inversion",
+    "protected", "crossmatch", "inversion", "picture_decoder", "pictures",
 ]  # fmt: skip
 
 
-_LEARNING = frozenset({"defense_state", "surrogate_state", "server_state", "attack_state"})
+_LEARNING = frozenset({"defense_state", "surrogate_state", "server_state", "attack_state", "picture_decoder"})
 _EFFORT = 20  #: rough ratio of the duration of a training to that of another artefact
 
 
@@ -340,7 +340,7 @@ class _Planner:
         """What a cell's figures depend on besides its artefacts."""
         if kind == "reconstruction":
             return self.metrics
-        resampled = ("traits", "crossmatch", "inversion")
+        resampled = ("traits", "crossmatch", "inversion", "picture")
         bootstrap = {"bootstrap": self.metrics["bootstrap"]} if kind in resampled else {}
         return {"interval": (SHARE_INTERVAL, RATE_INTERVAL), **bootstrap}
 
@@ -415,9 +415,25 @@ class _Planner:
                 scored = self._task("crossmatch", protected, defense=name, attack=label, **attacked)
                 yield self._job("crossmatch", name, label, scored, protected)
             elif isinstance(attack, InversionAttack):
-                fewer = {"images": self.settings.run.images} if self.settings.run.images else {}
+                # Artefacts without the score after renewal are of earlier versions.
+                fewer: dict[str, Any] = {"images": self.settings.run.images, "shown": "renewed"}
                 inverted = self._task("inversion", protected, identity, defense=name, attack=label, **attacked, **fewer)
                 yield self._job("inversion", name, label, inverted, protected, identity)
+                if not canary and self.settings.pictures is not None:
+                    yield self._pictured(name, label, plugin, identity, protected, inverted)
+
+    def _pictured(
+        self, name: str, label: str, plugin: Mapping[str, Any], identity: Task, protected: Task, inverted: Task
+    ) -> Job:
+        """Faces from recovered embeddings, and from true ones; one decoder serves all schemes and attacks."""
+        assert self.settings.pictures is not None
+        decodes: dict[str, Any] = {"decoded_by": _identity(self.settings.pictures)}
+        fewer: dict[str, Any] = {"images": self.settings.run.images}
+        fitted = self._task("picture_decoder", public=self.scene.attacker_key, **decodes)
+        clean = self._task("pictures", identity, fitted, faces=self.scene.faces_key, **decodes, **fewer)
+        needs = (inverted, protected, identity, fitted)
+        made = self._task("pictures", *needs, defense=name, attack=label, plugin=plugin, **decodes, **fewer)
+        return self._job("picture", name, label, made, clean, protected, identity, *self.judge)
 
     def _attacked(self, own: _Defended, label: str, attack: ReconstructionAttack) -> tuple[Task, Task]:
         """The trained attack and its reconstructions."""

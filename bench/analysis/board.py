@@ -15,7 +15,7 @@ from bench.storage.records import Cell, Measure, Record, Run
 
 LEVELS = {str(level): level for level in Knowledge}
 UNKNOWN = Measure(None)
-KEYED = ("protection", "crossmatch", "inversion")  #: kinds of cell that only keyed defences have
+KEYED = ("protection", "crossmatch", "inversion", "picture")  #: kinds of cell that only keyed defences have
 
 
 @dataclass(frozen=True, eq=False)

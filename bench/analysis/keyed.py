@@ -22,18 +22,15 @@ class Column:
     decimals: int = 3
 
 
-#: The columns with figures; a figure's interval is in NAME_low and NAME_high.
-COLUMNS = (
+UNPROTECTED = "unprotected embedding"  #: the row of the embeddings themselves
+
+#: The columns of each table; a figure's interval is in NAME_low and NAME_high.
+RECOGNITION = (
     Column("acc_plain", "ACC, unprotected ↑"),
     Column("acc_normal", "ACC, normal ↑"),
     Column("acc_stolen", "ACC, stolen token ↑"),
     Column("eer_normal", "EER, normal ↓"),
     Column("eer_stolen", "EER, stolen token ↓"),
-    Column("cosine_key", "recovered cosine, with key ↓"),
-    Column("isr_key", "ISR, with key ↓"),
-    Column("preimage_key", "pre-image, with key ↓"),
-    Column("cosine_none", "recovered cosine, no key ↓"),
-    Column("isr_none", "ISR, no key ↓"),
     Column("link_own", "linking AUC, own score ↓"),
     Column("link_best", "linking AUC, best score ↓"),
     Column("d_sys_own", "D_sys, own score ↓"),
@@ -43,6 +40,21 @@ COLUMNS = (
     Column("template_bytes", "bytes", 0),
     Column("protect_ms", "ms", 3),
 )
+INVERSION = (
+    Column("cosine_key", "recovered cosine, with key ↓"),
+    Column("isr_key", "ISR, with key ↓"),
+    Column("preimage_key", "pre-image, with key ↓"),
+    Column("renewed_login_key", "pre-image after renewal ↓"),
+    Column("ssim_key", "picture SSIM, with key ↓"),
+    Column("sar_key", "picture SAR, with key ↓"),
+    Column("picture_isr_key", "picture accepted, with key ↓"),
+    Column("login_key", "picture login, with key ↓"),
+    Column("cosine_none", "recovered cosine, no key ↓"),
+    Column("isr_none", "ISR, no key ↓"),
+    Column("ssim_none", "picture SSIM, no key ↓"),
+    Column("sar_none", "picture SAR, no key ↓"),
+)
+COLUMNS = (*RECOGNITION, *INVERSION)
 
 
 def template_leaderboard(run: Run) -> pd.DataFrame:
@@ -50,9 +62,11 @@ def template_leaderboard(run: Run) -> pd.DataFrame:
 
     `cosine_key`, `isr_key`, `preimage_key`: of the attack that recovers most with the leaked key, `attack_key`;
     `*_none`: without it. `isr_*` and `preimage_*` are for the same image, and, like `renewed`, at `fmr`, the lowest
-    rate for which all have enough impostors. `link_best`: the best of the scheme's own score and of all attacks', by
-    its AUC; `link_attack` names it. `d_sys` is of this score; it exceeds `d_sys_null` in 5 % of cases if the
-    templates could not be linked. Attacks that failed the self-test do not count.
+    rate for which all have enough impostors. `ssim_*`, `sar_*` (at FMR 1e-2, by `run.judge`), `picture_isr_*` and
+    `login_*` are of the faces that `run.pictures` makes of these embeddings. If there are any, the last row,
+    `UNPROTECTED`, has those made of the true embeddings, and the accuracy without protection. `link_best`: the best of
+    the scheme's own score and of all attacks', by its AUC; `link_attack` names it. `d_sys` is of this score; it exceeds
+    `d_sys_null` in 5 % of cases if the templates could not be linked. Attacks that failed the self-test do not count.
 
     Raises:
         DataError: there are no records, or damaged ones.
@@ -63,7 +77,7 @@ def template_leaderboard(run: Run) -> pd.DataFrame:
 
 def board_templates(board: Board) -> pd.DataFrame:
     """Like `template_leaderboard`, for one dataset and recogniser."""
-    frame = pd.DataFrame([_row(board, label) for label in board.keyed])
+    frame = pd.DataFrame([*(_row(board, label) for label in board.keyed), *_unprotected(board)])
     if frame.empty:
         return frame
     for column in COLUMNS:
@@ -71,7 +85,8 @@ def board_templates(board: Board) -> pd.DataFrame:
             if name in frame:
                 frame[name] = pd.to_numeric(frame[name])
     order = frame.sort_values(["isr_key", "cosine_key", "defense"], na_position="last", kind="stable")
-    return order.reset_index(drop=True)
+    last = order["defense"] == UNPROTECTED
+    return pd.concat([order[~last], order[last]], ignore_index=True)
 
 
 def _row(board: Board, defense: str) -> dict[str, Any]:
@@ -94,8 +109,11 @@ def _row(board: Board, defense: str) -> dict[str, Any]:
     for knowledge, best in known.items():
         row[f"attack_{knowledge}"] = best.cell.attack if best else ""
         put(f"cosine_{knowledge}", best.metric("inverted_cosine") if best else UNKNOWN)
-        for name, metric in (("isr", "isr1"), ("preimage", "preimage1")):
+        for name, metric in _ACCEPTED.items():
             put(f"{name}_{knowledge}", best.metric(f"{metric}_{row['fmr']}") if best else UNKNOWN)
+        seen = board.find("picture", defense, best.cell.attack) if best else None
+        for name, metric in _seen(row["fmr"]).items():
+            put(f"{name}_{knowledge}", seen.metric(metric) if seen else UNKNOWN)
     scores = [e for e in board.under(defense, "crossmatch") if not e.failed and e.cell.attack not in void]
     own = next((e for e in scores if not e.cell.attack), None)
     best = max(scores, key=lambda e: e.metric("link_auc").value or 0.0, default=None)
@@ -117,6 +135,39 @@ def _row(board: Board, defense: str) -> dict[str, Any]:
     return row
 
 
+#: Columns of an inversion, and their figures at a false match rate.
+_ACCEPTED = {"isr": "isr1", "preimage": "preimage1", "renewed_login": "preimage_renewed"}
+
+
+def _seen(fmr: str) -> dict[str, str]:
+    """Columns of pictures, and their figures; the judge's rate is 1e-2, since it has few impostors."""
+    return {
+        "ssim": "picture_ssim",
+        "sar": "picture_judge_sar_0.01",
+        "picture_isr": f"picture_isr1_{fmr}",
+        "login": f"picture_login1_{fmr}",
+    }
+
+
+def _unprotected(board: Board) -> list[dict[str, Any]]:
+    """The yardstick: unprotected embeddings, and the faces made of them; none if no faces were made."""
+    pictures = [e for label in board.keyed for e in board.under(label, "picture") if not e.failed]
+    if not pictures:
+        return []
+    protections = (board.find("protection", e.cell.defense) for e in pictures)
+    accuracy = next((e for e in protections if e and not e.failed), None)
+    fmr = _lowest_rate(pictures, ("plain_picture_isr1",))
+    row: dict[str, Any] = dict.fromkeys(name for c in COLUMNS for name in (c.name, f"{c.name}_low", f"{c.name}_high"))
+    row |= {"dataset": board.dataset, "recognizer": board.recognizer, "defense": UNPROTECTED, "fmr": fmr}
+    row |= dict.fromkeys(("attack_key", "attack_none", "link_attack", "keys", "void", "failed", "skipped"), "")
+    figures = {f"{name}_key": pictures[0].metric(f"plain_{metric}") for name, metric in _seen(fmr).items()}
+    if accuracy:
+        figures |= {"acc_plain": accuracy.metric("acc_plain")}
+    for name, figure in figures.items():
+        row[name], row[f"{name}_low"], row[f"{name}_high"] = figure.value, figure.low, figure.high
+    return [row]
+
+
 def _chance(entry: Entry | None) -> float | None:
     """The 95 % point of D_sys when people are shuffled, averaged over seeds."""
     nulls = [record.info.get("null", {}).get("d_sys") for record in entry.records] if entry else []
@@ -128,17 +179,11 @@ def _most(entries: Iterable[Entry]) -> Entry | None:
     return max(entries, key=lambda e: e.metric("inverted_cosine").value or -1.0, default=None)
 
 
-def _lowest_rate(entries: Iterable[Entry | None]) -> str:
+def _lowest_rate(entries: Iterable[Entry | None], names: tuple[str, ...] = ("isr1", "preimage1", "renewed")) -> str:
     """The lowest FMR at which every entry has its figures: all have values at the rates for which impostors suffice."""
     rates = ("0.001", "0.01")
     for rate in rates:
-        figures = [
-            e.metric(f"{name}_{rate}")
-            for e in entries
-            if e
-            for name in ("isr1", "preimage1", "renewed")
-            if f"{name}_{rate}" in e.metrics
-        ]
+        figures = [e.metric(f"{name}_{rate}") for e in entries if e for name in names if f"{name}_{rate}" in e.metrics]
         if figures and all(figure.value is not None for figure in figures):
             return rate
     return rates[-1]

@@ -28,7 +28,7 @@ class Metric:
     better: Direction  #: +1: larger is better for the person who is protected or recognised
     tolerance: float  #: `veilbench compare` ignores differences up to this
     kind: Literal[
-        "utility", "reconstruction", "replay", "linkage", "traits", "protection", "crossmatch", "inversion"
+        "utility", "reconstruction", "replay", "linkage", "traits", "protection", "crossmatch", "inversion", "picture"
     ]  #: the kind of cell that has it
     group: str = ""  #: the key of its tolerance in `[compare]`, where several metrics share one
     column: str = ""  #: the name of its per-image or per-pair scores, if different
@@ -97,6 +97,22 @@ METRICS = (
     Metric("isr2_", "ISR II", 3, -1, 0.05, "inversion", group="isr"),
     Metric("preimage1_", "pre-image accepted", 3, -1, 0.05, "inversion", group="preimage"),
     Metric("preimage2_", "pre-image accepted, other image", 3, -1, 0.05, "inversion", group="preimage"),
+    Metric("preimage_renewed_", "pre-image accepted after renewal", 3, -1, 0.05, "inversion", group="preimage"),
+    Metric("picture_ssim", "picture's SSIM (7x7)", 3, -1, 0.02, "picture"),
+    Metric("picture_ssim_other", "SSIM with another face", 3, -1, 0.02, "picture", compared=False),
+    Metric("picture_cosine", "picture's cosine", 3, -1, 0.03, "picture"),
+    Metric("picture_isr1_", "picture accepted, unprotected", 3, -1, 0.05, "picture", group="picture_isr"),
+    Metric("picture_isr2_", "the same, other image", 3, -1, 0.05, "picture", group="picture_isr"),
+    Metric("picture_login1_", "picture's login", 3, -1, 0.05, "picture", group="picture_login"),
+    Metric("picture_login2_", "picture's login, other image", 3, -1, 0.05, "picture", group="picture_login"),
+    Metric("picture_judge_cosine", "judge's cosine", 3, -1, 0.03, "picture"),
+    Metric("picture_judge_sar_", "judge's SAR at FMR", 3, -1, 0.05, "picture", group="picture_sar"),
+    Metric("plain_picture_ssim", "SSIM from the true embedding", 3, -1, 0.02, "picture", compared=False),
+    Metric("plain_picture_cosine", "cosine from the true embedding", 3, -1, 0.03, "picture", compared=False),
+    Metric("plain_picture_isr1_", "accepted, from the true embedding", 3, -1, 0.05, "picture", compared=False),
+    Metric("plain_picture_isr2_", "the same, other image", 3, -1, 0.05, "picture", compared=False),
+    Metric("plain_picture_judge_cosine", "judge's cosine, true embedding", 3, -1, 0.03, "picture", compared=False),
+    Metric("plain_picture_judge_sar_", "judge's SAR, true embedding", 3, -1, 0.05, "picture", compared=False),
 )
 
 _BY_NAME = {metric.name: metric for metric in METRICS}

@@ -166,10 +166,38 @@ _COMPARED = ("normal", "normal_pairs", "stolen", "stolen_pairs", "plain", "plain
 
 
 def write_inversion(folder: Path, embeddings: NDArray[Any], shown: NDArray[Any]) -> None:
-    """Recovered embeddings (T, D), and their scores (2, T) as probes: with the template, and the other image's."""
+    """Recovered embeddings (T, D), and their scores (3, T) as probes.
+
+    With the stolen template, with that of the other image under the same key, and with the second application's.
+    """
     write_arrays(folder, {"embeddings": embeddings, "shown": shown})
 
 
 def read_inversion(folder: Path) -> tuple[NDArray[Any], NDArray[Any]]:
     """As `write_inversion`."""
     return np.array(read_array(folder, "embeddings")), np.array(read_array(folder, "shown"))
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """Faces made of recovered embeddings, or of true ones, in the order of the stolen templates."""
+
+    images: Rows  #: (T, 3, H, W) in [0, 1], in half precision
+    embeddings: NDArray[Any]  #: (T, D) of these, unprotected
+    shown: NDArray[Any]  #: (3, T), as in `write_inversion`; (3, 0) for true embeddings
+
+    @classmethod
+    def read(cls, folder: Path) -> Pictures:
+        """Opens them; images are read on demand."""
+        embeddings, shown = (np.array(read_array(folder, name)) for name in ("embeddings", "shown"))
+        return cls(Rows(folder / "images.npy"), embeddings, shown)
+
+
+def create_pictures(folder: Path, shape: tuple[int, ...]) -> Rows:
+    """Allocates the images of `Pictures`."""
+    return Rows.create(folder / "images.npy", np.dtype(np.float16), shape)
+
+
+def write_pictures(folder: Path, embeddings: NDArray[Any], shown: NDArray[Any]) -> None:
+    """The rest of `Pictures`."""
+    write_arrays(folder, {"embeddings": embeddings, "shown": shown})

@@ -53,7 +53,7 @@ class KeyRing:
         return self._drawn[holder]
 
 
-class _Protector:
+class Protector:
     """One keyed defence on the test images of a scene."""
 
     def __init__(self, context: RunContext, task: Task) -> None:
@@ -125,7 +125,7 @@ def make_protected(context: RunContext, task: Task, folder: Path) -> None:
     In the first application, the left image of one genuine pair per person is stored; the right one is stored in the
     second.
     """
-    own = _Protector(context, task)
+    own = Protector(context, task)
     test, pairs = own.loaded.test, own.loaded.pairs
     targets, gallery = two_records(own.loaded)
     scores, stored = _compared(own, pairs, targets, gallery)
@@ -146,7 +146,7 @@ def make_protected(context: RunContext, task: Task, folder: Path) -> None:
 
 
 def _compared(
-    own: _Protector, pairs: Pairs, targets: NDArray[np.int64], gallery: NDArray[np.int64]
+    own: Protector, pairs: Pairs, targets: NDArray[np.int64], gallery: NDArray[np.int64]
 ) -> tuple[dict[str, NDArray[Any]], dict[int, Tensor]]:
     """Scores of the protocol's pairs and of all targets with all gallery images, and the templates stored, by image.
 
@@ -231,6 +231,24 @@ def make_crossmatch(context: RunContext, task: Task, folder: Path) -> None:
     write_state(folder, None)
 
 
+def shown_as_probes(own: Protector, found: artefacts.Protected, embeddings: Tensor) -> NDArray[np.float64]:
+    """Scores (3, T) of embeddings (T, D) that log in as the first T people, each with that person's key.
+
+    Against the stolen template; against one of the person's other image, under the same key; and against what the
+    second application stores, under its key, as after the first one was renewed.
+    """
+    shown = np.zeros((3, len(embeddings)))
+    for number, probe in enumerate(embeddings[:, None]):
+        target, other = int(found.targets[number]), int(found.gallery[number])
+        key, renewed = own.key(FIRST, target), own.key(SECOND, other)
+        stored, again = (torch.from_numpy(np.array(part[number])) for part in (found.first, found.second))
+        with torch.no_grad():
+            old, new = (own.defense.transform(probe, one) for one in (key, renewed))
+        pairs = ((stored, old), (own.templates([other], key)[0], old), (again, new))
+        shown[:, number] = [own.against(template, presented)[0] for template, presented in pairs]
+    return shown
+
+
 def make_inversion(context: RunContext, task: Task, folder: Path) -> None:
     """Recovers embeddings from the first application's templates, and presents them to it as probes.
 
@@ -239,7 +257,7 @@ def make_inversion(context: RunContext, task: Task, folder: Path) -> None:
     protected = task.need("protected")
     attack = context.settings.attacks[task.attack]
     assert protected is not None and isinstance(attack, InversionAttack)
-    own = _Protector(context, task)
+    own = Protector(context, task)
     found = artefacts.Protected.read(context.ready(protected))
     stored = torch.from_numpy(np.array(found.first[: context.settings.run.images]))
     width = own.embeddings.shape[1]
@@ -255,13 +273,6 @@ def make_inversion(context: RunContext, task: Task, folder: Path) -> None:
     if tuple(made.shape) != (len(stored), width) or not torch.isfinite(made).all():
         raise ValueError(f"{task.attack} returned embeddings {tuple(made.shape)}, or some that are not finite")
     made = functional.normalize(made)
-    shown = np.zeros((2, len(stored)))
-    for number in range(len(stored)):
-        key = leaked(number)
-        with torch.no_grad():
-            probe = own.defense.transform(made[number : number + 1], key)
-        other = own.templates([int(found.gallery[number])], key)
-        shown[:, number] = [own.against(template, probe)[0] for template in (stored[number], other[0])]
-    artefacts.write_inversion(folder, made.cpu().numpy(), shown)
+    artefacts.write_inversion(folder, made.cpu().numpy(), shown_as_probes(own, found, made))
     info = {"queries": dict(oracle.queries), "ms_per_template": round(1000 * seconds / len(stored), 3)}
     write_state(folder, State(info=info))

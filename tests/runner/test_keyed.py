@@ -7,7 +7,7 @@ import pytest
 import torch
 from support import CONFIG, Cli, invoke
 
-from bench.analysis.keyed import template_leaderboard
+from bench.analysis.keyed import UNPROTECTED, template_leaderboard
 from bench.analysis.selftest import trials
 from bench.contracts import KeyedDefense, KeyOracle, Rng
 from bench.errors import KnowledgeError, UserError
@@ -18,7 +18,7 @@ from bench.settings.resolve import load
 from bench.storage.records import Run
 
 KEYED = (
-    CONFIG.replace("[run]\n", "[run]\ncanaries = true\n")
+    CONFIG.replace("[run]\n", '[run]\ncanaries = true\npictures = "decoder"\n')
     .replace('defenses = ["unprotected", "laplace", "advface"]', 'defenses = ["biohash", "poly", "laplace"]')
     .replace(
         'attacks = ["mean_face", "resrec", "replay"]',
@@ -34,6 +34,10 @@ overlap = 4
 
 [attacks.shift_linkage]
 shifts = 2
+
+[attacks.decoder]
+plugin = "embedding_decoder"
+recipe.epochs = 1
 """
 )
 MINE = '''"""A rotation of the embedding, from another package."""
@@ -123,7 +127,7 @@ def test_feature_attacks_and_keyed_ones_do_not_meet(config: Path) -> None:
     config.write_text(KEYED.replace('["key_inversion",', '["mean_face", "resrec", "key_inversion",'))
     cells = {(job.cell.kind, job.cell.defense, job.cell.attack) for job in plan(load(config)).jobs}
     assert {kind for kind, defense, _ in cells if defense in ("biohash", "poly")} == {
-        "protection", "crossmatch", "inversion",
+        "protection", "crossmatch", "inversion", "picture",
     }  # fmt: skip
     assert {attack for _, defense, attack in cells if defense == "laplace"} == {"", "mean_face", "resrec"}
     assert {(d, a) for kind, d, a in cells if d.startswith("canary") and kind in ("crossmatch", "inversion")} == {
@@ -162,6 +166,33 @@ def test_a_run_judges_accuracy_linking_and_inversion(ran: Path) -> None:
     assert abs(without.value or 1) < 0.3
     assert records["inversion", "biohash", "exponent_one+key"].status == "skipped"
     assert (records["inversion", "poly", "exponent_one+key"].metrics["inverted_cosine"].low or 0) > 0.6
+
+
+def test_recovered_embeddings_become_faces_beside_those_of_true_ones(ran: Path) -> None:
+    run = Run(ran)
+    records = {r.cell: r for r in run.records() if r.cell.kind == "picture" and r.status == "ok"}
+    by = {(cell.defense, cell.attack): record for cell, record in records.items()}
+    true = {record.metrics["plain_picture_ssim"].value for record in records.values()}
+    assert len(true) == 1, "one decoder and one set of true embeddings serves all cells"
+    with_key, without = (by["biohash", f"key_inversion{key}"] for key in ("+key", ""))
+    assert (with_key.metrics["picture_cosine"].low or 0) > (without.metrics["picture_cosine"].high or 1)
+    assert (true.pop() or 0) > (with_key.metrics["picture_ssim"].value or 1)
+    assert with_key.info["decoder"]["queries"]["embed_images"] > 0
+    assert len(with_key.artefacts) == len(set(with_key.artefacts))
+    samples = run.samples(with_key.cell)
+    assert samples["plain"].shape == samples["reconstruction"].shape == samples["original"].shape
+    rows = template_leaderboard(run).set_index("defense")
+    assert rows.loc["biohash", "ssim_key"] == with_key.metrics["picture_ssim"].value
+    assert rows.loc[UNPROTECTED, "ssim_key"] == with_key.metrics["plain_picture_ssim"].value
+
+
+def test_a_picture_logs_in_under_the_key_of_the_claimed_identity(ran: Path) -> None:
+    run = Run(ran)
+    (record,) = [r for r in run.records() if r.cell.kind == "picture" and r.cell.defense == "mine" and r.status == "ok"]
+    scores = run.scores(record.cell)
+    # A rotation under the same key leaves the cosine as it is.
+    assert scores["login_score"].to_numpy() == pytest.approx(scores["picture_cosine"].to_numpy(), abs=1e-4)
+    assert scores["login_score_renewed"].to_numpy() == pytest.approx(scores["login_score_other"].to_numpy(), abs=1e-4)
 
 
 def test_unlinkability_stands_beside_its_null(ran: Path) -> None:
@@ -203,9 +234,9 @@ def test_the_impostor_of_the_normal_scenario_has_a_key_of_his_own(ran: Path) -> 
 def test_a_defence_from_one_file_is_in_the_leaderboard(ran: Path, cli: Cli) -> None:
     text = (ran / "templates.md").read_text()
     assert "| mine | record |" in text
-    assert "Protected templates: blobs, tiny" in (ran / "leaderboard.md").read_text()
+    assert "Protected templates: inversion: blobs, tiny" in (ran / "leaderboard.md").read_text()
     rows = json.loads(cli("leaderboard", str(ran), "--templates", "--format", "json").stdout)
-    assert {row["defense"] for row in rows} == {"biohash", "poly", "mine"}
+    assert {row["defense"] for row in rows} == {"biohash", "poly", "mine", UNPROTECTED}
     rows = json.loads(cli("leaderboard", str(ran), "--format", "json").stdout)
     assert {row["defense"] for row in rows} == {"laplace"}, "the one of feature maps has no keyed defence"
 
@@ -215,7 +246,7 @@ def test_a_run_of_keyed_defences_alone_has_reports(tmp_path: Path, cli: Cli) -> 
     (tmp_path / "bench.toml").write_text(text)
     done = cli("run", cwd=tmp_path)
     assert "| biohash | subject |" in done.stdout
-    assert "Protected templates: blobs, tiny" in (tmp_path / "out/main/report/index.html").read_text()
+    assert "Protected templates: inversion: blobs, tiny" in (tmp_path / "out/main/report/index.html").read_text()
 
 
 def test_commands_for_feature_maps_say_that_there_are_none(config: Path) -> None:
