@@ -73,7 +73,11 @@ class Board:
     @property
     def attacks(self) -> list[str]:
         """Reconstruction attacks on templates, by ascending level of knowledge."""
-        cells = [e.cell for e in self.entries if e.cell.kind == "reconstruction" and e.cell.leaks == "template"]
+        return self.attacks_of("reconstruction")
+
+    def attacks_of(self, kind: str) -> list[str]:
+        """Attacks on templates in cells of this kind, by ascending level of knowledge."""
+        cells = [e.cell for e in self.entries if e.cell.kind == kind and e.cell.leaks == "template"]
         return sorted(
             {c.attack for c in cells}, key=lambda a: min((LEVELS[c.level], a) for c in cells if c.attack == a)
         )

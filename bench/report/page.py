@@ -22,7 +22,8 @@ from bench.analysis.leaderboard import leaderboard
 from bench.analysis.verdict import verdicts
 from bench.labels import at_level
 from bench.metrics.catalogue import metric
-from bench.report.heatmap import METRICS, heatmap, save
+from bench.report.heatmap import KEYED_METRICS, METRICS, heatmap, save
+from bench.report.keyed_figures import det, template_curves
 from bench.report.page_tables import (
     cells_table,
     embedding_tables,
@@ -103,6 +104,8 @@ def write_page(run: Run, folder: Path) -> Path:
         embeddings=embedding_tables(embedding_attacks(run).to_dict("records")),
         scatter=_drawn(folder, "scatter", partial(scatter, run)),
         heatmaps=_heatmaps(run, some, folder),
+        det=_drawn(folder, "det", partial(det, run)),
+        curves=_drawn(folder, "templates_curves", partial(template_curves, run)),
         galleries=shown,
         cells=[cells_table(board) for board in some],
         sides=[side_table(board, side) for board in some for side in side_tables(board)],
@@ -167,4 +170,9 @@ def _heatmaps(run: Run, some: Sequence[Board], folder: Path) -> list[Picture]:
                 heading = metric(name).heading
                 picture = _drawn(folder, f"heatmap_{name}", partial(heatmap, run, name), heading)
                 found += [picture] if picture else []
+    for name in KEYED_METRICS:
+        if any(e.metric(name).value is not None for e in entries):
+            heading = f"{metric(name).heading}, of keyed templates"
+            picture = _drawn(folder, f"heatmap_{name}", partial(heatmap, run, name), heading)
+            found += [picture] if picture else []
     return found
