@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
+from rich.table import Table
+from rich.text import Text
 
 from bench.analysis.keyed import INVERSION, RECOGNITION, UNPROTECTED, Column
 from bench.report.text import Format, booktabs, figure_text, markdown
@@ -64,16 +66,17 @@ def render_templates(frame: pd.DataFrame, fmt: Format) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def keyed_rows(part: Part, records: Sequence[Mapping[Any, Any]]) -> list[list[str]]:
+def keyed_rows(part: Part, records: Sequence[Mapping[Any, Any]], whole: bool = False) -> list[list[str]]:
     """The headings, and a row of texts per row of `bench.analysis.keyed.board_templates`.
 
-    Columns without any figure are left out, and so is the last row where it has none.
+    Columns without any figure are left out, and so is the last row in the part about recognition, unless `whole`: its
+    accuracy is a column there.
     """
     shown = [c for c in part.columns if any(pd.notna(row[c.name]) for row in records)]
     rows = [["defence", "keys", *(column.heading for column in shown), "remarks"]]
     for row in records:
-        if row["defense"] == UNPROTECTED and part.columns is RECOGNITION:
-            continue  # its accuracy is a column
+        if row["defense"] == UNPROTECTED and part.columns is RECOGNITION and not whole:
+            continue
         figures = [
             figure_text(row[c.name], row.get(f"{c.name}_low"), row.get(f"{c.name}_high"), c.decimals) for c in shown
         ]
@@ -81,8 +84,28 @@ def keyed_rows(part: Part, records: Sequence[Mapping[Any, Any]]) -> list[list[st
     return rows
 
 
+def template_table(frame: pd.DataFrame) -> list[Table]:
+    """For a terminal: a table per dataset and recogniser with a row per figure and a column per defence."""
+    tables = []
+    for (dataset, recognizer), some in frame.groupby(["dataset", "recognizer"], sort=False):
+        records = some.to_dict("records")
+        table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, title=f"{dataset}, {recognizer}")
+        table.title_justify = "left"
+        table.add_column("")
+        for row in records:
+            table.add_column(str(row["defense"]), justify="right", overflow="fold")
+        for part in PARTS:
+            head, *rows = keyed_rows(part, records, whole=True)
+            table.add_row(Text(part.title.partition(": ")[2], style="bold"))
+            for place, heading in list(enumerate(head))[2:]:
+                table.add_row(heading, *(row[place] for row in rows))
+        tables.append(table)
+    return tables
+
+
 def _remarks(part: Part, row: Mapping[Any, Any]) -> str:
     """Who reached the figures, at which rate, and what is missing."""
+    if row["skipped"]:
+        return str(row["skipped"])
     parts = {said: row[column] for said, column in {**part.remarks, "void": "void", "failed": "failed"}.items()}
-    said = [f"{what}: {value}" for what, value in parts.items() if value]
-    return "; ".join([*said, str(row["skipped"])] if row["skipped"] else said)
+    return "; ".join(f"{what}: {value}" for what, value in parts.items() if value)

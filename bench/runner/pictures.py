@@ -17,8 +17,20 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
-from bench.contracts import Defense, Leak, Oracle, ReconstructionAttack, Rng, State, System
+from bench.contracts import (
+    Defense,
+    InversionAttack,
+    Key,
+    KeyOracle,
+    Leak,
+    Oracle,
+    ReconstructionAttack,
+    Rng,
+    State,
+    System,
+)
 from bench.metrics.catalogue import MEAN_INTERVAL, SHARE_INTERVAL
 from bench.metrics.image import IMAGE_SETTINGS, image_scores
 from bench.metrics.verification import Impostors
@@ -36,6 +48,8 @@ from bench.storage.records import Measure
 from bench.toolkit.progress import track
 
 _FMRS = (1e-2, 1e-3)
+_CENTRED = 200  #: at most so many own faces for the mean embedding
+_CALIBRATED = 32  #: and so many whose templates the attacker inverts
 
 
 class _Open(Defense):
@@ -80,8 +94,12 @@ def make_pictures(context: RunContext, task: Task, folder: Path) -> None:
         values = np.array(artefacts.read_identity(context.ready(identity))[rows])
     else:
         values = artefacts.read_inversion(context.ready(inverted))[0]
+    rng, info = context.rng(task.seed, "pictures", "made"), {}
+    own = None if protected is None else Protector(context, task)
+    if own is not None:
+        centre, kept = _expected(context, task, own)
+        values, info = centre + kept * (values - centre), {"kept": round(kept, 4)}
     stolen = torch.from_numpy(values[: attack.subset(_Open())]).to(context.device, torch.float32)
-    rng = context.rng(task.seed, "pictures", "made")
     oracle = _oracle(context, task, rng, stolen)
     prepared = attack.prepare(oracle, read_state(context.ready(fitted)))
     size = loaded.network.image_size
@@ -100,11 +118,42 @@ def make_pictures(context: RunContext, task: Task, folder: Path) -> None:
             with torch.no_grad():
                 seen.append(loaded.network.embed(loaded.network.extract(kept)).float().cpu().numpy())
     embeddings, shown = np.concatenate(seen), np.zeros((3, 0))
-    if protected is not None:
+    if own is not None and protected is not None:
         found = artefacts.Protected.read(context.ready(protected))
-        shown = shown_as_probes(Protector(context, task), found, torch.from_numpy(embeddings))
+        shown = shown_as_probes(own, found, torch.from_numpy(embeddings))
     artefacts.write_pictures(folder, embeddings, shown)
-    write_state(folder, State(info={"queries": dict(oracle.queries), **oracle.reported}))
+    write_state(folder, State(info={"queries": dict(oracle.queries), **oracle.reported, **info}))
+
+
+def _expected(context: RunContext, task: Task, own: Protector) -> tuple[NDArray[np.float32], float]:
+    """What an attacker expects of the true embedding e, given a recovered one r: centre + kept * (r - centre).
+
+    A decoder of clean embeddings would turn the errors of r into a wrong face; if nothing is known, the mean face is
+    the better guess. The attacker measures this on own faces: he protects them under own keys, inverts the templates as
+    the stolen ones, and takes the least-squares factor.
+
+    Returns:
+        The mean of own embeddings (D,), and the factor, 0 to 1.
+    """
+    loaded, attack = context.loaded(task.scene), context.settings.attacks[task.attack]
+    assert isinstance(attack, InversionAttack)
+    rng = context.rng(task.seed, "pictures", "own templates", type(attack).__name__)
+    faces = loaded.attacker
+
+    def key(number: int) -> Key:
+        return own.defense.draw_key(rng.child("key", number), own.embeddings.shape[1])
+
+    parts = []
+    with torch.no_grad():
+        for batch in plain_batches(min(len(faces), _CENTRED)):
+            parts.append(loaded.network.embed(loaded.network.extract(faces.batch(batch, context.device))).float().cpu())
+        known = torch.cat(parts)
+        some, centre = known[:_CALIBRATED], known.mean(0)
+        templates = torch.cat([own.defense.transform(e, key(number)) for number, e in enumerate(some[:, None])])
+    oracle = KeyOracle(attack.knows, own.defense, known.shape[1], key, rng.child("oracle"))
+    made = functional.normalize(attack.invert(oracle, templates, rng.child("invert")).detach().float()) - centre
+    kept = float((made * (some - centre)).sum() / made.square().sum().clamp_min(1e-12))
+    return centre.numpy(), min(1.0, max(0.0, kept))
 
 
 def judge_pictures(

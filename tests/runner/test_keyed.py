@@ -1,11 +1,12 @@
 """Keyed defences: keys by holder, two applications, the cells of a run, canaries, and a defence of somebody else."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 import torch
-from support import CONFIG, Cli, invoke
+from support import CONFIG, ROOT, Cli, invoke
 
 from bench.analysis.keyed import UNPROTECTED, template_leaderboard
 from bench.analysis.selftest import trials
@@ -15,6 +16,7 @@ from bench.plan import plan
 from bench.runner.keyed import KeyRing
 from bench.settings import registry
 from bench.settings.resolve import load
+from bench.settings.trial import trial
 from bench.storage.records import Run
 
 KEYED = (
@@ -64,11 +66,19 @@ class Rotation(KeyedDefense):
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory, cli: Cli) -> Path:
     folder = tmp_path_factory.mktemp("keyed")
-    (folder / "mine.py").write_text(MINE)
-    config = KEYED.replace('"laplace"]', '"laplace", "mine"]') + '\n[defenses.mine]\nplugin = "mine.py"\n'
-    (folder / "bench.toml").write_text(config)
-    cli("run", cwd=folder)
+    (folder / "bench.toml").write_text(KEYED.replace('"laplace"]', '"laplace", "mine"]'))
+    cli("run", cwd=folder, PYTHONPATH=_installed(folder / "site"))
     return folder / "out" / "main"
+
+
+def _installed(site: Path) -> str:
+    """A PYTHONPATH with the package of somebody else, as pip would lay it out: a module and its entry point."""
+    about = site / "keyed_rotation-1.0.dist-info"
+    about.mkdir(parents=True)
+    (site / "keyed_rotation.py").write_text(MINE)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: keyed-rotation\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[veilbench.defenses]\nmine = keyed_rotation:Rotation\n")
+    return f"{ROOT}{os.pathsep}{site}"
 
 
 def _hash(**parameters: object) -> KeyedDefense:
@@ -231,7 +241,7 @@ def test_the_impostor_of_the_normal_scenario_has_a_key_of_his_own(ran: Path) -> 
     assert (impostors["normal"] - impostors["stolen"]).abs().mean() > 0.1
 
 
-def test_a_defence_from_one_file_is_in_the_leaderboard(ran: Path, cli: Cli) -> None:
+def test_a_defence_from_a_package_of_its_own_is_in_the_leaderboard(ran: Path, cli: Cli) -> None:
     text = (ran / "templates.md").read_text()
     assert "| mine | record |" in text
     assert "Protected templates: inversion: blobs, tiny" in (ran / "leaderboard.md").read_text()
@@ -249,10 +259,23 @@ def test_a_run_of_keyed_defences_alone_has_reports(tmp_path: Path, cli: Cli) -> 
     assert "Protected templates: inversion: blobs, tiny" in (tmp_path / "out/main/report/index.html").read_text()
 
 
-def test_commands_for_feature_maps_say_that_there_are_none(config: Path) -> None:
+def test_try_sets_a_keyed_defence_beside_the_most_similar_one(config: Path) -> None:
+    profile = '\n[profile.templates.run]\ncanaries = false\npictures = ""\nattacks = ["key_inversion+key"]\n'
+    config.write_text(KEYED.replace('"biohash", "poly", "laplace"]', '"biohash", "laplace"]') + profile)
+    Path("mine.py").write_text(MINE)
+    said = invoke("try", "mine.py").output
+    assert "keeps its contract" in said and "beside poly, profile templates" in said, "with the cosine, as that one"
+    assert "recovered cosine" in said and "ACC, stolen token" in said
+    assert 'defenses = ["poly", "mine"]' in said
+    planned = trial("mine.py", config, "templates")
+    assert planned.run["attacks"] == ["key_inversion+key"]
+    elsewhere = trial("mine.py", config, None, ['run.attacks=["mean_face"]'])
+    assert {"shift_linkage", "exponent_one", "exponent_one+key"} <= set(elsewhere.run["attacks"])
+
+
+def test_try_sends_attacks_on_keyed_templates_to_a_run(config: Path) -> None:
     config.write_text(KEYED)
-    said = invoke("try", "biohash", status=2).output
-    assert "keys" in said
+    assert "keys" in invoke("try", "shift_linkage", status=2).output
 
 
 def test_an_attack_that_fails_its_canary_does_not_count(ran: Path) -> None:
