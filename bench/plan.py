@@ -432,7 +432,7 @@ class _Planner:
         fitted = self._task("picture_decoder", public=self.scene.attacker_key, **decodes)
         clean = self._task("pictures", identity, fitted, faces=self.scene.faces_key, **decodes, **fewer)
         needs = (inverted, protected, identity, fitted)
-        own = {"attacked_by": self.known[label], "public": self.scene.attacker_key}
+        own: dict[str, Any] = {"attacked_by": self.known[label], "public": self.scene.attacker_key}
         made = self._task("pictures", *needs, defense=name, attack=label, plugin=plugin, **own, **decodes, **fewer)
         return self._job("picture", name, label, made, clean, protected, identity, *self.judge)
 

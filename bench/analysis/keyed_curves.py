@@ -29,7 +29,7 @@ def det_curves(run: Run, board: Board) -> pd.DataFrame:
     Raises:
         DataError: a cell has no readable scores.
     """
-    frames = []
+    frames: list[pd.DataFrame] = []
     for defense in board.keyed:
         entry = board.find("protection", defense)
         if entry is None or entry.failed:

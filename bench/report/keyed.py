@@ -91,7 +91,7 @@ def template_table(frame: pd.DataFrame) -> list[Table]:
         records = some.to_dict("records")
         table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, title=f"{dataset}, {recognizer}")
         table.title_justify = "left"
-        table.add_column("")
+        table.add_column("", no_wrap=True)
         for row in records:
             table.add_column(str(row["defense"]), justify="right", overflow="fold")
         for part in PARTS:

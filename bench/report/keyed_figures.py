@@ -85,8 +85,11 @@ def _det_panel(axis: Axes, curves: pd.DataFrame, plain: pd.DataFrame) -> None:
     axis.tick_params(labelsize=8)
     axis.grid(color="0.5", alpha=0.25, linewidth=0.6)
     shown = [Line2D([], [], color=c, label=labels.point(p) or p) for c, p in zip(colours, points, strict=True)]
-    styles = (("own keys", "-"), ("stolen token", "--"), ("unprotected", ":"))
-    shown += [Line2D([], [], color=ink, linestyle=style, linewidth=1, label=name) for name, style in styles]
+    shown += [
+        Line2D([], [], color=ink, linestyle="-", linewidth=1, label="own keys"),
+        Line2D([], [], color=ink, linestyle="--", linewidth=1, label="stolen token"),
+        Line2D([], [], color=ink, linestyle=":", linewidth=1, label="unprotected"),
+    ]
     axis.legend(handles=shown, fontsize=7, frameon=False, loc="upper right")
     seaborn.despine(ax=axis)
 

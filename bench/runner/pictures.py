@@ -114,9 +114,9 @@ def make_pictures(context: RunContext, task: Task, folder: Path) -> None:
     for whole in track(batches, f"making faces: {task.defense} x {task.attack}".rstrip(" x"), len(batches)):
         for batch, faces in halving(make, whole, splits=not attack.coupled):
             images[batch] = faces.clamp(0, 1).numpy()
-            kept = torch.from_numpy(images[batch]).to(context.device, torch.float32)
+            stored = torch.from_numpy(images[batch]).to(context.device, torch.float32)
             with torch.no_grad():
-                seen.append(loaded.network.embed(loaded.network.extract(kept)).float().cpu().numpy())
+                seen.append(loaded.network.embed(loaded.network.extract(stored)).float().cpu().numpy())
     embeddings, shown = np.concatenate(seen), np.zeros((3, 0))
     if own is not None and protected is not None:
         found = artefacts.Protected.read(context.ready(protected))

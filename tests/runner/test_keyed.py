@@ -260,7 +260,7 @@ def test_a_run_of_keyed_defences_alone_has_reports(tmp_path: Path, cli: Cli) -> 
 
 
 def test_try_sets_a_keyed_defence_beside_the_most_similar_one(config: Path) -> None:
-    profile = '\n[profile.templates.run]\ncanaries = false\npictures = ""\nattacks = ["key_inversion+key"]\n'
+    profile = '\n[profile.templates.run]\ncanaries = false\npictures = ""\nattacks = ["exponent_one+key"]\n'
     config.write_text(KEYED.replace('"biohash", "poly", "laplace"]', '"biohash", "laplace"]') + profile)
     Path("mine.py").write_text(MINE)
     said = invoke("try", "mine.py").output
@@ -268,7 +268,7 @@ def test_try_sets_a_keyed_defence_beside_the_most_similar_one(config: Path) -> N
     assert "recovered cosine" in said and "ACC, stolen token" in said
     assert 'defenses = ["poly", "mine"]' in said
     planned = trial("mine.py", config, "templates")
-    assert planned.run["attacks"] == ["key_inversion+key"]
+    assert planned.run["attacks"] == ["exponent_one+key"]
     elsewhere = trial("mine.py", config, None, ['run.attacks=["mean_face"]'])
     assert {"shift_linkage", "exponent_one", "exponent_one+key"} <= set(elsewhere.run["attacks"])
 
