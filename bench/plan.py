@@ -430,10 +430,11 @@ class _Planner:
         decodes: dict[str, Any] = {"decoded_by": _identity(self.settings.pictures)}
         fewer: dict[str, Any] = {"images": self.settings.run.images}
         fitted = self._task("picture_decoder", public=self.scene.attacker_key, **decodes)
-        clean = self._task("pictures", identity, fitted, faces=self.scene.faces_key, **decodes, **fewer)
+        clean = self._task(
+            "pictures", identity, fitted, faces=self.scene.faces_key, also="mean face", **decodes, **fewer
+        )
         needs = (inverted, protected, identity, fitted)
-        own: dict[str, Any] = {"attacked_by": self.known[label], "public": self.scene.attacker_key}
-        made = self._task("pictures", *needs, defense=name, attack=label, plugin=plugin, **own, **decodes, **fewer)
+        made = self._task("pictures", *needs, defense=name, attack=label, plugin=plugin, **decodes, **fewer)
         return self._job("picture", name, label, made, clean, protected, identity, *self.judge)
 
     def _attacked(self, own: _Defended, label: str, attack: ReconstructionAttack) -> tuple[Task, Task]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from bench.storage.records import Cell, Measure, Record, Run
 
 LEVELS = {str(level): level for level in Knowledge}
 UNKNOWN = Measure(None)
+_DIGITS = re.compile(r"(\d+)")
 KEYED = ("protection", "crossmatch", "inversion", "picture")  #: kinds of cell that only keyed defences have
 
 
@@ -67,8 +69,11 @@ class Board:
 
     @property
     def keyed(self) -> list[str]:
-        """Labels of keyed defences, which have a leaderboard of their own; without canaries."""
-        return sorted({e.cell.defense for e in self.entries if not e.cell.probe and e.cell.kind in KEYED})
+        """Labels of keyed defences, which have a leaderboard of their own, without canaries; numbers sort by value."""
+        found = {e.cell.defense for e in self.entries if not e.cell.probe and e.cell.kind in KEYED}
+        return sorted(
+            found, key=lambda label: [(int(p), "") if p.isdecimal() else (0, p) for p in _DIGITS.split(label)]
+        )
 
     @property
     def attacks(self) -> list[str]:

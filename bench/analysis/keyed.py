@@ -23,6 +23,8 @@ class Column:
 
 
 UNPROTECTED = "unprotected embedding"  #: the row of the embeddings themselves
+MEAN_FACE = "mean face"  #: the row of what somebody shows who knows nothing
+YARDSTICKS = {UNPROTECTED: "plain_", MEAN_FACE: "floor_"}  #: prefix of their figures
 
 #: The columns of each table; a figure's interval is in NAME_low and NAME_high.
 RECOGNITION = (
@@ -46,6 +48,7 @@ INVERSION = (
     Column("preimage_key", "pre-image, with key ↓"),
     Column("renewed_login_key", "pre-image after renewal ↓"),
     Column("ssim_key", "picture SSIM, with key ↓"),
+    Column("ssim_other_key", "the same, another person's face"),
     Column("sar_key", "picture SAR, with key ↓"),
     Column("picture_isr_key", "picture accepted, with key ↓"),
     Column("login_key", "picture login, with key ↓"),
@@ -63,10 +66,11 @@ def template_leaderboard(run: Run) -> pd.DataFrame:
     `cosine_key`, `isr_key`, `preimage_key`: of the attack that recovers most with the leaked key, `attack_key`;
     `*_none`: without it. `isr_*` and `preimage_*` are for the same image, and, like `renewed`, at `fmr`, the lowest
     rate for which all have enough impostors. `ssim_*`, `sar_*` (at FMR 1e-2, by `run.judge`), `picture_isr_*` and
-    `login_*` are of the faces that `run.pictures` makes of these embeddings. If there are any, the last row,
-    `UNPROTECTED`, has those made of the true embeddings, and the accuracy without protection. `link_best`: the best of
-    the scheme's own score and of all attacks', by its AUC; `link_attack` names it. `d_sys` is of this score; it exceeds
-    `d_sys_null` in 5 % of cases if the templates could not be linked. Attacks that failed the self-test do not count.
+    `login_*` are of the faces that `run.pictures` makes of these embeddings; `ssim_other_*` with another person's. If
+    there are any, the last rows are the `YARDSTICKS`: faces of the true embeddings, and the mean face. `link_best`: the
+    best of the scheme's own score and of all attacks', by its AUC; `link_attack` names it. `d_sys` is of this score; it
+    exceeds `d_sys_null` in 5 % of cases if the templates could not be linked. Attacks that failed the self-test do not
+    count.
 
     Raises:
         DataError: there are no records, or damaged ones.
@@ -77,7 +81,7 @@ def template_leaderboard(run: Run) -> pd.DataFrame:
 
 def board_templates(board: Board) -> pd.DataFrame:
     """Like `template_leaderboard`, for one dataset and recogniser."""
-    frame = pd.DataFrame([*(_row(board, label) for label in board.keyed), *_unprotected(board)])
+    frame = pd.DataFrame([*(_row(board, label) for label in board.keyed), *_yardsticks(board)])
     if frame.empty:
         return frame
     for column in COLUMNS:
@@ -85,7 +89,7 @@ def board_templates(board: Board) -> pd.DataFrame:
             if name in frame:
                 frame[name] = pd.to_numeric(frame[name])
     order = frame.sort_values(["isr_key", "cosine_key", "defense"], na_position="last", kind="stable")
-    last = order["defense"] == UNPROTECTED
+    last = order["defense"].isin(list(YARDSTICKS))
     return pd.concat([order[~last], order[last]], ignore_index=True)
 
 
@@ -143,29 +147,27 @@ def _seen(fmr: str) -> dict[str, str]:
     """Columns of pictures, and their figures; the judge's rate is 1e-2, since it has few impostors."""
     return {
         "ssim": "picture_ssim",
+        "ssim_other": "picture_ssim_other",
         "sar": "picture_judge_sar_0.01",
         "picture_isr": f"picture_isr1_{fmr}",
         "login": f"picture_login1_{fmr}",
     }
 
 
-def _unprotected(board: Board) -> list[dict[str, Any]]:
-    """The yardstick: unprotected embeddings, and the faces made of them; none if no faces were made."""
+def _yardsticks(board: Board) -> list[dict[str, Any]]:
+    """Faces made of unprotected embeddings, and the mean face; none if no faces were made."""
     pictures = [e for label in board.keyed for e in board.under(label, "picture") if not e.failed]
-    if not pictures:
-        return []
-    protections = (board.find("protection", e.cell.defense) for e in pictures)
-    accuracy = next((e for e in protections if e and not e.failed), None)
     fmr = _lowest_rate(pictures, ("plain_picture_isr1",))
-    row: dict[str, Any] = dict.fromkeys(name for c in COLUMNS for name in (c.name, f"{c.name}_low", f"{c.name}_high"))
-    row |= {"dataset": board.dataset, "recognizer": board.recognizer, "defense": UNPROTECTED, "fmr": fmr}
-    row |= dict.fromkeys(("attack_key", "attack_none", "link_attack", "keys", "void", "failed", "skipped"), "")
-    figures = {f"{name}_key": pictures[0].metric(f"plain_{metric}") for name, metric in _seen(fmr).items()}
-    if accuracy:
-        figures |= {"acc_plain": accuracy.metric("acc_plain")}
-    for name, figure in figures.items():
-        row[name], row[f"{name}_low"], row[f"{name}_high"] = figure.value, figure.low, figure.high
-    return [row]
+    rows = []
+    for name, prefix in YARDSTICKS.items() if pictures else ():
+        row: dict[str, Any] = {"dataset": board.dataset, "recognizer": board.recognizer, "defense": name, "fmr": fmr}
+        row |= dict.fromkeys(f"{c.name}{end}" for c in COLUMNS for end in ("", "_low", "_high"))
+        row |= dict.fromkeys(("attack_key", "attack_none", "link_attack", "keys", "void", "failed", "skipped"), "")
+        for column, metric in _seen(fmr).items():
+            figure = pictures[0].metric(f"{prefix}{metric}")
+            row |= {f"{column}_key": figure.value, f"{column}_key_low": figure.low, f"{column}_key_high": figure.high}
+        rows.append(row)
+    return rows
 
 
 def _chance(entry: Entry | None) -> float | None:

@@ -107,12 +107,18 @@ METRICS = (
     Metric("picture_login2_", "picture's login, other image", 3, -1, 0.05, "picture", group="picture_login"),
     Metric("picture_judge_cosine", "judge's cosine", 3, -1, 0.03, "picture"),
     Metric("picture_judge_sar_", "judge's SAR at FMR", 3, -1, 0.05, "picture", group="picture_sar"),
-    Metric("plain_picture_ssim", "SSIM from the true embedding", 3, -1, 0.02, "picture", compared=False),
-    Metric("plain_picture_cosine", "cosine from the true embedding", 3, -1, 0.03, "picture", compared=False),
-    Metric("plain_picture_isr1_", "accepted, from the true embedding", 3, -1, 0.05, "picture", compared=False),
-    Metric("plain_picture_isr2_", "the same, other image", 3, -1, 0.05, "picture", compared=False),
-    Metric("plain_picture_judge_cosine", "judge's cosine, true embedding", 3, -1, 0.03, "picture", compared=False),
-    Metric("plain_picture_judge_sar_", "judge's SAR, true embedding", 3, -1, 0.05, "picture", compared=False),
+    *(
+        Metric(f"{prefix}_picture_{name}", f"{heading}, {of}", 3, -1, tolerance, "picture", compared=False)
+        for prefix, of in (("plain", "true embedding"), ("floor", "mean face"))
+        for name, heading, tolerance in (
+            ("ssim", "SSIM", 0.02),
+            ("cosine", "cosine", 0.03),
+            ("judge_cosine", "judge's cosine", 0.03),
+            ("isr1_", "accepted", 0.05),
+            ("isr2_", "accepted, other image", 0.05),
+            ("judge_sar_", "judge's SAR", 0.05),
+        )
+    ),
 )
 
 _BY_NAME = {metric.name: metric for metric in METRICS}

@@ -40,7 +40,7 @@ def heatmap(run: Run, metric: str = "ssim") -> Figure:
     some = [board for board in boards(run) if _defenses(board, kind)]
     if not some:
         raise UserError(f"{run.folder}: no heatmap of {metric!r}: no defence here has it")
-    width = max(5.0, 2.6 + 0.95 * max(len(board.attacks_of(kind)) for board in some))
+    width = max(5.0, 2.6 + (1.15 if kind in KEYED else 0.95) * max(len(board.attacks_of(kind)) for board in some))
     heights = [1.9 + 0.52 * len(_defenses(board, kind)) for board in some]
     figure = Figure(figsize=(width, sum(heights)), layout="constrained")
     FigureCanvasAgg(figure)  # seaborn needs a renderer
@@ -51,7 +51,10 @@ def heatmap(run: Run, metric: str = "ssim") -> Figure:
 
 
 def _defenses(board: Board, kind: str) -> list[str]:
-    return board.keyed if kind in KEYED else board.defenses
+    """Of keyed ones, those to which an attack applies."""
+    if kind not in KEYED:
+        return board.defenses
+    return [name for name in board.keyed if any(not entry.skipped for entry in board.under(name, kind))]
 
 
 def _draw(axis: Axes, board: Board, metric: str, kind: str) -> None:
@@ -114,9 +117,9 @@ def _draw(axis: Axes, board: Board, metric: str, kind: str) -> None:
 
 
 def _named(attack: str, level: str) -> str:
-    """The attack and what it knows, on two lines: its level, or whether it has the victim's key."""
+    """The attack and what it knows, on two lines: its level, and whether it has the victim's key."""
     plain, leaked = with_key(attack)
-    return f"{plain}\n(+key)" if leaked else f"{at_level(attack)[0]}\n({level})"
+    return f"{at_level(plain)[0]}\n({level}{' + key' if leaked else ''})"
 
 
 def _filled(axis: Axes, values: NDArray[np.float64]) -> NDArray[np.float64]:

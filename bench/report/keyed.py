@@ -11,7 +11,7 @@ import pandas as pd
 from rich.table import Table
 from rich.text import Text
 
-from bench.analysis.keyed import INVERSION, RECOGNITION, UNPROTECTED, Column
+from bench.analysis.keyed import INVERSION, RECOGNITION, YARDSTICKS, Column
 from bench.report.text import Format, booktabs, figure_text, markdown
 
 
@@ -43,8 +43,9 @@ PARTS = (
         "*ISR*: the share of these that the unprotected system accepts, and *pre-image* that the protected one does, "
         "at the FMR under remarks; *after renewal*: another application does, under its key. *Picture*: a face made of "
         "the recovered embedding; *SAR*: the share that a recogniser which was not attacked accepts at FMR 1e-2; "
-        "*accepted*: by the unprotected system; *login*: by the protected one. The last row has the faces that the "
-        "same decoder makes of the true embeddings. Arrows point to better protection.",
+        "*accepted*: by the unprotected system; *login*: by the protected one. The last rows have the faces that the "
+        "same decoder makes of the true embeddings, and the mean face of somebody who knows nothing. Arrows point to "
+        "better protection.",
     ),
 )
 
@@ -69,19 +70,23 @@ def render_templates(frame: pd.DataFrame, fmt: Format) -> str:
 def keyed_rows(part: Part, records: Sequence[Mapping[Any, Any]], whole: bool = False) -> list[list[str]]:
     """The headings, and a row of texts per row of `bench.analysis.keyed.board_templates`.
 
-    Columns without any figure are left out, and so is the last row in the part about recognition, unless `whole`: its
-    accuracy is a column there.
+    Columns without any figure are left out, and so are the last rows in the part about recognition, unless `whole`.
     """
-    shown = [c for c in part.columns if any(pd.notna(row[c.name]) for row in records)]
+    shown = shown_columns(part, records)
     rows = [["defence", "keys", *(column.heading for column in shown), "remarks"]]
     for row in records:
-        if row["defense"] == UNPROTECTED and part.columns is RECOGNITION and not whole:
+        if row["defense"] in YARDSTICKS and part.columns is RECOGNITION and not whole:
             continue
         figures = [
             figure_text(row[c.name], row.get(f"{c.name}_low"), row.get(f"{c.name}_high"), c.decimals) for c in shown
         ]
-        rows.append([str(row["defense"]), str(row["keys"]), *figures, _remarks(part, row)])
+        rows.append([str(row["defense"]), str(row["keys"]), *figures, remarks(part, row)])
     return rows
+
+
+def shown_columns(part: Part, records: Sequence[Mapping[Any, Any]]) -> list[Column]:
+    """The columns that have a figure."""
+    return [column for column in part.columns if any(pd.notna(row[column.name]) for row in records)]
 
 
 def template_table(frame: pd.DataFrame) -> list[Table]:
@@ -103,7 +108,7 @@ def template_table(frame: pd.DataFrame) -> list[Table]:
     return tables
 
 
-def _remarks(part: Part, row: Mapping[Any, Any]) -> str:
+def remarks(part: Part, row: Mapping[Any, Any]) -> str:
     """Who reached the figures, at which rate, and what is missing."""
     if row["skipped"]:
         return str(row["skipped"])

@@ -149,6 +149,8 @@ def _curve_panel(axis: Axes, frame: pd.DataFrame, heading: str, curves: dict[str
         axis.fill_between(null["x"], 0, null["d_sys_null"], color="0.5", alpha=0.3, linewidth=0, label="chance, 95 %")
     if "link_best" in curves:
         axis.axhline(0.5, color="0.5", linestyle="--", linewidth=1, label="chance")
+    if not axis.get_legend_handles_labels()[0]:
+        axis.text(0.5, 0.5, "no figures", transform=axis.transAxes, ha="center", fontsize=8)
     values = sorted(set(frame["x"]))
     if values[0] > 0 and values[-1] / values[0] >= _WIDE:
         axis.set_xscale("log")

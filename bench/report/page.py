@@ -27,6 +27,7 @@ from bench.report.keyed_figures import det, template_curves
 from bench.report.page_tables import (
     cells_table,
     embedding_tables,
+    keyed_tables,
     keys_table,
     leaderboard_tables,
     side_table,
@@ -104,6 +105,7 @@ def write_page(run: Run, folder: Path) -> Path:
         embeddings=embedding_tables(embedding_attacks(run).to_dict("records")),
         scatter=_drawn(folder, "scatter", partial(scatter, run)),
         heatmaps=_heatmaps(run, some, folder),
+        keyed=[table for board in some for table in keyed_tables(board)],
         det=_drawn(folder, "det", partial(det, run)),
         curves=_drawn(folder, "templates_curves", partial(template_curves, run)),
         galleries=shown,

@@ -25,16 +25,15 @@ class Side:
 def side_tables(board: Board) -> list[Side]:
     """The tables for which this board has data."""
     return [
-        side
-        for side in (*_keyed(board), _selftest(board), _controls(board), _linkage(board), _traits(board))
-        if len(side.rows) > 1
+        side for side in (_selftest(board), _controls(board), _linkage(board), _traits(board)) if len(side.rows) > 1
     ]
 
 
 def sections(board: Board) -> list[str]:
-    """The same as Markdown."""
+    """The same as Markdown, after the tables of keyed defences."""
     place = f"{board.dataset}, {board.recognizer}"
-    return [f"### {side.title}: {place}\n\n{markdown(side.rows)}\n\n{side.note}" for side in side_tables(board)]
+    some = [*(side for side in _keyed(board) if len(side.rows) > 1), *side_tables(board)]
+    return [f"### {side.title}: {place}\n\n{markdown(side.rows)}\n\n{side.note}" for side in some]
 
 
 def _keyed(board: Board) -> list[Side]:

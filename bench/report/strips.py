@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,7 @@ def _gallery(run: Run, board: Board, defense: str, folder: Path, start: int) -> 
     rebuilt = [_row(run, entry, "reconstruction", "ssim", entry.cell.attack) for entry in entries]
     decoded = sorted((e for e in board.under(defense, "picture") if not e.skipped), key=lambda e: e.cell.attack)
     rebuilt += [_row(run, entry, "reconstruction", "picture_ssim", entry.cell.attack) for entry in decoded]
-    rebuilt += [_row(run, entry, "plain", "plain_picture_ssim", _TRUE) for entry in decoded[:1]]
+    rebuilt += [replace(_row(run, entry, "plain", "plain_picture_ssim", _TRUE), level="") for entry in decoded[:1]]
     originals: dict[str, NDArray[Any]] = {}
     for entry in (*entries, *decoded):
         samples = {} if entry.failed else run.samples(entry.cell)

@@ -182,7 +182,7 @@ def read_inversion(folder: Path) -> tuple[NDArray[Any], NDArray[Any]]:
 class Pictures:
     """Faces made of recovered embeddings, or of true ones, in the order of the stolen templates."""
 
-    images: Rows  #: (T, 3, H, W) in [0, 1], in half precision
+    images: Rows | NDArray[Any]  #: (T, 3, H, W) in [0, 1], in half precision
     embeddings: NDArray[Any]  #: (T, D) of these, unprotected
     shown: NDArray[Any]  #: (3, T), as in `write_inversion`; (3, 0) for true embeddings
 
@@ -191,6 +191,22 @@ class Pictures:
         """Opens them; images are read on demand."""
         embeddings, shown = (np.array(read_array(folder, name)) for name in ("embeddings", "shown"))
         return cls(Rows(folder / "images.npy"), embeddings, shown)
+
+    @classmethod
+    def floor(cls, folder: Path, count: int) -> Pictures:
+        """The mean face beside the pictures of true embeddings, as the picture of each of `count` people."""
+        face, embedding = (np.array(read_array(folder, name)) for name in ("mean_face", "mean_face_embedding"))
+        return cls(
+            np.broadcast_to(face, (count, *face.shape)), np.broadcast_to(embedding, (count, *embedding.shape)), _NEVER
+        )
+
+
+_NEVER = np.zeros((3, 0))  #: presented to no protected system
+
+
+def write_mean_face(folder: Path, face: NDArray[Any], embedding: NDArray[Any]) -> None:
+    """The mean (3, H, W) of the attacker's faces and its embedding (D,), for `Pictures.floor`."""
+    write_arrays(folder, {"mean_face": face, "mean_face_embedding": embedding})
 
 
 def create_pictures(folder: Path, shape: tuple[int, ...]) -> Rows:

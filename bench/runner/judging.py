@@ -416,6 +416,8 @@ class Judge:
         made = {
             "" if task.defense else "plain_": artefacts.Pictures.read(self.context.ready(task)) for task in made_from
         }
+        true = next(task for task in made_from if not task.defense)
+        made["floor_"] = artefacts.Pictures.floor(self.context.ready(true), len(made[""].embeddings))
         found = artefacts.Protected.read(self.context.ready(protected))
         clean = np.array(artefacts.read_identity(self.context.ready(identity)))
 

@@ -17,13 +17,10 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from bench.contracts import (
     Defense,
-    InversionAttack,
-    Key,
-    KeyOracle,
+    FaceSet,
     Leak,
     Oracle,
     ReconstructionAttack,
@@ -48,8 +45,6 @@ from bench.storage.records import Measure
 from bench.toolkit.progress import track
 
 _FMRS = (1e-2, 1e-3)
-_CENTRED = 200  #: at most so many own faces for the mean embedding
-_CALIBRATED = 32  #: and so many whose templates the attacker inverts
 
 
 class _Open(Defense):
@@ -94,11 +89,7 @@ def make_pictures(context: RunContext, task: Task, folder: Path) -> None:
         values = np.array(artefacts.read_identity(context.ready(identity))[rows])
     else:
         values = artefacts.read_inversion(context.ready(inverted))[0]
-    rng, info = context.rng(task.seed, "pictures", "made"), {}
-    own = None if protected is None else Protector(context, task)
-    if own is not None:
-        centre, kept = _expected(context, task, own)
-        values, info = centre + kept * (values - centre), {"kept": round(kept, 4)}
+    rng = context.rng(task.seed, "pictures", "made")
     stolen = torch.from_numpy(values[: attack.subset(_Open())]).to(context.device, torch.float32)
     oracle = _oracle(context, task, rng, stolen)
     prepared = attack.prepare(oracle, read_state(context.ready(fitted)))
@@ -118,42 +109,22 @@ def make_pictures(context: RunContext, task: Task, folder: Path) -> None:
             with torch.no_grad():
                 seen.append(loaded.network.embed(loaded.network.extract(stored)).float().cpu().numpy())
     embeddings, shown = np.concatenate(seen), np.zeros((3, 0))
-    if own is not None and protected is not None:
+    if protected is None:
+        mean = _mean_face(loaded.attacker, context.device)
+        with torch.no_grad():
+            looks = loaded.network.embed(loaded.network.extract(mean[None]))
+        artefacts.write_mean_face(folder, mean.cpu().numpy(), looks[0].float().cpu().numpy())
+    else:
         found = artefacts.Protected.read(context.ready(protected))
-        shown = shown_as_probes(own, found, torch.from_numpy(embeddings))
+        shown = shown_as_probes(Protector(context, task), found, torch.from_numpy(embeddings))
     artefacts.write_pictures(folder, embeddings, shown)
-    write_state(folder, State(info={"queries": dict(oracle.queries), **oracle.reported, **info}))
+    write_state(folder, State(info={"queries": dict(oracle.queries), **oracle.reported}))
 
 
-def _expected(context: RunContext, task: Task, own: Protector) -> tuple[NDArray[np.float32], float]:
-    """What an attacker expects of the true embedding e, given a recovered one r: centre + kept * (r - centre).
-
-    A decoder of clean embeddings would turn the errors of r into a wrong face; if nothing is known, the mean face is
-    the better guess. The attacker measures this on own faces: he protects them under own keys, inverts the templates as
-    the stolen ones, and takes the least-squares factor.
-
-    Returns:
-        The mean of own embeddings (D,), and the factor, 0 to 1.
-    """
-    loaded, attack = context.loaded(task.scene), context.settings.attacks[task.attack]
-    assert isinstance(attack, InversionAttack)
-    rng = context.rng(task.seed, "pictures", "own templates", type(attack).__name__)
-    faces = loaded.attacker
-
-    def key(number: int) -> Key:
-        return own.defense.draw_key(rng.child("key", number), own.embeddings.shape[1])
-
-    parts = []
-    with torch.no_grad():
-        for batch in plain_batches(min(len(faces), _CENTRED)):
-            parts.append(loaded.network.embed(loaded.network.extract(faces.batch(batch, context.device))).float().cpu())
-        known = torch.cat(parts)
-        some, centre = known[:_CALIBRATED], known.mean(0)
-        templates = torch.cat([own.defense.transform(e, key(number)) for number, e in enumerate(some[:, None])])
-    oracle = KeyOracle(attack.knows, own.defense, known.shape[1], key, rng.child("oracle"))
-    made = functional.normalize(attack.invert(oracle, templates, rng.child("invert")).detach().float()) - centre
-    kept = float((made * (some - centre)).sum() / made.square().sum().clamp_min(1e-12))
-    return centre.numpy(), min(1.0, max(0.0, kept))
+def _mean_face(faces: FaceSet, device: torch.device) -> Tensor:
+    """The mean (3, H, W) of the attacker's faces: what somebody would show who knows nothing of the person."""
+    batches = plain_batches(len(faces))
+    return torch.stack([faces.batch(batch, device).sum(0) for batch in batches]).sum(0) / len(faces)
 
 
 def judge_pictures(
@@ -168,7 +139,8 @@ def judge_pictures(
     """How much the faces look like the people, and which systems accept them.
 
     Args:
-        made: by prefix of the figures: `` of recovered embeddings, `plain_` of the true ones.
+        made: by prefix of the figures: `` of recovered embeddings, `plain_` of the true ones, `floor_` of none: the
+            mean face.
         clean: unprotected embeddings (N, D) of all test images.
         owners: (N,) the person of each test image.
         second: the judge, if there is one.
@@ -202,7 +174,8 @@ def judge_pictures(
     settings = {
         **IMAGE_SETTINGS,
         **(SECOND if second is not None else {}),
-        "picture": "a face made of the recovered embedding; plain_picture: of the true one, by the same decoder",
+        "picture": "a face made of the recovered embedding; plain_picture: of the true one, by the same decoder; "
+        "floor_picture: the mean of the attacker's faces",
         "picture_cosine": "of the picture's embedding with the true one, unprotected",
         "picture_ssim_other": "of the picture with another person's image; a generic face scores no less",
         "picture_isr": "accepted by the unprotected system at its threshold of this FMR; 1: same image, 2: another one",

@@ -8,7 +8,7 @@ import pytest
 import torch
 from support import CONFIG, ROOT, Cli, invoke
 
-from bench.analysis.keyed import UNPROTECTED, template_leaderboard
+from bench.analysis.keyed import MEAN_FACE, UNPROTECTED, YARDSTICKS, template_leaderboard
 from bench.analysis.selftest import trials
 from bench.contracts import KeyedDefense, KeyOracle, Rng
 from bench.errors import KnowledgeError, UserError
@@ -194,6 +194,8 @@ def test_recovered_embeddings_become_faces_beside_those_of_true_ones(ran: Path) 
     rows = template_leaderboard(run).set_index("defense")
     assert rows.loc["biohash", "ssim_key"] == with_key.metrics["picture_ssim"].value
     assert rows.loc[UNPROTECTED, "ssim_key"] == with_key.metrics["plain_picture_ssim"].value
+    assert rows.loc[MEAN_FACE, "ssim_key"] == with_key.metrics["floor_picture_ssim"].value
+    assert abs(with_key.metrics["floor_picture_cosine"].value or 1) < 0.6, "the mean face is nobody's"
 
 
 def test_a_picture_logs_in_under_the_key_of_the_claimed_identity(ran: Path) -> None:
@@ -246,7 +248,7 @@ def test_a_defence_from_a_package_of_its_own_is_in_the_leaderboard(ran: Path, cl
     assert "| mine | record |" in text
     assert "Protected templates: inversion: blobs, tiny" in (ran / "leaderboard.md").read_text()
     rows = json.loads(cli("leaderboard", str(ran), "--templates", "--format", "json").stdout)
-    assert {row["defense"] for row in rows} == {"biohash", "poly", "mine", UNPROTECTED}
+    assert {row["defense"] for row in rows} == {"biohash", "poly", "mine", *YARDSTICKS}
     rows = json.loads(cli("leaderboard", str(ran), "--format", "json").stdout)
     assert {row["defense"] for row in rows} == {"laplace"}, "the one of feature maps has no keyed defence"
 
