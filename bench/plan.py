@@ -402,7 +402,8 @@ class _Planner:
         """
         plugin = _identity(defense)
         canary = harness_part(name)[1]
-        protected = self._task("protected", identity, defense=name, plugin=plugin)
+        # Artefacts without the replayed templates are of earlier versions.
+        protected = self._task("protected", identity, defense=name, plugin=plugin, also="replay")
         if not canary:
             own = self._task("crossmatch", protected, defense=name, plugin=plugin)
             yield self._job("protection", name, "", protected, own)

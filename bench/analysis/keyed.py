@@ -39,6 +39,7 @@ RECOGNITION = (
     Column("d_sys", "D_sys, best score ↓"),
     Column("d_sys_null", "D_sys by chance, 95 % point"),
     Column("renewed", "FMR of renewed templates ↓"),
+    Column("replayed", "replayed template accepted ↓"),
     Column("template_bytes", "bytes", 0),
     Column("protect_ms", "ms", 3),
 )
@@ -127,7 +128,8 @@ def _row(board: Board, defense: str) -> dict[str, Any]:
     put("d_sys", best.metric("d_sys") if best else UNKNOWN)
     row["d_sys_null"] = _chance(best)
     row["link_attack"] = (best.cell.attack or "own score") if best else ""
-    put("renewed", accuracy.metric(f"renewed_{row['fmr']}") if accuracy else UNKNOWN)
+    for name in ("renewed", "replayed"):
+        put(name, accuracy.metric(f"{name}_{row['fmr']}") if accuracy else UNKNOWN)
     info = accuracy.records[0].info if accuracy else {}
     row["keys"] = info.get("keys", "")
     for name in ("template_bytes", "protect_ms"):

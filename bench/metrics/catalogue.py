@@ -86,6 +86,7 @@ METRICS = (
     Metric("tar_stolen_at_far_", "TAR at FAR, stolen token", 3, +1, 0.05, "protection", group="tar_at_far"),
     Metric("tar_plain_at_far_", "TAR at FAR, unprotected", 3, +1, 0.05, "protection", compared=False),
     Metric("renewed_", "FMR of renewed templates", 3, -1, 0.02, "protection"),
+    Metric("replayed_", "replayed templates accepted", 3, -1, 0.02, "protection"),
     Metric("link_auc", "AUC of linking", 3, -1, 0.05, "crossmatch", group="link"),
     Metric("link_eer", "EER of linking", 3, +1, 0.05, "crossmatch", group="link"),
     Metric("link_tmr_at_fmr_", "TMR of linking at FMR", 3, -1, 0.1, "crossmatch", compared=False),

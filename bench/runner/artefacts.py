@@ -147,7 +147,8 @@ class Protected:
     second: NDArray[Any]  #: (T, ...) of another image of each, under the second application's keys
     targets: NDArray[np.int64]  #: (T,) index of the test image behind each template of the first
     gallery: NDArray[np.int64]  #: (T,) and of the second
-    #: By name: `normal`, `stolen`, `plain` (T, T), of target i with gallery image j; NAME_pairs (P,), of the protocol.
+    #: By name: `normal`, `stolen`, `plain` (T, T), of target i with gallery image j; NAME_pairs (P,), of the protocol;
+    #: `replay` (T,), of each template of the first application with itself, sent in place of a protected probe.
     scores: Mapping[str, NDArray[Any]]
 
     def write(self, folder: Path) -> None:
@@ -162,7 +163,7 @@ class Protected:
         return cls(first, second, targets, gallery, {name: read_array(folder, name) for name in _COMPARED})
 
 
-_COMPARED = ("normal", "normal_pairs", "stolen", "stolen_pairs", "plain", "plain_pairs")
+_COMPARED = ("normal", "normal_pairs", "stolen", "stolen_pairs", "plain", "plain_pairs", "replay")
 
 
 def write_inversion(folder: Path, embeddings: NDArray[Any], shown: NDArray[Any]) -> None:

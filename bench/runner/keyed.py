@@ -131,6 +131,7 @@ def make_protected(context: RunContext, task: Task, folder: Path) -> None:
     scores, stored = _compared(own, pairs, targets, gallery)
     first = torch.stack([stored[int(row)] for row in targets])
     second = torch.cat([own.templates([int(row)], own.key(SECOND, int(row))) for row in gallery])
+    scores["replay"] = np.array([own.against(template, template[None])[0] for template in first])
     plain = _unprotected(own.embeddings.double().numpy(), pairs, targets, gallery)
     artefacts.Protected(first.cpu().numpy(), second.cpu().numpy(), targets, gallery, {**scores, **plain}).write(folder)
     info = {

@@ -64,7 +64,9 @@ def judge_protection(
         }
         metrics[f"eer_{name}"] = rates["eer"]
     renewed = np.diagonal(np.array(crossed.scores))
-    metrics |= accepted_at("renewed", renewed, people, different(np.array(found.scores["normal"])), _FMRS[:2])[0]
+    replayed, impostors = np.array(found.scores["replay"]), different(np.array(found.scores["normal"]))
+    for name, scores in (("renewed", renewed), ("replayed", replayed)):
+        metrics |= accepted_at(name, scores, people, impostors, _FMRS[:2])[0]
     table = pd.concat(
         [
             _pairs_table(loaded, pairs.left, pairs.right, owners, pairs.fold, found.scores, "_pairs"),
@@ -80,6 +82,8 @@ def judge_protection(
         "plain": "the same comparisons of unprotected embeddings",
         "renewed": "share of templates under a renewed key that match the old template of another image of the person, "
         "at the threshold of this FMR in the normal scenario; the FMR itself if renewal works",
+        "replayed": "share of stolen templates that are accepted as they are, sent in place of a protected probe, at "
+        "the same threshold",
         "interval": SHARE_INTERVAL,
         "interval of eer, tar": RATE_INTERVAL,
     }
