@@ -90,8 +90,8 @@ def board_templates(board: Board) -> pd.DataFrame:
             if name in frame:
                 frame[name] = pd.to_numeric(frame[name])
     order = frame.sort_values(["isr_key", "cosine_key", "defense"], na_position="last", kind="stable")
-    last = order["defense"].isin(list(YARDSTICKS))
-    return pd.concat([order[~last], order[last]], ignore_index=True)
+    last = list(YARDSTICKS)
+    return pd.concat([order[~order["defense"].isin(last)], frame[frame["defense"].isin(last)]], ignore_index=True)
 
 
 def _row(board: Board, defense: str) -> dict[str, Any]:
