@@ -26,7 +26,7 @@ _WIDE = 8  #: a sweep over a larger ratio has a logarithmic axis
 
 #: The panels of a sweep: heading, and curves by their column and name.
 _PANELS = (
-    ("accuracy", {"acc_normal": "own keys", "acc_stolen": "stolen token", "acc_plain": "unprotected"}),
+    ("accuracy", {"acc_normal": "own keys", "acc_stolen": "stolen token", "acc_plain": "without protection"}),
     (
         "given away, with the key",
         {"cosine_key": "recovered cosine", "isr_key": "ISR", "ssim_key": "picture's SSIM", "sar_key": "picture's SAR"},
@@ -88,7 +88,7 @@ def _det_panel(axis: Axes, curves: pd.DataFrame, plain: pd.DataFrame) -> None:
     shown += [
         Line2D([], [], color=ink, linestyle="-", linewidth=1, label="own keys"),
         Line2D([], [], color=ink, linestyle="--", linewidth=1, label="stolen token"),
-        Line2D([], [], color=ink, linestyle=":", linewidth=1, label="unprotected"),
+        Line2D([], [], color=ink, linestyle=":", linewidth=1, label="without protection"),
     ]
     axis.legend(handles=shown, fontsize=7, frameon=False, loc="upper right")
     seaborn.despine(ax=axis)

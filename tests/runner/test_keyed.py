@@ -158,6 +158,22 @@ def test_keys_of_cells_depend_on_what_they_use(config: Path) -> None:
     assert {name for name in before if before[name] != after[name]} == {n for n in before if "shift_linkage" in n}
 
 
+@pytest.mark.parametrize(
+    ("label", "said"),
+    [("decode", "unknown attack 'decode'.*decoder"), ("resrec", "'resrec' makes no faces of embeddings"),
+     ("shift_linkage", "'shift_linkage' makes no faces")],
+)  # fmt: skip
+def test_pictures_need_an_attack_on_embeddings(config: Path, label: str, said: str) -> None:
+    config.write_text(KEYED.replace('pictures = "decoder"', f'pictures = "{label}"'))
+    with pytest.raises(UserError, match=said):
+        load(config)
+
+
+def test_a_forecast_counts_pictures(config: Path) -> None:
+    config.write_text(KEYED)
+    assert "picture decoder" in invoke("run", "--dry-run").output
+
+
 def test_only_an_inversion_has_a_leaked_key(config: Path) -> None:
     config.write_text(KEYED.replace('"shift_linkage"]', '"shift_linkage+key"]'))
     with pytest.raises(UserError, match=r"shift_linkage\+key.*uses no key"):
