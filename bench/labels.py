@@ -118,6 +118,11 @@ def with_key(label: str) -> tuple[str, bool]:
     return name.removesuffix(_KEY) + bracket + rest, name.endswith(_KEY)
 
 
+def leaked_key(attack: str) -> str:
+    """The label of the same attack with the victim's key."""
+    return f"{attack}{_KEY}"
+
+
 def replay(attack: str) -> str:
     """The label of the replay of an attack's reconstructions."""
     return f"{_REPLAY}{attack}"

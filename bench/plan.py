@@ -44,11 +44,11 @@ PROTOCOL = 3  #: increment when the harness gives different figures for the same
 TaskKind = Literal[
     "identity", "judge_identity", "defense_state", "surrogate_state", "templates", "server_state", "embeddings",
     "attack_state", "reconstruction", "linkage", "traits", "clean_traits", "presentation", "login",
-    "protected", "crossmatch", "inversion", "attacker_identity", "defender_identity",
+    "protected", "crossmatch", "inversion", "picture_decoder", "pictures", "attacker_identity", "defender_identity",
 ]  # fmt: skip
 
 
-_LEARNING = frozenset({"defense_state", "surrogate_state", "server_state", "attack_state"})
+_LEARNING = frozenset({"defense_state", "surrogate_state", "server_state", "attack_state", "picture_decoder"})
 _EFFORT = 20  #: rough ratio of the duration of a training to that of another artefact
 
 
@@ -346,7 +346,7 @@ class _Planner:
         """What a cell's figures depend on besides its artefacts."""
         if kind == "reconstruction":
             return self.metrics
-        resampled = ("traits", "crossmatch", "inversion")
+        resampled = ("traits", "crossmatch", "inversion", "picture")
         bootstrap = {"bootstrap": self.metrics["bootstrap"]} if kind in resampled else {}
         return {"interval": (SHARE_INTERVAL, RATE_INTERVAL), **bootstrap}
 
@@ -408,7 +408,8 @@ class _Planner:
         """
         plugin = _identity(defense)
         canary = harness_part(name)[1]
-        protected = self._task("protected", identity, defense=name, plugin=plugin)
+        # Artefacts without the replayed templates are of earlier versions.
+        protected = self._task("protected", identity, defense=name, plugin=plugin, also="replay")
         if not canary:
             own = self._task("crossmatch", protected, defense=name, plugin=plugin)
             yield self._job("protection", name, "", protected, own)
@@ -421,10 +422,28 @@ class _Planner:
                 scored = self._task("crossmatch", protected, defense=name, attack=label, **attacked)
                 yield self._job("crossmatch", name, label, scored, protected)
             elif isinstance(attack, InversionAttack):
-                fewer = {"images": self.settings.run.images} if self.settings.run.images else {}
+                # Artefacts without the score after renewal are of earlier versions.
+                fewer: dict[str, Any] = {"images": self.settings.run.images, "shown": "renewed"}
                 needs = (protected, identity, *(self._public_identities() if attack.needs_service else ()))
                 inverted = self._task("inversion", *needs, defense=name, attack=label, **attacked, **fewer)
                 yield self._job("inversion", name, label, inverted, protected, identity)
+                if not canary and self.settings.pictures is not None:
+                    yield self._pictured(name, label, plugin, identity, protected, inverted)
+
+    def _pictured(
+        self, name: str, label: str, plugin: Mapping[str, Any], identity: Task, protected: Task, inverted: Task
+    ) -> Job:
+        """Faces from recovered embeddings, and from true ones; one decoder serves all schemes and attacks."""
+        assert self.settings.pictures is not None
+        decodes: dict[str, Any] = {"decoded_by": _identity(self.settings.pictures)}
+        fewer: dict[str, Any] = {"images": self.settings.run.images}
+        fitted = self._task("picture_decoder", public=self.scene.attacker_key, **decodes)
+        clean = self._task(
+            "pictures", identity, fitted, faces=self.scene.faces_key, also="mean face", **decodes, **fewer
+        )
+        needs = (inverted, protected, identity, fitted)
+        made = self._task("pictures", *needs, defense=name, attack=label, plugin=plugin, **decodes, **fewer)
+        return self._job("picture", name, label, made, clean, protected, identity, *self.judge)
 
     def _public_identities(self) -> tuple[Task, Task]:
         """Embeddings of the attacker's own faces, and of the defender's, who are other customers of the service."""

@@ -318,6 +318,23 @@ class Probe:
         count = min(people, self.settings.run.images or people)
         return Item(task.label, count * (seconds / _STEPS + draw), 4 * count * embeddings.shape[1])
 
+    def _pictured(self, task: Task) -> Item:
+        """Training the decoder of recovered embeddings, or making faces with it."""
+        attack = self.settings.pictures
+        assert attack is not None
+        if ("", "", 0) not in self._attacked:
+            system = System(self.network, Canary(kind="open"), device=self.device)
+            with torch.no_grad():
+                features = self.network.extract(self.faces.batch(slice(0, _PROBE), self.device))
+            own = _Defended(0.0, self._embedding(), 0, None, system, features)
+            self._attacked["", "", 0] = self._probed(attack, own)
+        fit, state, each = self._attacked["", "", 0]
+        if task.kind == "picture_decoder":
+            return Item(task.label, fit, state)
+        height, width = self.network.image_size
+        count = min(math.ceil(self.test / 2), self.attacked, attack.subset(Canary(kind="open")) or self.attacked)
+        return Item(task.label, count * (each + self._embedding()), count * 6 * height * width)
+
     def _embedding(self) -> float:
         """Seconds per image for E and Psi."""
         if not self._embed:
@@ -349,6 +366,8 @@ class Probe:
         defense = task.defense
         if task.kind in ("protected", "crossmatch", "inversion"):
             return self._under_keys(task)
+        if task.kind in ("picture_decoder", "pictures"):
+            return self._pictured(task)
         if task.kind == "server_state":
             return self._serving(defense)
         linking = self.settings.attacks.get(task.attack)
@@ -375,7 +394,7 @@ class Probe:
     def job(self, job: Job) -> Item:
         """The cost of judging a cell, without its artefacts."""
         label = f"judging {job.cell.kind} cells"
-        if job.cell.kind != "reconstruction":
+        if job.cell.kind not in ("reconstruction", "picture"):
             return Item(label, 0.5, 100 * self.test)
         if not self._judge:
             images = self.faces.batch(slice(0, _PROBE))

@@ -23,10 +23,12 @@ from bench.analysis.verdict import verdicts
 from bench.labels import at_level
 from bench.metrics.catalogue import metric
 from bench.report.floor import floor_figure
-from bench.report.heatmap import METRICS, heatmap, save
+from bench.report.heatmap import KEYED_METRICS, METRICS, heatmap, save
+from bench.report.keyed_figures import det, template_curves
 from bench.report.page_tables import (
     cells_table,
     embedding_tables,
+    keyed_tables,
     keys_table,
     leaderboard_tables,
     side_table,
@@ -107,6 +109,9 @@ def write_page(run: Run, folder: Path) -> Path:
         scatter=_drawn(folder, "scatter", partial(scatter, run)),
         floor=_drawn(folder, "mse_floor", partial(floor_figure, run)),
         heatmaps=_heatmaps(run, some, folder),
+        keyed=[table for board in some for table in keyed_tables(board)],
+        det=_drawn(folder, "det", partial(det, run)),
+        curves=_drawn(folder, "templates_curves", partial(template_curves, run)),
         galleries=shown,
         cells=[cells_table(board) for board in some],
         sides=[side_table(board, side) for board in some for side in side_tables(board)],
@@ -171,4 +176,9 @@ def _heatmaps(run: Run, some: Sequence[Board], folder: Path) -> list[Picture]:
                 heading = metric(name).heading
                 picture = _drawn(folder, f"heatmap_{name}", partial(heatmap, run, name), heading)
                 found += [picture] if picture else []
+    for name in KEYED_METRICS:
+        if any(e.metric(name).value is not None for e in entries):
+            heading = f"{metric(name).heading}, of keyed templates"
+            picture = _drawn(folder, f"heatmap_{name}", partial(heatmap, run, name), heading)
+            found += [picture] if picture else []
     return found

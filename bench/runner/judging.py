@@ -30,6 +30,7 @@ from bench.runner import artefacts
 from bench.runner.batches import attacked_first
 from bench.runner.context import LoadedScene, RunContext
 from bench.runner.keyed_judging import judge_crossmatch, judge_inversion, judge_protection
+from bench.runner.pictures import judge_pictures, picture_samples
 from bench.runner.second_recognizer import SETTINGS as SECOND
 from bench.runner.second_recognizer import KnownFaces, SecondRecognizer
 from bench.runner.traits import judge_traits
@@ -77,6 +78,7 @@ class Judge:
             "protection": self._under_keys,
             "crossmatch": self._under_keys,
             "inversion": self._under_keys,
+            "picture": self._under_keys,
         }
         return by_kind[job.cell.kind](job)
 
@@ -402,6 +404,8 @@ class Judge:
         loaded = self.context.loaded(job.scene)
         owners = self._owners(loaded)
         protected, crossed, inverted = (job.need(kind) for kind in ("protected", "crossmatch", "inversion"))
+        if job.cell.kind == "picture":
+            return self._pictures(job)
         assert protected is not None
         found = artefacts.Protected.read(self.context.ready(protected))
         state = read_state(self.context.ready(protected))
@@ -431,6 +435,41 @@ class Judge:
         return Verdict(
             judged.metrics, judged.scores, None, self._parameters(job), {}, (), {**info, **judged.info}, judged.settings
         )
+
+    def _pictures(self, job: Job) -> Verdict:
+        """Faces made of the embeddings that an inversion recovered, beside those made of the true ones."""
+        loaded = self.context.loaded(job.scene)
+        owners, protected, identity = self._owners(loaded), job.need("protected"), job.need("identity")
+        assert protected is not None and identity is not None
+        made_from = [task for task in job.needs if task.kind == "pictures"]
+        made = {
+            "" if task.defense else "plain_": artefacts.Pictures.read(self.context.ready(task)) for task in made_from
+        }
+        true = next(task for task in made_from if not task.defense)
+        made["floor_"] = artefacts.Pictures.floor(self.context.ready(true), len(made[""].embeddings))
+        found = artefacts.Protected.read(self.context.ready(protected))
+        clean = np.array(artefacts.read_identity(self.context.ready(identity)))
+
+        def mean(values: NDArray[Any], people: NDArray[np.object_]) -> Measure:
+            return self._measure(job, values, people)
+
+        judged = judge_pictures(loaded, found, made, clean, owners, mean, self._second(job, loaded))
+        decoder = made_from[0].need("picture_decoder")
+        trained, asked = (
+            read_state(self.context.ready(task)) if task is not None else None for task in (decoder, made_from[0])
+        )
+        attack, chosen = self.context.settings.attacks[job.cell.attack], self.context.settings.pictures
+        assert isinstance(attack, KeyedAttack) and chosen is not None
+        info: dict[str, Any] = {
+            "key": attack.knows,
+            "decoder": {"label": self.context.settings.run.pictures, **(dict(trained.info) if trained else {})},
+            "made": dict(asked.info) if asked else {},
+            **({"judge": self.context.settings.run.judge} if self.context.settings.run.judge else {}),
+        }
+        flags = ("decoder not converged",) if info["decoder"].get("converged") is False else ()
+        samples = picture_samples(loaded, np.array(found.targets), made, self.context.settings.run.samples)
+        parameters = {**self._parameters(job), "decoder": asdict(chosen)}
+        return Verdict(judged.metrics, judged.scores, samples, parameters, {}, flags, info, judged.settings)
 
     # ---------------------------------------------------------------------------------------------------- replay
 

@@ -153,6 +153,9 @@ def make_protected(context: RunContext, task: Task, folder: Path) -> None:
     scores, stored = _compared(own, pairs, targets, gallery)
     first = torch.stack([stored[int(row)] for row in targets])
     second = torch.cat([own.templates([int(row)], own.key(SECOND, int(row))) for row in gallery])
+    scores["replay"] = np.array(
+        [_replayed(own, int(row), template) for row, template in zip(targets, first, strict=True)]
+    )
     plain = _unprotected(own.embeddings.double().numpy(), pairs, targets, gallery)
     artefacts.Protected(first.cpu().numpy(), second.cpu().numpy(), targets, gallery, {**scores, **plain}).write(folder)
     info = {
@@ -167,6 +170,15 @@ def make_protected(context: RunContext, task: Task, folder: Path) -> None:
         "images": len(test),
     }
     write_state(folder, State(info=info))
+
+
+def _replayed(own: Protector, row: int, template: Tensor) -> float:
+    """The score of a stored template sent in place of a probe; -inf where it has not the form of one."""
+    key = own.key(FIRST, row)
+    probe = own.probes([row], key)[0]
+    if template.shape != probe.shape or template.dtype != probe.dtype:
+        return -np.inf
+    return float(own.against(template, template[None], key)[0])
 
 
 def _compared(
@@ -261,6 +273,23 @@ def make_crossmatch(context: RunContext, task: Task, folder: Path) -> None:
     write_state(folder, None)
 
 
+def shown_as_probes(own: Protector, found: artefacts.Protected, embeddings: Tensor) -> NDArray[np.float64]:
+    """Scores (3, T) of embeddings (T, D) that log in as the first T people, each with that person's key.
+
+    Against the stolen template; against one of the person's other image, under the same key; and against what the
+    second application stores, under its key, as after the first one was renewed.
+    """
+    shown = np.zeros((3, len(embeddings)))
+    for number, probe in enumerate(embeddings[:, None]):
+        target, other = int(found.targets[number]), int(found.gallery[number])
+        key, renewed = own.key(FIRST, target), own.key(SECOND, other)
+        stored, again = (torch.from_numpy(np.array(part[number])) for part in (found.first, found.second))
+        old, new = own.presented(probe, key), own.presented(probe, renewed)
+        pairs = ((stored, old, key), (own.templates([other], key)[0], old, key), (again, new, renewed))
+        shown[:, number] = [own.against(*pair)[0] for pair in pairs]
+    return shown
+
+
 def make_inversion(context: RunContext, task: Task, folder: Path) -> None:
     """Recovers embeddings from the first application's templates, and presents them to it as probes.
 
@@ -288,12 +317,6 @@ def make_inversion(context: RunContext, task: Task, folder: Path) -> None:
     if tuple(made.shape) != (len(stored), width) or not torch.isfinite(made).all():
         raise ValueError(f"{task.attack} returned embeddings {tuple(made.shape)}, or some that are not finite")
     made = functional.normalize(made)
-    shown = np.zeros((2, len(stored)))
-    for number in range(len(stored)):
-        key = leaked(number)
-        probe = own.presented(made[number : number + 1], key)
-        other = own.templates([int(found.gallery[number])], key)
-        shown[:, number] = [own.against(template, probe, key)[0] for template in (stored[number], other[0])]
-    artefacts.write_inversion(folder, made.cpu().numpy(), shown)
+    artefacts.write_inversion(folder, made.cpu().numpy(), shown_as_probes(own, found, made))
     info = {"queries": dict(oracle.queries), "ms_per_template": round(1000 * seconds / len(stored), 3)}
     write_state(folder, State(info=info))

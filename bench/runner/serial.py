@@ -19,7 +19,7 @@ from bench import __version__
 from bench.errors import DataError, NotApplicable, UserError
 from bench.openmp import in_force, warn_if_late
 from bench.plan import PROTOCOL, Job, Plan, Task, every_task
-from bench.runner import attacking, defending, keyed, traits
+from bench.runner import attacking, defending, keyed, pictures, traits
 from bench.runner.context import RunContext
 from bench.runner.judging import Judge
 from bench.runner.messages import Failure
@@ -261,6 +261,8 @@ _MAKERS = {
     "protected": keyed.make_protected,
     "crossmatch": keyed.make_crossmatch,
     "inversion": keyed.make_inversion,
+    "picture_decoder": pictures.make_picture_decoder,
+    "pictures": pictures.make_pictures,
 }
 
 

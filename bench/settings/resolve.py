@@ -100,6 +100,7 @@ def _resolve(file: File, path: Path, given: Mapping[str, Mapping[str, Any]]) -> 
         public=plugins("datasets", sorted(lenders)),
         path=path,
         judge=_judge(file, path),
+        pictures=_pictures(file, path),
     )
 
 
@@ -139,6 +140,27 @@ def _judge(file: File, path: Path) -> Any:
     if len(found) > 1:
         raise UserError(f"{path}: run.judge = {label!r} is a sweep of {len(found)} recognisers; name one")
     return found[label]
+
+
+def _pictures(file: File, path: Path) -> ReconstructionAttack | None:
+    """The attack of `run.pictures`, if one is named.
+
+    Raises:
+        UserError: no such attack, several at once, or one that makes no image of an embedding by itself.
+    """
+    label = file.run.pictures
+    if not label:
+        return None
+    found = _instances(file, "attacks", label, path)
+    if len(found) > 1:
+        raise UserError(f"{path}: run.pictures = {label!r} is a sweep of {len(found)} attacks; name one")
+    attack = found[label]
+    if not isinstance(attack, ReconstructionAttack) or attack.leaks != "embedding" or attack.parts:
+        raise UserError(
+            f"{path}: run.pictures = {label!r} makes no faces of embeddings by itself; name an attack that does, such "
+            "as embedding_decoder"
+        )
+    return attack
 
 
 def _accept(section: str, label: str, plugin: Any, taken: Mapping[str, Any]) -> None:
