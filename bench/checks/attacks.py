@@ -1,4 +1,7 @@
-"""Checks of an attack: it only asks for what it declares, and it works where nothing is protected."""
+"""Checks of an attack: it only asks for what it declares, and it works where nothing is protected.
+
+Longer than other modules because every kind of attack on feature maps is checked on the same scene.
+"""
 
 from __future__ import annotations
 
