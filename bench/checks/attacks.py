@@ -1,6 +1,6 @@
 """Checks of an attack: it only asks for what it declares, and it works where nothing is protected.
 
-Longer than other modules because every kind of attack on feature maps is checked on the same scene.
+It exceeds 300 lines because every kind of attack on feature maps is checked on the same scene.
 """
 
 from __future__ import annotations

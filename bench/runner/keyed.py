@@ -1,6 +1,6 @@
 """Computes the artefacts of keyed defences: keys, templates of two applications, comparisons, and attacks on them.
 
-Longer than other modules because all of these share one protector, which holds the keys.
+It exceeds 300 lines because all of these share one protector, which holds the keys.
 """
 
 from __future__ import annotations
