@@ -56,7 +56,7 @@ def leaderboard(run: Run) -> pd.DataFrame:
     for name in (column + part for column in BY_NAME for part in ("", "_low", "_high")):
         if name in frame:  # a column of None only would have the type object, which cannot be sorted
             frame[name] = pd.to_numeric(frame[name])
-    return _ranked(frame)
+    return _ranked(frame.copy())  # a copy keeps its many columns in one piece
 
 
 def lower_bound(row: Mapping[Any, Any], name: str) -> str:
