@@ -1,4 +1,7 @@
-"""Checks of an attack: it only asks for what it declares, and it works where nothing is protected."""
+"""Checks of an attack: it only asks for what it declares, and it works where nothing is protected.
+
+The module exceeds 300 lines because all kinds of attack are checked on one scene.
+"""
 
 from __future__ import annotations
 
