@@ -1,6 +1,6 @@
 """Checks of an attack: it only asks for what it declares, and it works where nothing is protected.
 
-It exceeds 300 lines because every kind of attack on feature maps is checked on the same scene.
+The module exceeds 300 lines because all kinds of attack are checked on one scene.
 """
 
 from __future__ import annotations
