@@ -253,7 +253,12 @@ def curve(folder: Path, metric: str, output: Path | None) -> None:
 
 @click.command()
 @_run_argument
-@click.option("--metric", default="ssim", show_default=True, help="ssim, psnr_db, mse, lpips or cosine.")
+@click.option(
+    "--metric",
+    default="ssim",
+    show_default=True,
+    help="ssim, psnr_db, mse, lpips or cosine; of keyed templates inverted_cosine or picture_ssim.",
+)
 @click.option("--output", "-o", type=UserPath(), help="Base name (default: RUN/heatmap_METRIC).")
 def heatmap(folder: Path, metric: str, output: Path | None) -> None:
     """Plot defences against attacks as a heatmap, as PNG and SVG."""
