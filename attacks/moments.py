@@ -145,8 +145,8 @@ def _to_rotation(stolen: Tensor) -> Tensor:
             break
         direction = residual + size / before * direction
     values, vectors = torch.linalg.eigh((form + form.T) / 2)
-    made: Tensor = whitening @ vectors * values.clamp_min(0).sqrt()
-    return made
+    turning: Tensor = whitening @ vectors * values.clamp_min(0).sqrt()
+    return turning
 
 
 def _forms(rows: Tensor, form: Tensor) -> Tensor:
