@@ -40,7 +40,7 @@ class KnownPairs(InversionAttack):
     needs_service: ClassVar[bool] = True
 
     pairs: int = 0  #: number of own enrolments; 0: as many as embeddings have entries
-    solver: Literal["map", "procrustes", "least_squares"] = "map"
+    solver: Literal["map", "procrustes", "least_squares"] = "map"  #: as above
 
     def __post_init__(self) -> None:
         if self.pairs < 0 or self.key != "own":

@@ -217,7 +217,7 @@ class _Standard:
     ) -> tuple[str, ...]:
         """The label of the most similar plugin, with preference for the profile's; none if nothing fits."""
         entries: Mapping[str, dict[str, Any]] = getattr(self.file, _SECTIONS[kind])
-        single = [label for label, entry in entries.items() if "sweep" not in entry]
+        single = [label for label, entry in entries.items() if not {"sweep", "stack"} & set(entry)]
         names = dict.fromkeys([*getattr(self.file.run, _SECTIONS[kind]), *single, *registry.names(kind)])
         found = [(at_level(name)[0], self.plugin(kind, name)) for name in names]
         some = [(name, one) for name, one in found if name not in but and one is not plugin and fits(one)]
