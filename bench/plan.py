@@ -42,11 +42,11 @@ PROTOCOL = 3  #: increment when the harness gives different figures for the same
 TaskKind = Literal[
     "identity", "judge_identity", "defense_state", "surrogate_state", "templates", "server_state", "embeddings",
     "attack_state", "reconstruction", "linkage", "traits", "clean_traits", "presentation", "login",
-    "protected", "crossmatch", "inversion",
+    "own_identity", "key_attack_state", "protected", "crossmatch", "inversion",
 ]  # fmt: skip
 
 
-_LEARNING = frozenset({"defense_state", "surrogate_state", "server_state", "attack_state"})
+_LEARNING = frozenset({"defense_state", "surrogate_state", "server_state", "attack_state", "key_attack_state"})
 _EFFORT = 20  #: rough ratio of the duration of a training to that of another artefact
 
 
@@ -411,12 +411,17 @@ class _Planner:
             if canary and not (isinstance(attack, KeyedAttack) and keyed_canary_faces(canary, attack)):
                 continue
             attacked: dict[str, Any] = {"plugin": plugin, "attacked_by": self.known[label]}
+            learned: tuple[Task, ...] = ()
+            if isinstance(attack, KeyedAttack) and attack.learns:
+                own = self._task("own_identity", public=self.scene.attacker_key)
+                learned = (self._task("key_attack_state", own, defense=name, attack=label, **attacked),)
             if isinstance(attack, CrossmatchAttack):
-                scored = self._task("crossmatch", protected, defense=name, attack=label, **attacked)
+                scored = self._task("crossmatch", protected, *learned, defense=name, attack=label, **attacked)
                 yield self._job("crossmatch", name, label, scored, protected)
             elif isinstance(attack, InversionAttack):
                 fewer = {"images": self.settings.run.images} if self.settings.run.images else {}
-                inverted = self._task("inversion", protected, identity, defense=name, attack=label, **attacked, **fewer)
+                needs = (protected, identity, *learned)
+                inverted = self._task("inversion", *needs, defense=name, attack=label, **attacked, **fewer)
                 yield self._job("inversion", name, label, inverted, protected, identity)
 
     def _attacked(self, own: _Defended, label: str, attack: ReconstructionAttack) -> tuple[Task, Task]:

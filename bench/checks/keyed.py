@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from bench.checks.verdict import Pointless, Verdict, Wrong, disturb_globals, keep_still, sound_parameters, work_off
-from bench.contracts import CrossmatchAttack, InversionAttack, Key, KeyedAttack, KeyedDefense, KeyOracle, Rng
+from bench.contracts import (
+    CrossmatchAttack,
+    InversionAttack,
+    Key,
+    KeyedAttack,
+    KeyedDefense,
+    KeyOracle,
+    Knowledge,
+    OwnPeople,
+    Rng,
+    Stolen,
+)
 
 WIDTHS = (128, 512)  #: of embeddings, as compact and most published recognisers have them
 _PEOPLE = 60
@@ -28,6 +40,7 @@ def check_keyed_defense(defense: KeyedDefense, width: int = WIDTHS[0]) -> list[V
         ("parameters", lambda: sound_parameters(defense)),
         ("key", looks.key_is_drawn),
         ("templates", looks.shapes),
+        ("auxiliary data", looks.auxiliary_data),
         ("inputs untouched", looks.inputs_untouched),
         ("same key, same template", looks.deterministic),
         ("others do not matter", looks.independent),
@@ -62,6 +75,19 @@ class _Looks:
         with torch.no_grad():
             return self.defense.transform(embeddings, key or self.key)
 
+    def scored(self, embeddings: Tensor, key: Key | None = None, record: int | None = None) -> Tensor:
+        """Scores (N,) of these probes with the stored records in the same rows, or all with one record."""
+        key, stored, rows = key or self.key, self.made(self.first), range(len(embeddings))
+        claimed = [row if record is None else record for row in rows]
+        with torch.no_grad():
+            beside = self.defense.auxiliary(self.first, self.key)
+            if beside is None:
+                probes = self.defense.probe(embeddings, key, None)
+            else:
+                parts = [self.defense.probe(embeddings[i : i + 1], key, beside[claimed[i]]) for i in rows]
+                probes = torch.cat(parts)
+            return self.defense.score(stored[claimed], probes)
+
     def key_is_drawn(self) -> str:
         disturb_globals(1)
         again = self.defense.draw_key(Rng(1), self.width)
@@ -81,6 +107,20 @@ class _Looks:
             raise Wrong(f"templates (B, ...) of {len(self.first)} embeddings", came, "Preserve the first dimension.")
         if not torch.isfinite(found).all():
             raise Wrong("finite templates", "NaN or infinity", "Look for a division by 0.")
+        return f"{tuple(found.shape[1:])} of {str(found.dtype).removeprefix('torch.')}"
+
+    def auxiliary_data(self) -> str:
+        with torch.no_grad():
+            found = self.defense.auxiliary(self.first, self.key)
+            again = self.defense.auxiliary(self.first, self.key)
+        if found is None or again is None:
+            raise Pointless("none but the key")
+        if found.ndim < 2 or len(found) != len(self.first) or not torch.isfinite(found.double()).all():
+            raise Wrong(
+                f"finite values (B, ...) of {len(self.first)} embeddings", str(tuple(found.shape)), "One row each."
+            )
+        if not torch.equal(found, again):
+            raise Wrong("the same auxiliary data under the same key", "others", _FROM_RNG)
         return f"{tuple(found.shape[1:])} of {str(found.dtype).removeprefix('torch.')}"
 
     def inputs_untouched(self) -> None:
@@ -108,21 +148,16 @@ class _Looks:
             )  # fmt: skip
 
     def scores(self) -> str:
-        stored = self.made(self.first)
-        with torch.no_grad():
-            found = self.defense.score(stored, stored)
-            crossed = self.defense.score(stored[:1].expand_as(stored), stored)
-        if tuple(found.shape) != (len(stored),) or not torch.isfinite(found).all():
-            raise Wrong(f"finite scores ({len(stored)},)", str(tuple(found.shape)), "Return one number per row.")
+        found, crossed = self.scored(self.first), self.scored(self.first, record=0)
+        if tuple(found.shape) != (len(self.first),) or not torch.isfinite(found).all():
+            raise Wrong(f"finite scores ({len(self.first)},)", str(tuple(found.shape)), "Return one number per row.")
         if float(found.mean()) <= float(crossed[1:].mean()):
             raise Wrong("higher scores for equal templates", "lower ones", "Higher must mean more similar.")
         return f"{float(found.mean()):.3g} for equal templates, {float(crossed[1:].mean()):.3g} for two people's"
 
     def _scored(self, key: Key) -> tuple[Tensor, Tensor]:
         """Scores of stored templates with probes of the same person and of the next one, which have this key."""
-        stored, probes = self.made(self.first), self.made(self.second, key)
-        with torch.no_grad():
-            return self.defense.score(stored, probes).double(), self.defense.score(stored, probes.roll(1, 0)).double()
+        return self.scored(self.second, key).double(), self.scored(self.second.roll(1, 0), key).double()
 
     def recognises(self) -> str:
         own, other = self._scored(self.key)
@@ -137,8 +172,8 @@ class _Looks:
         drawn = [self._scored(self.defense.draw_key(Rng(3).child(n), self.width)) for n in range(8)]
         means = torch.stack([(own - other).mean() for own, other in drawn])
         error = float(means.std() / len(means) ** 0.5)
-        excess, genuine = float(means.mean()), self._scored(self.key)
-        if excess > max(_APART * error, 0.2 * float((genuine[0] - genuine[1]).mean())):
+        excess, strangers = float(means.mean()), torch.stack([other.mean() for _, other in drawn]).mean()
+        if excess > max(_APART * error, 0.2 * float(self._scored(self.key)[0].mean() - strangers)):
             raise Wrong("scores of strangers under another key", f"{excess:.3g} more", "Let the key change all of it.")
         return f"under another key, a person scores {excess:+.2g} (± {2 * error:.1g}) above strangers"
 
@@ -175,14 +210,39 @@ def check_keyed_attack(attack: KeyedAttack, broken: KeyedDefense, width: int = W
     """
     looks = _Looks(broken, width)
 
+    def leaked(_: int) -> Key:
+        return looks.key
+
+    def beside(number: int) -> Tensor | None:
+        found = broken.auxiliary(looks.first, looks.key)
+        return None if found is None else found[number]
+
+    def enrol(rows: Sequence[int], application: int, copy: int) -> Stolen:
+        key = (looks.key, looks.other_key)[application % 2]
+        return Stolen(looks.made(looks.first[list(rows)], key), broken.auxiliary(looks.first[list(rows)], key))
+
     def runs() -> str:
+        known: dict[str, Any] = {
+            "level": attack.level,
+            "enrol": enrol,
+            "auxiliary": beside if attack.steals_auxiliary else None,
+            "records": (lambda number: looks.made(looks.first[number : number + 1].expand(attack.records - 1, -1)))
+            if attack.records > 1
+            else None,
+        }
+        own = OwnPeople(torch.cat([looks.first, looks.second]), tuple(str(n % _PEOPLE) for n in range(2 * _PEOPLE)))
+        teacher = KeyOracle(attack.knows, broken, width, leaked, Rng(0), **known)
+        known |= {"level": min(attack.level, Knowledge.ALGORITHM), "learned": attack.fit(teacher, own, Rng(0))}
+        oracle = KeyOracle(attack.knows, broken, width, leaked, Rng(0), **known)
         stored = looks.made(looks.first)
         if isinstance(attack, CrossmatchAttack):
+            auxiliary = broken.auxiliary(looks.first, looks.key) if attack.steals_auxiliary else None
+            first = Stolen(stored[:6], None if auxiliary is None else auxiliary[:6])
+            second = Stolen(looks.made(looks.second, looks.other_key)[:5], None if auxiliary is None else auxiliary[:5])
             with torch.no_grad():
-                found = attack.score(broken, stored[:6], looks.made(looks.second, looks.other_key)[:5])
+                found = attack.link(oracle, first, second)
             wanted: tuple[int, ...] = (6, 5)
         elif isinstance(attack, InversionAttack):
-            oracle = KeyOracle(attack.knows, broken, width, lambda _: looks.key, Rng(0))
             found, wanted = attack.invert(oracle, stored[:6], Rng(0)), (6, width)
         else:
             raise Pointless("neither an inversion nor a crossmatch")

@@ -1,27 +1,25 @@
-"""The contract of keyed defences, which protect embeddings, and of the attacks on their templates.
+"""The contract of keyed defences, which protect embeddings; `bench.contracts.keyed_attack` has that of attacks.
 
     image --unprotected recogniser--> embedding --transform(key)--> template (stored, LEAKS) --score--> same person?
 
-In the words of ISO/IEC 24745, the template is the pseudonymous identifier and the key is auxiliary data. A probe is
-protected with the key of the person whom it claims to be, so a comparison always has a claimed identity.
+In the words of ISO/IEC 24745, the template is the pseudonymous identifier. The key, and what else a scheme stores
+beside the template, are auxiliary data. A probe is protected with the key of the person whom it claims to be, so a
+comparison always has a claimed identity.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 from torch.nn import functional
 
-from bench.contracts.attack import Attack
 from bench.contracts.defense import Defense, System
 from bench.contracts.rng import ImageRng, Rng
-from bench.errors import KnowledgeError, UserError
-from bench.labels import KeyKnowledge, Knowledge
+from bench.errors import UserError
 
 Key = Mapping[str, Tensor]  #: what `KeyedDefense.draw_key` returned
 
@@ -61,10 +59,25 @@ class KeyedDefense(Defense):
     def transform(self, embeddings: Tensor, key: Key) -> Tensor:
         """Unit embeddings (B, D) to templates (B, ...) of any type and shape; bits as torch.bool."""
 
+    def auxiliary(self, embeddings: Tensor, key: Key) -> Tensor | None:
+        """What is stored beside each template besides the key, (B, ...). Default: nothing.
+
+        Whoever logs in as this person gets it (`probe`). It leaks to attacks that declare `steals_auxiliary`.
+        """
+        return None
+
+    def probe(self, embeddings: Tensor, key: Key, auxiliary: Tensor | None) -> Tensor:
+        """Unit embeddings (B, D) to protected probes (B, ...). Default: templates.
+
+        Override it if probes differ from templates, or depend on the auxiliary data (...) of the claimed record.
+        """
+        return self.transform(embeddings, key)
+
     def score(self, stored: Tensor, probes: Tensor) -> Tensor:
         """Similarity (B,) of stored templates to protected probes, row by row; higher is more similar.
 
-        It does not see the key: templates under different keys are compared in the same way. Default: the cosine.
+        It does not see the key: templates under different keys are compared in the same way. It need not be symmetric.
+        Default: the cosine.
         """
         return functional.cosine_similarity(stored.flatten(1).float(), probes.flatten(1).float())
 
@@ -97,118 +110,3 @@ def _no_features(defense: KeyedDefense) -> UserError:
         f"{type(defense).__name__} protects embeddings under a key, and has no feature maps: evaluate it with "
         "veilbench run (profile templates), not with a command for feature maps"
     )
-
-
-class KeyOracle:
-    """What an attack on keyed templates may ask; the counterpart of `Oracle`.
-
-    All attackers know the width of the embeddings.
-
-    Attributes:
-        queries: the number of calls per method.
-    """
-
-    def __init__(
-        self, knows: KeyKnowledge, defense: KeyedDefense, width: int, leaked: Callable[[int], Key], rng: Rng
-    ) -> None:
-        """An oracle for one attack on one defence.
-
-        Args:
-            leaked: the key of the stolen template with this number.
-        """
-        self.knows, self.width = knows, width
-        self.queries: Counter[str] = Counter()
-        self._defense, self._leaked, self._rng = defense, leaked, rng
-
-    @property
-    def defense(self) -> KeyedDefense:
-        """The scheme with its settings, which by Kerckhoffs's principle everybody knows."""
-        self.queries["defense"] += 1
-        return self._defense
-
-    def own_key(self, number: int) -> Key:
-        """`own` or `leaked`: a key that the attacker was given for himself.
-
-        Raises:
-            KnowledgeError: the attack declared that it has no key.
-        """
-        if self.knows == "none":
-            raise KnowledgeError("own_key() needs key = 'own', but this attack declared 'none'")
-        self.queries["own_key"] += 1
-        return self._defense.draw_key(self._rng.child("own key", number), self.width)
-
-    def key(self, number: int) -> Key:
-        """`leaked`: the key of the stolen template with this number.
-
-        Raises:
-            KnowledgeError: the attack did not declare that the key leaks.
-        """
-        if self.knows != "leaked":
-            raise KnowledgeError(f"key() needs key = 'leaked', but this attack declared '{self.knows}'; use NAME+key")
-        self.queries["key"] += 1
-        return self._leaked(number)
-
-
-@dataclass(frozen=True, kw_only=True)
-class KeyedAttack(Attack):
-    """An attack on the templates of keyed defences; it does not run on feature maps."""
-
-    #: A defence that it must break, to be trusted: its plugin's name, and parameters. None: not tested.
-    breaks: ClassVar[tuple[str, Mapping[str, Any]] | None] = None
-    required: ClassVar[float] = 0.5  #: the cosine or AUC that it must reach there
-
-    @property
-    def level(self) -> Knowledge:
-        """The scheme and its settings."""
-        return Knowledge.ALGORITHM
-
-    @property
-    @abstractmethod
-    def knows(self) -> KeyKnowledge:
-        """What it knows of keys."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class InversionAttack(KeyedAttack):
-    """Recovers embeddings from templates. `NAME+key` in `bench.toml` is the same attack with the leaked key."""
-
-    key: Literal["own", "leaked"] = "own"  #: without the victim's key: with one of the attacker's own
-
-    @property
-    def knows(self) -> KeyKnowledge:
-        """As declared."""
-        return self.key
-
-    def key_of(self, oracle: KeyOracle, number: int) -> Key:
-        """The key to use for a stolen template: its own if that leaks, otherwise the attacker's."""
-        return oracle.key(number) if self.key == "leaked" else oracle.own_key(number)
-
-    @abstractmethod
-    def invert(self, oracle: KeyOracle, templates: Tensor, rng: Rng) -> Tensor:
-        """Embeddings (B, D) from stolen templates (B, ...); the harness scales them to length 1.
-
-        The number of a template is its position. A zero row means that nothing was recovered.
-
-        Raises:
-            NotApplicable: the attack does not fit this scheme; the cell is skipped.
-        """
-
-
-@dataclass(frozen=True, kw_only=True)
-class CrossmatchAttack(KeyedAttack):
-    """Scores pairs of templates of two applications, without any key: are they of one person?"""
-
-    @property
-    def knows(self) -> KeyKnowledge:
-        """No key."""
-        return "none"
-
-    @abstractmethod
-    def score(self, defense: KeyedDefense, first: Tensor, second: Tensor) -> Tensor:
-        """Scores (A, B) of templates (A, ...) of one application against templates (B, ...) of another.
-
-        Higher: more likely of one person.
-
-        Raises:
-            NotApplicable: the attack does not fit this scheme; the cell is skipped.
-        """

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench.contracts import FaceSet, Pairs, Rng, State, System
+from bench.contracts import FaceSet, Pairs, Rng, SplitNetwork, State, System
 from bench.contracts.oracle import client_alone
 from bench.plan import Task
 from bench.runner import artefacts
@@ -29,12 +29,17 @@ _BATCH = 50
 def make_identity(context: RunContext, task: Task, folder: Path) -> None:
     """Embeddings (N, D) of the unprotected pipeline, the reference for every defence's cosine."""
     loaded = context.loaded(task.scene)
+    artefacts.write_identity(folder, embedded(loaded.network, loaded.test, context.device))
+
+
+def embedded(network: SplitNetwork, faces: FaceSet, device: torch.device) -> NDArray[Any]:
+    """Embeddings (N, D) of faces by the unprotected pipeline."""
 
     def embed(images: Tensor) -> NDArray[Any]:
-        found: NDArray[Any] = loaded.network.embed(loaded.network.extract(images)).cpu().numpy()
+        found: NDArray[Any] = network.embed(network.extract(images)).cpu().numpy()
         return found
 
-    artefacts.write_identity(folder, _embedded(embed, loaded.test, context.device))
+    return _embedded(embed, faces, device)
 
 
 def make_judge_identity(context: RunContext, task: Task, folder: Path) -> None:

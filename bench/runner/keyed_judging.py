@@ -171,6 +171,20 @@ def judge_inversion(
     return Judged(metrics, table, settings, {"required": attack.required, "key": attack.knows})
 
 
+def leaks(attack: KeyedAttack, auxiliary: bool) -> list[str]:
+    """What an attack was given of a record, for the cell's record.
+
+    Args:
+        auxiliary: the defence stores data beside its templates.
+    """
+    given = {
+        f"templates of {attack.records} applications" if attack.records > 1 else "template": True,
+        "auxiliary data": auxiliary and attack.steals_auxiliary,
+        "key": attack.knows == "leaked",
+    }
+    return [name for name, leaked in given.items() if leaked]
+
+
 # ----------------------------------------------------------------------------------------------------------- parts
 
 

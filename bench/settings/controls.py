@@ -20,6 +20,7 @@ from bench.contracts import (
     Defense,
     FaceSet,
     ImageRng,
+    InversionAttack,
     Key,
     KeyedAttack,
     KeyedDefense,
@@ -278,11 +279,12 @@ def keyed_canaries(attacks: Sequence[Attack], find: Callable[[str], type[Any]]) 
 def keyed_canary_faces(kind: str, attack: KeyedAttack) -> bool:
     """Whether an attack is tested on this canary: with what it needs on what it must break, without keys on `sealed`.
 
-    An inversion attack needs the victim's key, so without it, it is only tested on `sealed`.
+    An inversion attack without the victim's key is only tested on `sealed`, unless it declares that it needs none.
     """
     if kind == _SEALED:
         return attack.knows != "leaked"
-    return kind == _broken(attack) and attack.knows != "own"
+    helpless = isinstance(attack, InversionAttack) and attack.needs_key and attack.knows == "own"
+    return kind == _broken(attack) and not helpless
 
 
 def _broken(attack: KeyedAttack) -> str:

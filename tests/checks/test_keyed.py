@@ -15,7 +15,7 @@ from bench.cli.scaffold import scaffold
 from bench.contracts import Key, KeyedDefense, Rng
 from bench.settings import registry
 
-HASHES = ("biohash", "mlphash", "iom_grp", "iom_urp", "polyprotect")
+HASHES = ("biohash", "mlphash", "iom_grp", "iom_urp", "polyprotect", "slerpface")
 
 
 @pytest.mark.parametrize("name", HASHES)
@@ -26,7 +26,7 @@ def test_the_built_in_ones_are_sound(name: str) -> None:
         assert not wrong, wrong
 
 
-@pytest.mark.parametrize("name", ["key_inversion", "exponent_one", "shift_linkage"])
+@pytest.mark.parametrize("name", ["key_inversion", "exponent_one", "shift_linkage", "slerp_inversion", "attention_map"])
 def test_their_attacks_are_sound(name: str) -> None:
     assert_sound(registry.make(registry.find("attack", name, "t"), {}, "t"))
 

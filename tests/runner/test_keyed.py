@@ -12,7 +12,7 @@ from bench.analysis.selftest import trials
 from bench.contracts import KeyedDefense, KeyOracle, Rng
 from bench.errors import KnowledgeError, UserError
 from bench.plan import plan
-from bench.runner.keyed import KeyRing
+from bench.runner.protector import KeyRing
 from bench.settings import registry
 from bench.settings.resolve import load
 from bench.storage.records import Run
