@@ -22,7 +22,7 @@ class AttentionMap(CrossmatchAttack):
     """
 
     breaks: ClassVar[tuple[str, Mapping[str, Any]] | None] = ("slerpface", {})
-    required: ClassVar[float] = 0.8
+    required: ClassVar[float] = 0.7
     steals_auxiliary: ClassVar[bool] = True
 
     reads: Literal["template", "auxiliary"] = "template"  #: the lengths of the stored groups, or what is stored beside

@@ -79,7 +79,8 @@ class SlerpFace(KeyedDefense):
         """The sum of products of the template's groups with the probe's, which lose the same entries."""
         weights = probes.norm(dim=2)
         kept = functional.normalize(probes.masked_fill(stored == 0, 0.0), dim=2)
-        return ((stored * kept).sum(2) * weights).sum(1)
+        found: Tensor = ((stored * kept).sum(2) * weights).sum(1)
+        return found
 
     def map_of(self, embeddings: Tensor) -> Tensor:
         """The attention map (B, groups): each group's share of the squared length."""

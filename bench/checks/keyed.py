@@ -217,9 +217,12 @@ def check_keyed_attack(attack: KeyedAttack, broken: KeyedDefense, width: int = W
         found = broken.auxiliary(looks.first, looks.key)
         return None if found is None else found[number]
 
+    own = OwnPeople(torch.cat([looks.first, looks.second]), tuple(str(n % _PEOPLE) for n in range(2 * _PEOPLE)))
+
     def enrol(rows: Sequence[int], application: int, copy: int) -> Stolen:
         key = (looks.key, looks.other_key)[application % 2]
-        return Stolen(looks.made(looks.first[list(rows)], key), broken.auxiliary(looks.first[list(rows)], key))
+        shown = own.embeddings[list(rows)]
+        return Stolen(looks.made(shown, key), broken.auxiliary(shown, key))
 
     def runs() -> str:
         known: dict[str, Any] = {
@@ -230,7 +233,6 @@ def check_keyed_attack(attack: KeyedAttack, broken: KeyedDefense, width: int = W
             if attack.records > 1
             else None,
         }
-        own = OwnPeople(torch.cat([looks.first, looks.second]), tuple(str(n % _PEOPLE) for n in range(2 * _PEOPLE)))
         teacher = KeyOracle(attack.knows, broken, width, leaked, Rng(0), **known)
         known |= {"level": min(attack.level, Knowledge.ALGORITHM), "learned": attack.fit(teacher, own, Rng(0))}
         oracle = KeyOracle(attack.knows, broken, width, leaked, Rng(0), **known)

@@ -26,7 +26,9 @@ def test_the_built_in_ones_are_sound(name: str) -> None:
         assert not wrong, wrong
 
 
-@pytest.mark.parametrize("name", ["key_inversion", "exponent_one", "shift_linkage", "slerp_inversion", "attention_map"])
+@pytest.mark.parametrize(
+    "name", ["key_inversion", "exponent_one", "shift_linkage", "slerp_inversion", "attention_map", "key_decoder"]
+)
 def test_their_attacks_are_sound(name: str) -> None:
     assert_sound(registry.make(registry.find("attack", name, "t"), {}, "t"))
 

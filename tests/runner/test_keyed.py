@@ -57,11 +57,36 @@ class Rotation(KeyedDefense):
 '''
 
 
+LEARNED = """
+[defenses.mine]
+plugin = "mine.py"
+
+[defenses.slerp]
+plugin = "slerpface"
+group = 4
+attention = "beside"
+
+[attacks.key_decoder]
+recipe = { hidden = 8, steps = 10 }
+
+[attacks.decoder_set]
+plugin = "key_decoder"
+captures = 3
+recipe = { hidden = 8, steps = 10 }
+
+[attacks.trained_linker]
+rounds = 2
+shifts = 1
+recipe = { hidden = 8, steps = 10 }
+"""
+
+
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory, cli: Cli) -> Path:
     folder = tmp_path_factory.mktemp("keyed")
     (folder / "mine.py").write_text(MINE)
-    config = KEYED.replace('"laplace"]', '"laplace", "mine"]') + '\n[defenses.mine]\nplugin = "mine.py"\n'
+    config = KEYED.replace('"laplace"]', '"laplace", "mine", "slerp"]') + LEARNED
+    config = config.replace('"shift_linkage"]', '"shift_linkage", "key_decoder", "decoder_set", "trained_linker"]')
     (folder / "bench.toml").write_text(config)
     cli("run", cwd=folder)
     return folder / "out" / "main"
@@ -178,6 +203,33 @@ def test_unlinkability_stands_beside_its_null(ran: Path) -> None:
     assert row["d_sys_null"] == pytest.approx(records["poly", best].info["null"]["d_sys"]["upper"])
 
 
+def test_what_leaked_and_what_was_learned_is_in_the_record(ran: Path) -> None:
+    records = {(r.cell.defense, r.cell.attack): r for r in Run(ran).records()}
+    assert records["biohash", "key_inversion+key"].info["leaks"] == ["template", "key"]
+    assert records["slerp", "key_decoder"].info["leaks"] == ["template", "auxiliary data"]
+    several = records["biohash", "decoder_set"]
+    assert several.info["leaks"] == ["templates of 3 applications"]
+    learned = several.info["inversion"]["learned"]
+    assert learned["own faces"] > 0
+    assert learned["queries"]["enrol"] == 3 * learned["own faces"]
+    assert several.info["inversion"]["queries"]["records"] == several.metrics["inverted_cosine"].n
+    linked = records["biohash", "trained_linker"]
+    assert linked.status == "ok", linked.traceback
+    assert linked.info["attack"]["learned"]["people"] >= 4
+    assert linked.cell.level == "enrolment"
+
+
+def test_auxiliary_data_are_stored_beside_the_template(ran: Path) -> None:
+    info = {r.cell.defense: r.info for r in Run(ran).records() if r.cell.kind == "protection"}
+    assert info["slerp"]["template_bytes"] == 4 * 16
+    assert info["slerp"]["auxiliary_bytes"] == 4 * 4
+    assert info["mine"]["auxiliary_bytes"] == 0
+    run = Run(ran)
+    (cell,) = [r.cell for r in run.records() if r.cell.kind == "protection" and r.cell.defense == "slerp"]
+    scores = run.scores(cell).query("mated")
+    assert (scores["stolen"] == scores["normal"]).all()
+
+
 def test_scores_are_kept_with_their_people(ran: Path) -> None:
     run = Run(ran)
     cells = [record.cell for record in run.records() if record.cell.kind == "crossmatch"]
@@ -205,7 +257,7 @@ def test_a_defence_from_one_file_is_in_the_leaderboard(ran: Path, cli: Cli) -> N
     assert "| mine | record |" in text
     assert "Protected templates: blobs, tiny" in (ran / "leaderboard.md").read_text()
     rows = json.loads(cli("leaderboard", str(ran), "--templates", "--format", "json").stdout)
-    assert {row["defense"] for row in rows} == {"biohash", "poly", "mine"}
+    assert {row["defense"] for row in rows} == {"biohash", "poly", "mine", "slerp"}
     rows = json.loads(cli("leaderboard", str(ran), "--format", "json").stdout)
     assert {row["defense"] for row in rows} == {"laplace"}, "the one of feature maps has no keyed defence"
 
@@ -229,6 +281,9 @@ def test_an_attack_that_fails_its_canary_does_not_count(ran: Path) -> None:
     assert set(found) == {
         ("key_inversion", "sealed"), ("shift_linkage", "sealed"), ("key_inversion+key", "iom_grp"),
         ("exponent_one+key", "polyprotect[overlap=4]"), ("shift_linkage", "polyprotect[overlap=4]"),
+        ("key_decoder", "sealed"), ("decoder_set", "sealed"), ("trained_linker", "sealed"),
+        ("key_decoder", "biohash[keys=pool,pool=1]"), ("decoder_set", "biohash[keys=pool,pool=1]"),
+        ("trained_linker", "polyprotect[overlap=4]"),
     }  # fmt: skip
     assert found["key_inversion", "sealed"]
     assert found["key_inversion+key", "iom_grp"]
