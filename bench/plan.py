@@ -342,7 +342,8 @@ class _Planner:
             return self.metrics
         resampled = ("traits", "crossmatch", "inversion")
         bootstrap = {"bootstrap": self.metrics["bootstrap"]} if kind in resampled else {}
-        return {"interval": (SHARE_INTERVAL, RATE_INTERVAL), **bootstrap}
+        halves = {"halves": True} if kind == "crossmatch" else {}  # the best score is chosen on one of them
+        return {"interval": (SHARE_INTERVAL, RATE_INTERVAL), **bootstrap, **halves}
 
     def jobs(self) -> Iterator[Job]:
         """Every cell of the scene."""

@@ -50,9 +50,11 @@ def template_leaderboard(run: Run) -> pd.DataFrame:
 
     `cosine_key`, `isr_key`, `preimage_key`: of the attack that recovers most with the leaked key, `attack_key`;
     `*_none`: without it. `isr_*` and `preimage_*` are for the same image, and, like `renewed`, at `fmr`, the lowest
-    rate for which all have enough impostors. `link_best`: the best of the scheme's own score and of all attacks', by
-    its AUC; `link_attack` names it. `d_sys` is of this score; it exceeds `d_sys_null` in 5 % of cases if the
-    templates could not be linked. Attacks that failed the self-test do not count.
+    rate for which all have enough impostors. `link_best`: the AUC of the best of the scheme's own score and of all
+    attacks'; `link_attack` names it. `d_sys` likewise, with `d_sys_attack`; it exceeds `d_sys_null` in 5 % of cases if
+    the templates could not be linked. Both are chosen on half of the people, and their figures are of the other half;
+    with too few people, choice and figures are of all, and `halved` is False. Attacks that failed the self-test do not
+    count.
 
     Raises:
         DataError: there are no records, or damaged ones.
@@ -98,13 +100,16 @@ def _row(board: Board, defense: str) -> dict[str, Any]:
             put(f"{name}_{knowledge}", best.metric(f"{metric}_{row['fmr']}") if best else UNKNOWN)
     scores = [e for e in board.under(defense, "crossmatch") if not e.failed and e.cell.attack not in void]
     own = next((e for e in scores if not e.cell.attack), None)
-    best = max(scores, key=lambda e: e.metric("link_auc").value or 0.0, default=None)
+    halved = bool(scores) and all("held_auc" in e.metrics and "held_d_sys" in e.metrics for e in scores if _tells(e))
+    chosen = {name: _best(scores, name, halved) for name in ("auc", "d_sys")}
     put("link_own", own.metric("link_auc") if own else UNKNOWN)
-    put("link_best", best.metric("link_auc") if best else UNKNOWN)
+    put("link_best", chosen["auc"].metric("held_auc" if halved else "link_auc") if chosen["auc"] else UNKNOWN)
     put("d_sys_own", own.metric("d_sys") if own else UNKNOWN)
-    put("d_sys", best.metric("d_sys") if best else UNKNOWN)
-    row["d_sys_null"] = _chance(best)
-    row["link_attack"] = (best.cell.attack or "own score") if best else ""
+    put("d_sys", chosen["d_sys"].metric("held_d_sys" if halved else "d_sys") if chosen["d_sys"] else UNKNOWN)
+    row["d_sys_null"] = _chance(chosen["d_sys"], "held_d_sys" if halved else "d_sys")
+    for name, entry in (("link_attack", chosen["auc"]), ("d_sys_attack", chosen["d_sys"])):
+        row[name] = (entry.cell.attack or "own score") if entry else ""
+    row["halved"] = halved
     put("renewed", accuracy.metric(f"renewed_{row['fmr']}") if accuracy else UNKNOWN)
     info = accuracy.records[0].info if accuracy else {}
     row["keys"] = info.get("keys", "")
@@ -117,9 +122,20 @@ def _row(board: Board, defense: str) -> dict[str, Any]:
     return row
 
 
-def _chance(entry: Entry | None) -> float | None:
-    """The 95 % point of D_sys when people are shuffled, averaged over seeds."""
-    nulls = [record.info.get("null", {}).get("d_sys") for record in entry.records] if entry else []
+def _tells(entry: Entry) -> bool:
+    """Whether the score differs between pairs."""
+    return entry.metric("link_auc").value is not None
+
+
+def _best(entries: Iterable[Entry], figure: str, halved: bool) -> Entry | None:
+    """The entry with the highest AUC or D_sys on the half of the people where it is chosen, or on all."""
+    name = f"choice_{figure}" if halved else {"auc": "link_auc"}.get(figure, figure)
+    return max((e for e in entries if _tells(e)), key=lambda e: e.metric(name).value or 0.0, default=None)
+
+
+def _chance(entry: Entry | None, name: str) -> float | None:
+    """The 95 % point of a D_sys when people are shuffled, averaged over seeds."""
+    nulls = [record.info.get("null", {}).get(name) for record in entry.records] if entry else []
     found = [float(null["upper"]) for null in nulls if null]
     return sum(found) / len(found) if found else None
 

@@ -45,6 +45,8 @@ def _remarks(row: Mapping[Any, Any]) -> str:
     """Who reached the figures, at which rate, and what is missing."""
     parts = {
         "with key": row["attack_key"], "no key": row["attack_none"], "linked by": row["link_attack"],
+        "D_sys by": row["d_sys_attack"] if row["d_sys_attack"] != row["link_attack"] else "",
+        "best score": "" if row["halved"] or not row["link_attack"] else "chosen and reported on the same people",
         "FMR": row["fmr"] if row["attack_key"] or row["attack_none"] else "", "void": row["void"],
         "failed": row["failed"],
     }  # fmt: skip
@@ -57,6 +59,7 @@ NOTE = (
     "identity. *Recovered cosine*: of the best inversion's embedding with the true one; *ISR*: the share of these that "
     "the unprotected system accepts, and *pre-image* that the protected system does, at the FMR under remarks. "
     "*Linking AUC*: two applications' templates of one person against those of two; .5 is chance. "
-    "*D_sys*: 0 unlinkable, 1 linkable; up to the 95 % point beside it, chance explains it. *FMR of renewed "
+    "*D_sys*: 0 unlinkable, 1 linkable; up to the 95 % point beside it, chance explains it. The *best score* is chosen "
+    "on half of the people, and its figures are of the other half. *FMR of renewed "
     "templates*: the rate itself if renewal works. Arrows point to better protection or better utility."
 )

@@ -199,8 +199,21 @@ def test_unlinkability_stands_beside_its_null(ran: Path) -> None:
             assert 0 < null["mean"] < null["upper"] < 1
     rows = json.loads(invoke("leaderboard", str(ran), "--templates", "--format", "json").output)
     (row,) = [row for row in rows if row["defense"] == "poly"]
-    best = "" if row["link_attack"] == "own score" else row["link_attack"]
-    assert row["d_sys_null"] == pytest.approx(records["poly", best].info["null"]["d_sys"]["upper"])
+    best = "" if row["d_sys_attack"] == "own score" else row["d_sys_attack"]
+    assert row["d_sys_null"] == pytest.approx(records["poly", best].info["null"]["held_d_sys"]["upper"])
+
+
+def test_the_best_score_is_chosen_on_people_on_whom_it_is_not_reported(ran: Path) -> None:
+    void = {trial.attack for trial in trials(Run(ran)) if not trial.passed}
+    cells = [r for r in Run(ran).records() if r.cell.kind == "crossmatch" and r.cell.defense == "biohash"]
+    metrics = {r.cell.attack or "own score": r.metrics for r in cells if r.status == "ok" and r.cell.attack not in void}
+    (row,) = template_leaderboard(Run(ran)).query("defense == 'biohash'").to_dict("records")
+    assert row["halved"]
+    for name, attack, column in (("auc", "link_attack", "link_best"), ("d_sys", "d_sys_attack", "d_sys")):
+        best = max(metrics, key=lambda key: metrics[key][f"choice_{name}"].value or 0.0)
+        assert row[attack] == best
+        assert row[column] == pytest.approx(metrics[best][f"held_{name}"].value)
+    assert 2 * metrics["own score"]["held_auc"].n == metrics["own score"]["link_auc"].n  # type: ignore[operator]
 
 
 def test_what_leaked_and_what_was_learned_is_in_the_record(ran: Path) -> None:
@@ -282,7 +295,6 @@ def test_an_attack_that_fails_its_canary_does_not_count(ran: Path) -> None:
         ("key_inversion", "sealed"), ("shift_linkage", "sealed"), ("key_inversion+key", "iom_grp"),
         ("exponent_one+key", "polyprotect[overlap=4]"), ("shift_linkage", "polyprotect[overlap=4]"),
         ("key_decoder", "sealed"), ("decoder_set", "sealed"), ("trained_linker", "sealed"),
-        ("key_decoder", "biohash[keys=pool,pool=1]"), ("decoder_set", "biohash[keys=pool,pool=1]"),
         ("trained_linker", "polyprotect[overlap=4]"),
     }  # fmt: skip
     assert found["key_inversion", "sealed"]
