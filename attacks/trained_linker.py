@@ -55,7 +55,9 @@ class TrainedLinker(CrossmatchAttack):
         faces: dict[str, list[int]] = {}
         for row, person in enumerate(own.people):
             faces.setdefault(person, []).append(row)
-        names = sorted(faces)[: self.people]
+        names = sorted(faces, key=lambda name: (len(faces[name]) < 2, name))[
+            : self.people
+        ]  # those with two faces first
         if len(names) < _FEWEST:
             raise ValueError(f"trained_linker needs own faces of {_FEWEST} people or more, got {len(names)}")
         pairs = []

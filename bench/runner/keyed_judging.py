@@ -129,8 +129,8 @@ def judge_crossmatch(
         some, others = np.isin(rows, people), np.isin(columns, people)
         if np.ptp(scores[np.ix_(some, others)]) > 0:
             own = LinkageScores(scores[np.ix_(some, others)], rows[some], columns[others])
-            few = {"permutations": 19, "resamples": 100} if half == "choice" else {"resamples": resamples}
-            part = unlinkability(own, seed=seed, **few)
+            many = (19, 100) if half == "choice" else (999, resamples)
+            part = unlinkability(own, seed=seed, permutations=many[0], resamples=many[1])
             if half == "choice":  # only the values count there
                 metrics |= {
                     f"choice_{name}": Measure(m.value, n=m.n) for name, m in (("auc", part.auc), ("d_sys", part.d_sys))
