@@ -141,7 +141,8 @@ def _chance(entry: Entry | None, name: str) -> float | None:
 
 
 def _most(entries: Iterable[Entry]) -> Entry | None:
-    return max(entries, key=lambda e: e.metric("inverted_cosine").value or -1.0, default=None)
+    """By the cosine beyond a stranger's, since an average face has a cosine above 0 with everybody."""
+    return max(entries, key=lambda e: e.metric("inverted_excess").value or -1.0, default=None)
 
 
 def _lowest_rate(entries: Iterable[Entry | None]) -> str:

@@ -56,8 +56,9 @@ def _remarks(row: Mapping[Any, Any]) -> str:
 
 NOTE = (
     "95 % intervals over identities. *Normal*: impostors have keys of their own; *stolen token*: that of the claimed "
-    "identity. *Recovered cosine*: of the best inversion's embedding with the true one; *ISR*: the share of these that "
-    "the unprotected system accepts, and *pre-image* that the protected system does, at the FMR under remarks. "
+    "identity. *Recovered cosine*: of the best inversion's embedding with the true one (an average face's is above 0); "
+    "*ISR*: the share of these that the unprotected system accepts, and *pre-image* that the protected system does, at "
+    "the FMR under remarks. "
     "*Linking AUC*: two applications' templates of one person against those of two; .5 is chance. "
     "*D_sys*: 0 unlinkable, 1 linkable; up to the 95 % point beside it, chance explains it. The *best score* is chosen "
     "on half of the people, and its figures are of the other half. *FMR of renewed "

@@ -49,6 +49,9 @@ class _Signs(KeyedDefense):
             embeddings *= 2
         return embeddings[:, :40] > 0 if self.mistake == "renewable" else embeddings @ key["p"] > 0
 
+    def auxiliary(self, embeddings: Tensor, key: Key) -> Tensor | None:
+        return torch.zeros(3, 2) if self.mistake == "auxiliary data" else None
+
     def score(self, stored: Tensor, probes: Tensor) -> Tensor:
         wrong = self.mistake == "scores"
         return ((stored != probes) if wrong else (stored == probes)).float().mean(1)
@@ -66,6 +69,7 @@ class _Signs(KeyedDefense):
         "inputs untouched",
         "same key, same template",
         "others do not matter",
+        "auxiliary data",
         "scores",
         "renewable",
         "margins",
