@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -41,6 +41,7 @@ class KeyDecoder(InversionAttack):
     captures: int = 1  #: templates stolen per person, each from another application
     faces: int = 2000  #: maximum number of own faces
     own_keys: int = 32  #: number of own keys, with the victims' keys leaked
+    search: bool = False  #: with the key: learn what the inversion attack misses after its iterations; takes longer
     recipe: SetRecipe = field(default_factory=SetRecipe)
 
     def __post_init__(self) -> None:
@@ -82,7 +83,7 @@ class KeyDecoder(InversionAttack):
         return torch.stack(parts, 1)
 
     def _inverted(self, oracle: KeyOracle, own: OwnPeople, rows: Sequence[int], rng: Rng) -> Tensor:
-        """Closed-form inversions (N, D), of unit length, of own templates under own keys."""
+        """Inversions (N, D), of unit length, of own templates under own keys."""
         defense = oracle.defense
         keys = [oracle.own_key(number) for number in range(min(self.own_keys, len(rows)))]
 
@@ -99,35 +100,34 @@ class KeyDecoder(InversionAttack):
         with torch.no_grad():
             made = torch.cat([defense.transform(one(number), key(number)) for number in range(len(rows))])
         trial = KeyOracle("leaked", defense, oracle.width, key, rng.child("trial"), auxiliary=beside)
-        return _closed_form(trial, made, rng.child("closed form"))
+        return self._start(trial, made, rng.child("start"))
+
+    def _start(self, oracle: KeyOracle, templates: Tensor, rng: Rng) -> Tensor:
+        """Embeddings (N, D), of unit length, by the first inversion that fits the scheme.
+
+        Raises:
+            NotApplicable: none fits.
+        """
+        hashes, smooth = KeyInversion(key="leaked"), ExponentOne(key="leaked")
+        if not self.search:
+            hashes, smooth = replace(hashes, newton=0, steps=0, starts=1), replace(smooth, steps=0)
+        for attack in (SlerpInversion(key="leaked"), hashes, smooth):
+            try:
+                return functional.normalize(attack.invert(oracle, templates, rng).detach())
+            except NotApplicable:
+                continue
+        raise NotApplicable(f"no inversion fits the templates of {type(oracle.defense).__name__}")
 
     def invert(self, oracle: KeyOracle, templates: Tensor, rng: Rng) -> Tensor:
         """Decodes all templates at once."""
         if oracle.learned is None:
             raise ValueError("KeyDecoder has no trained state")
         if self.key == "leaked":
-            start = _closed_form(oracle, templates, rng)
+            start = self._start(oracle, templates, rng)
             return learned_embeddings(oracle.learned.tensors, start[:, None], start)
         further = [oracle.records(number) for number in range(len(templates))] if self.captures > 1 else []
         more = [numbers(part) for part in torch.stack(further, 1)] if further else []
         return learned_embeddings(oracle.learned.tensors, torch.stack([numbers(templates), *more], 1))
-
-
-def _closed_form(oracle: KeyOracle, templates: Tensor, rng: Rng) -> Tensor:
-    """Embeddings (N, D), of unit length, by the first inversion that fits the scheme, without its iterations.
-
-    Raises:
-        NotApplicable: none fits.
-    """
-    for attack in (
-        SlerpInversion(key="leaked"), KeyInversion(key="leaked", newton=0, steps=0, starts=1),
-        ExponentOne(key="leaked", steps=0),
-    ):  # fmt: skip
-        try:
-            return functional.normalize(attack.invert(oracle, templates, rng).detach())
-        except NotApplicable:
-            continue
-    raise NotApplicable(f"no inversion in closed form fits the templates of {type(oracle.defense).__name__}")
 
 
 def _another_face(people: Sequence[str]) -> list[int]:
