@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from bench.contracts import FaceSet, ImageRng, Knowledge, Leak, Oracle, ReconstructionAttack, Rng, State
+from bench.errors import NotApplicable
 from bench.toolkit.progress import track
 
 _BATCH = 50
@@ -47,12 +49,18 @@ class EmbeddingDecoder(ReconstructionAttack):
     embedding and this one to the decoder's input; the round with the highest cosine is kept. This raises the cosine and
     lowers SSIM.
 
+    An embedding says who it is, not how the photograph was taken. With `target = "person"` the decoder is not asked for
+    what it cannot know: it draws the mean of each person's public photographs (Cole et al. 2017 normalise faces to
+    frontal, neutral ones with landmarks; here the mean over photographs takes their place).
+
     Sources: NbNet (Mai et al. 2018) for a decoder of embeddings that is trained on own faces; Otroshi Shahreza and
     Marcel (TIFS 2024) for the L1 and SSIM losses. Neither has the closed-form start or the rounds.
     """
 
     leaks: ClassVar[Literal["template", "embedding"]] = "embedding"
 
+    #: what the decoder learns to draw: the same photograph, or the mean of the person's public photographs
+    target: Literal["photograph", "person"] = "photograph"
     structure: float = 0.75  #: weight of 1 - SSIM beside L1
     rounds: int = 0  #: corrections of the decoder's input; each embeds one image per target
     recipe: EmbeddingTraining = field(default=EmbeddingTraining())
@@ -69,13 +77,14 @@ class EmbeddingDecoder(ReconstructionAttack):
     @property
     def base(self) -> ReconstructionAttack | None:
         """The decoder does not depend on `rounds`, so attacks that differ in it share the training."""
-        return None if self.rounds == 0 else EmbeddingDecoder(structure=self.structure, recipe=self.recipe)
+        return None if self.rounds == 0 else replace(self, rounds=0)
 
     def fit(self, oracle: Oracle, public: FaceSet, rng: Rng) -> State:
         """Embeds own faces and their mirror images once each, solves for the map and refines it.
 
         Raises:
             ValueError: fewer than two public faces.
+            NotApplicable: `target = "person"`, and no two public faces are known to show one person.
         """
         if len(public) < 2:
             raise ValueError(f"training an embedding decoder needs at least two public faces, got {len(public)}")
@@ -84,8 +93,9 @@ class EmbeddingDecoder(ReconstructionAttack):
         count = min(_HELD_OUT, max(1, len(public) // 10))
         held, seen = order[:count].numpy(), order[count:].numpy()
         inputs = torch.stack([_embeddings(oracle, public.subset(seen), mirrored) for mirrored in (False, True)])
-        real, known = public.batch(held, oracle.device), _embeddings(oracle, public.subset(held))
-        decoder, penalty = self._solved(oracle, public.subset(seen), inputs, known)
+        drawn = _people(public) if self.target == "person" else public
+        real, known = drawn.batch(held, oracle.device), _embeddings(oracle, public.subset(held))
+        decoder, penalty = self._solved(oracle, drawn.subset(seen), inputs, known)
 
         def loss(embeddings: Tensor, images: Tensor) -> Tensor:
             made = decoder(embeddings)
@@ -96,7 +106,7 @@ class EmbeddingDecoder(ReconstructionAttack):
                 return float(loss(known, real))
 
         curve = [held_out()]
-        self._refine(loss, held_out, curve, decoder, public.subset(seen), inputs, rng)
+        self._refine(loss, held_out, curve, decoder, drawn.subset(seen), inputs, rng)
         info = {
             "curve_held_out_loss": [round(value, 5) for value in curve],
             "converged": self.recipe.epochs == 0 or curve[-2] - curve[-1] < _SETTLED * curve[-2],
@@ -219,6 +229,18 @@ class _Linear(nn.Module):
 
     def forward(self, embeddings: Tensor) -> Tensor:
         return torch.addmm(self.bias, embeddings - self.centre, self.weight).reshape(-1, 3, *self.size)
+
+
+def _people(faces: FaceSet) -> FaceSet:
+    """The same set with the mean photograph of each person in place of each photograph."""
+    if faces.subjects is None or len(set(faces.subjects)) == len(faces):
+        raise NotApplicable('target = "person": no two public faces are known to show one person')
+    people, rows = np.unique(np.array(faces.subjects, dtype=object), return_inverse=True)
+    total = np.zeros((len(people), *faces.pixels.shape[1:]))
+    for start in range(0, len(faces), _BATCH):
+        np.add.at(total, rows[start : start + _BATCH], faces.pixels[faces.rows[start : start + _BATCH]])
+    means = total / np.bincount(rows)[:, None, None, None]
+    return replace(faces, pixels=np.rint(means).astype(np.uint8), rows=rows.astype(np.int64), originals=None)
 
 
 def _embeddings(oracle: Oracle, faces: FaceSet, mirrored: bool = False) -> Tensor:

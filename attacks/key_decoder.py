@@ -76,10 +76,10 @@ class KeyDecoder(InversionAttack):
     def _enrolled(self, oracle: KeyOracle, own: OwnPeople, rows: Sequence[int]) -> Tensor:
         """Own records as sets (N, R, F): of the face, then of another one of the person and of it in turn."""
         other = _another_face(own.people)
-        parts = [numbers(oracle.enrol(rows).templates)]
+        parts = [numbers(oracle.enrol_own(rows).templates)]
         for number in range(self.captures - 1):
             shown = rows if number % 2 else [other[row] for row in rows]
-            parts.append(numbers(oracle.enrol(shown, 2 + number, copy=number).templates))
+            parts.append(numbers(oracle.enrol_own(shown, 2 + number, copy=number).templates))
         return torch.stack(parts, 1)
 
     def _inverted(self, oracle: KeyOracle, own: OwnPeople, rows: Sequence[int], rng: Rng) -> Tensor:

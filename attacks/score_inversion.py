@@ -6,26 +6,27 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
-from scipy.linalg import qr
 from torch import Tensor
 from torch.nn import functional
 
 from attacks.embedding_decoder import EmbeddingDecoder, EmbeddingTraining
 from bench.contracts import FaceSet, ImageRng, Knowledge, Leak, Oracle, ReconstructionAttack, Rng, State
+from bench.toolkit.linear_estimates import most_likely, most_likely_in_cells, spread
+from bench.toolkit.shown_scores import ReadsScores
 
 _BATCH = 50
 _PROBES = "probes."
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreInversion(ReconstructionAttack):
+class ScoreInversion(ReadsScores, ReconstructionAttack):
     """Asks for the similarity of each target to the same `queries` own faces, and solves for the target's embedding.
 
     The attack never looks at what is stored: encrypted templates that answer with a score are open to it as well. The
     faces are fixed before the attack and nearly orthogonal: pivoted QR decomposition of the embeddings of own faces
     orders them. The solution is the most likely embedding for scores P e + error, with the mean and covariance of own
-    embeddings as the prior: ridge regression in the directions in which faces vary. `embedding_decoder` then makes a
-    picture of it.
+    embeddings as the prior: ridge regression in the directions in which faces vary. Scores that the server rounds
+    (`score_bits`) count as the cells in which they lie. `embedding_decoder` then makes a picture of the solution.
 
     Source: Kim et al., IEEE S&P 2024 (99 orthogonal faces, least squares). Here the faces are real public ones instead
     of optimised ones, and the prior is ours.
@@ -38,6 +39,7 @@ class ScoreInversion(ReconstructionAttack):
     recipe: EmbeddingTraining = field(default=EmbeddingTraining())  #: of the decoder
 
     def __post_init__(self) -> None:
+        ReadsScores.__post_init__(self)
         if self.queries < 1 or self.ridge <= 0:
             raise ValueError("queries must be at least 1, and ridge above 0")
 
@@ -57,7 +59,7 @@ class ScoreInversion(ReconstructionAttack):
             return None
         batches = [public.batch(slice(i, i + _BATCH), oracle.device) for i in range(0, len(public), _BATCH)]
         known = torch.cat([oracle.embed(images).float() for images in batches]).cpu()
-        chosen = torch.tensor(_spread(known)[: self.queries])
+        chosen = torch.tensor(spread(known)[: self.queries])
         learned = {
             "pictures": torch.cat([(images * 255).round().to(torch.uint8).cpu() for images in batches])[chosen],
             "embeddings": known[chosen],
@@ -91,19 +93,10 @@ class ScoreInversion(ReconstructionAttack):
         pictures, own = probes["pictures"][: self.queries], probes["embeddings"][: self.queries].double()
         shown = [pictures[i : i + _BATCH].float() / 255 for i in range(0, len(pictures), _BATCH)]
         scores = torch.cat([oracle.similarities(images, rows) for images in shown]).double()
-        mean, covariance = probes["mean"].double(), probes["covariance"].double()
-        gram = own @ covariance @ own.T + self.ridge * torch.eye(len(own), dtype=own.dtype, device=own.device)
-        found = mean + (covariance @ own.T @ torch.linalg.solve(gram, scores - (own @ mean)[:, None])).T
+        prior = probes["mean"], probes["covariance"]
+        if self.score_bits:
+            found = most_likely_in_cells(own, *self.cells(scores.T), *prior)
+        else:
+            found = most_likely(own, scores.T, *prior, self.ridge)
         oracle.report(queries_per_target=torch.full((len(rows),), float(len(own))))
         return functional.normalize(found).float()
-
-
-def _spread(embeddings: Tensor) -> list[int]:
-    """Places of all rows (N, D), each the farthest from the span of those before it; anew after every D rows."""
-    left, order = list(range(len(embeddings))), []
-    while left:
-        pivots = qr(embeddings[left].double().numpy().T, mode="r", pivoting=True)[1]
-        taken = [left[i] for i in pivots[: embeddings.shape[1]]]
-        order += taken
-        left = sorted(set(left) - set(taken))
-    return order

@@ -64,7 +64,7 @@ class TrainedLinker(CrossmatchAttack):
         for turn in range(self.rounds):
             left = [faces[name][turn % len(faces[name])] for name in names]
             right = [faces[name][(turn + 1) % len(faces[name])] for name in names]
-            sides = (oracle.enrol(left, 0, turn).templates, oracle.enrol(right, 1, turn).templates)
+            sides = (oracle.enrol_own(left, 0, turn).templates, oracle.enrol_own(right, 1, turn).templates)
             pairs.append((left, right, *sides))
         rows = [row for left, right, *_ in pairs for row in (*left, *right)]
         read = numbers(torch.cat([side for *_, first, second in pairs for side in (first, second)]))[:, None]

@@ -30,8 +30,10 @@ from bench.datasets.public_faces import REST, SIDES, PublicSources, Side
 from bench.errors import DataError, UserError
 from bench.labels import harness_part
 from bench.metrics.catalogue import RATE_INTERVAL, SHARE_INTERVAL, of_kind
-from bench.settings.controls import Canary, Control, HarnessDefense, keyed_canary_faces
+from bench.settings.controls import Canary, Control, HarnessDefense
+from bench.settings.keyed_canaries import keyed_canary_faces
 from bench.settings.model import Settings
+from bench.settings.stack import Stack
 from bench.storage.files import file_hash
 from bench.storage.keys import content_key, source_hash
 from bench.storage.records import Cell, Kind
@@ -42,11 +44,14 @@ PROTOCOL = 3  #: increment when the harness gives different figures for the same
 TaskKind = Literal[
     "identity", "judge_identity", "defense_state", "surrogate_state", "templates", "server_state", "embeddings",
     "attack_state", "reconstruction", "linkage", "traits", "clean_traits", "presentation", "login",
-    "own_identity", "key_attack_state", "protected", "crossmatch", "inversion",
+    "protected", "crossmatch", "inversion", "picture_decoder", "pictures", "attacker_identity", "defender_identity",
+    "key_attack_state",
 ]  # fmt: skip
 
 
-_LEARNING = frozenset({"defense_state", "surrogate_state", "server_state", "attack_state", "key_attack_state"})
+_LEARNING = frozenset(
+    {"defense_state", "surrogate_state", "server_state", "attack_state", "picture_decoder", "key_attack_state"}
+)
 _EFFORT = 20  #: rough ratio of the duration of a training to that of another artefact
 
 
@@ -248,10 +253,14 @@ def _recognizer_key(recognizer: Recognizer) -> str:
 
 
 def _identity(plugin: Defense | Attack) -> dict[str, Any]:
-    sources = [source_hash(type(plugin))]
-    if isinstance(plugin, HarnessDefense):
-        sources += [source_hash(type(part)) for part in plugin.parts]
+    sources = _sources(plugin)
     return {"source": sources[0] if len(sources) == 1 else sources, "parameters": asdict(plugin)}
+
+
+def _sources(plugin: Defense | Attack) -> list[str]:
+    """The hash of the plugin's source, and those of the plugins that it consists of."""
+    parts = plugin.parts if isinstance(plugin, HarnessDefense | Stack) else ()
+    return [source_hash(type(plugin)), *(source for part in parts for source in _sources(part))]
 
 
 def _server(defense: Defense) -> dict[str, Any]:
@@ -340,7 +349,7 @@ class _Planner:
         """What a cell's figures depend on besides its artefacts."""
         if kind == "reconstruction":
             return self.metrics
-        resampled = ("traits", "crossmatch", "inversion")
+        resampled = ("traits", "crossmatch", "inversion", "picture")
         bootstrap = {"bootstrap": self.metrics["bootstrap"]} if kind in resampled else {}
         halves = {"halves": True} if kind == "crossmatch" else {}  # the best score is chosen on one of them
         return {"interval": (SHARE_INTERVAL, RATE_INTERVAL), **bootstrap, **halves}
@@ -403,7 +412,8 @@ class _Planner:
         """
         plugin = _identity(defense)
         canary = harness_part(name)[1]
-        protected = self._task("protected", identity, defense=name, plugin=plugin)
+        # Artefacts without the replayed templates are of earlier versions.
+        protected = self._task("protected", identity, defense=name, plugin=plugin, also="replay")
         if not canary:
             own = self._task("crossmatch", protected, defense=name, plugin=plugin)
             yield self._job("protection", name, "", protected, own)
@@ -414,16 +424,42 @@ class _Planner:
             attacked: dict[str, Any] = {"plugin": plugin, "attacked_by": self.known[label]}
             learned: tuple[Task, ...] = ()
             if isinstance(attack, KeyedAttack) and attack.learns:
-                own = self._task("own_identity", public=self.scene.attacker_key)
+                own = self._task("attacker_identity", public=self.scene.attacker_key)
                 learned = (self._task("key_attack_state", own, defense=name, attack=label, **attacked),)
             if isinstance(attack, CrossmatchAttack):
                 scored = self._task("crossmatch", protected, *learned, defense=name, attack=label, **attacked)
                 yield self._job("crossmatch", name, label, scored, protected)
             elif isinstance(attack, InversionAttack):
-                fewer = {"images": self.settings.run.images} if self.settings.run.images else {}
-                needs = (protected, identity, *learned)
+                # Artefacts without the score after renewal are of earlier versions.
+                fewer: dict[str, Any] = {"images": self.settings.run.images, "shown": "renewed"}
+                serving = self._public_identities() if attack.needs_service else ()
+                needs = (protected, identity, *learned, *serving)
                 inverted = self._task("inversion", *needs, defense=name, attack=label, **attacked, **fewer)
                 yield self._job("inversion", name, label, inverted, protected, identity)
+                if not canary and self.settings.pictures is not None:
+                    yield self._pictured(name, label, plugin, identity, protected, inverted)
+
+    def _pictured(
+        self, name: str, label: str, plugin: Mapping[str, Any], identity: Task, protected: Task, inverted: Task
+    ) -> Job:
+        """Faces from recovered embeddings, and from true ones; one decoder serves all schemes and attacks."""
+        assert self.settings.pictures is not None
+        decodes: dict[str, Any] = {"decoded_by": _identity(self.settings.pictures)}
+        fewer: dict[str, Any] = {"images": self.settings.run.images}
+        fitted = self._task("picture_decoder", public=self.scene.attacker_key, **decodes)
+        clean = self._task(
+            "pictures", identity, fitted, faces=self.scene.faces_key, also="mean face", **decodes, **fewer
+        )
+        needs = (inverted, protected, identity, fitted)
+        made = self._task("pictures", *needs, defense=name, attack=label, plugin=plugin, **decodes, **fewer)
+        return self._job("picture", name, label, made, clean, protected, identity, *self.judge)
+
+    def _public_identities(self) -> tuple[Task, Task]:
+        """Embeddings of the attacker's own faces, and of the defender's, who are other customers of the service."""
+        return (
+            self._task("attacker_identity", public=self.scene.attacker_key),
+            self._task("defender_identity", public=self.scene.defender_key),
+        )
 
     def _attacked(self, own: _Defended, label: str, attack: ReconstructionAttack) -> tuple[Task, Task]:
         """The trained attack and its reconstructions."""
@@ -456,8 +492,10 @@ class _Planner:
         client = attack.level >= Knowledge.ENCODER and own.plugin.has_own_client
         if attack.level >= Knowledge.ALGORITHM or client:
             fits["protects"] = own.protects
-        if attack.level >= Knowledge.ENROLMENT or client:
+        if attack.level >= Knowledge.ENROLMENT or attack.level >= Knowledge.SERVER or client:
             needs += (own.state,)
+        if attack.asks_stolen:
+            needs += (own.embeddings if attack.leaks == "embedding" else own.templates,)
         if attack.asks_surrogate:
             needs += self._surrogate(own)
         if isinstance(attack, TraitAttack):

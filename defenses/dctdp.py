@@ -115,6 +115,13 @@ class DCTDP(FrequencyDefense):
         noisy: Tensor = self.reference(system, features) + scale * drawn
         return noisy.clamp(-_MOST, _MOST)
 
+    def noise_information(self, system: System, features: Tensor) -> Tensor | None:
+        """1 / scale^2 of each value; None where a batch shares its noise: another template then tells of it."""
+        if self.noise == "batch":
+            return None
+        information: Tensor = system.state[0].clamp_min(1e-12) ** -2
+        return information.expand_as(features)
+
     def claims(self, image_size: tuple[int, int]) -> Mapping[str, str | float]:
         """The total budget by basic composition, because a face consists of many values."""
         if self.sensitivity == "ones":

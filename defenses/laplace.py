@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from bench.contracts import Defense, FaceSet, ImageRng, Rng, SplitNetwork, State, System
@@ -27,6 +28,9 @@ class Laplace(Defense):
     """
 
     randomized: ClassVar[bool] = True
+    ignored: ClassVar[Mapping[Literal["fit", "protect"], frozenset[str]]] = {
+        "fit": frozenset({"budget", "scale", "radius"}),
+    }
 
     budget: float = 1.0  #: epsilon; a larger value means less noise, except with `fixed`
     #: how the scale of the noise is chosen, see above
@@ -60,6 +64,16 @@ class Laplace(Defense):
         if self.convention == "channel":
             return features + system.state.tensors["channel_range"].to(features) / self.budget * noise  # type: ignore[no-any-return]
         return self.reference(system, features) + 2 * self.radius / self.budget * noise
+
+    def noise_information(self, system: System, features: Tensor) -> Tensor | None:
+        """1 / scale^2; None for `minmax`, whose scale depends on the image."""
+        if self.convention == "minmax" or (self.convention == "fixed" and self.scale == 0):
+            return None
+        if self.convention == "channel":
+            scale: Tensor = system.state.tensors["channel_range"].to(features) / self.budget
+            return scale.clamp_min(1e-12).pow(-2).expand_as(features)
+        fixed = self.scale if self.convention == "fixed" else 2 * self.radius / self.budget
+        return torch.full_like(features, fixed**-2)
 
     def claims(self, image_size: tuple[int, int]) -> Mapping[str, str | float]:
         """The differential privacy guarantee, for the convention that provides one."""

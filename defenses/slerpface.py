@@ -70,8 +70,12 @@ class SlerpFace(KeyedDefense):
         """The attention map (B, groups), unless it scales the template."""
         return self.map_of(embeddings) if self.attention == "beside" else None
 
-    def probe(self, embeddings: Tensor, key: Key, auxiliary: Tensor | None) -> Tensor:
-        """(B, groups, group), with nothing dropped, scaled by the claimed record's map where that is beside."""
+    def probe(self, embeddings: Tensor, key: Key) -> Tensor:
+        """Unit groups (B, groups, group), of which nothing is dropped."""
+        return self._rotated(embeddings, key)
+
+    def probe_beside(self, embeddings: Tensor, key: Key, auxiliary: Tensor | None) -> Tensor:
+        """The same, scaled by the claimed record's map where that is beside."""
         rotated = self._rotated(embeddings, key)
         return rotated if auxiliary is None else rotated * auxiliary[:, None]
 

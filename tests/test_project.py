@@ -44,7 +44,7 @@ LAYERS = {
     },
 }  # fmt: skip
 ABOVE = {"api", "cli", "paper", "__init__", "__main__"}  #: may import all lower layers
-PLUGINS_MAY = {"contracts", "errors", "metrics", "storage.files", "storage.weights", "toolkit"}
+PLUGINS_MAY = {"contracts", "errors", "metrics", "storage.files", "storage.weights", "synthesis", "toolkit"}
 #: Modules that read, compare and plot results; they must work without torch.
 NO_TORCH = (
     "analysis", "api", "cli", "durations", "errors", "labels", "metrics.bootstrap", "metrics.catalogue",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,8 @@ from bench.storage.records import Cell, Measure, Record, Run
 
 LEVELS = {str(level): level for level in Knowledge}
 UNKNOWN = Measure(None)
-KEYED = ("protection", "crossmatch", "inversion")  #: kinds of cell that only keyed defences have
+_DIGITS = re.compile(r"(\d+)")
+KEYED = ("protection", "crossmatch", "inversion", "picture")  #: kinds of cell that only keyed defences have
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,15 +69,22 @@ class Board:
 
     @property
     def keyed(self) -> list[str]:
-        """Labels of keyed defences, which have a leaderboard of their own; without canaries."""
-        return sorted({e.cell.defense for e in self.entries if not e.cell.probe and e.cell.kind in KEYED})
+        """Labels of keyed defences, which have a leaderboard of their own, without canaries; numbers sort by value."""
+        found = {e.cell.defense for e in self.entries if not e.cell.probe and e.cell.kind in KEYED}
+        return sorted(
+            found, key=lambda label: [(int(p), "") if p.isdecimal() else (0, p) for p in _DIGITS.split(label)]
+        )
 
     @property
     def attacks(self) -> list[str]:
         """Reconstruction attacks on templates, by ascending level of knowledge."""
-        cells = [e.cell for e in self.entries if e.cell.kind == "reconstruction" and e.cell.leaks == "template"]
+        return self.attacks_of("reconstruction")
+
+    def attacks_of(self, kind: str) -> list[str]:
+        """Attacks on templates in cells of this kind, by ascending level of knowledge."""
+        cells = [e.cell for e in self.entries if e.cell.kind == kind and e.cell.leaks == "template"]
         return sorted(
-            {c.attack for c in cells}, key=lambda a: min((LEVELS[c.level], a) for c in cells if c.attack == a)
+            {c.attack for c in cells}, key=lambda a: min((LEVELS[c.level].place, a) for c in cells if c.attack == a)
         )
 
     def find(self, kind: str, defense: str, attack: str = "") -> Entry | None:

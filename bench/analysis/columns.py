@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bench.labels import LADDER, Knowledge
 from bench.metrics.catalogue import metric
 
 
@@ -33,6 +34,11 @@ COLUMNS = (
     _of("worst_cosine", "cosine", "{}", "of the reconstruction's embedding with the original's", "cosine ↓"),
     _of("worst_judge_cosine", "judge_cosine", "{}", "the same, by a recogniser that nobody attacked (`run.judge`)"),
     _of("worst_lpips", "lpips", "{}", "of that attack, AlexNet", "LPIPS ↑"),
+    _of(
+        "database_ssim", "ssim", "up to database: SSIM",
+        "of the best attack with the stolen templates and public faces only",
+    ),
+    _of("server_ssim", "ssim", "up to server: SSIM", "of the best attack that knows the server and never saw a client"),
     _of("encoder_ssim", "ssim", "up to encoder: SSIM", "of the best attack at the AdvFace paper's level", "encoder"),
     _of(
         "algorithm_ssim", "ssim", "up to algorithm",
@@ -60,9 +66,27 @@ COLUMNS = (
         "judge_sar", "judge_sar_0.01", "{}",
         "how often the judge accepts a rebuilt face as the person, at a false match rate of 1 %",
     ),
+    _of("lowest_mse", "mse", "lowest {}", "mean squared error of the best attack on one template, by this figure"),
+    Column(
+        "mse_floor", "MSE floor", 7,
+        "van Trees bound for faces from a Gaussian: no attack on one template should be below", interval=False,
+    ),
+    Column(
+        "mse_isotropic", "MSE bound, isotropic", 5,
+        "the same for equal variance beyond the principal directions: a yardstick, no floor", interval=False,
+    ),
     Column("noise_rms", "noise rms", 3, "measured, in units of the feature", interval=False),
     Column("snr_db", "SNR dB", 1, "measured signal-to-noise ratio of the template", interval=False),
     Column("template_bytes", "bytes per template", 0, "size of a stored template", interval=False),
+    Column("client_ms", "client ms", 2, "milliseconds of an image on the client, in batches of 50", interval=False),
+    Column(
+        "server_ms", "server ms", 2, "milliseconds of an image on the server: protecting and embedding", interval=False
+    ),
+    Column("training_min", "training min", 1, "minutes of fitting the defence and its server", interval=False),
+    Column(
+        "queries", "queries", 0, "images that the worst attack asked about: in its last training and in the attack",
+        interval=False,
+    ),
 )  # fmt: skip
 
 #: Additional columns that the verdict uses; the Markdown is wide enough without them.
@@ -82,8 +106,17 @@ MORE = (
             f"up to {level}: {{}}",
             f"SRRA I of the best replay with knowledge up to `{level}`",
         )
-        for level in ("encoder", "algorithm", "enrolment", "whitebox")
+        for level in Knowledge
+        if level > Knowledge.BLIND
     ),
 )  # fmt: skip
+
+#: Columns of levels at which few runs attack: a table has them only if one of its rows has a figure.
+OPTIONAL = tuple(
+    f"{level}_{figure}"
+    for level in Knowledge
+    if level > Knowledge.BLIND and level not in LADDER
+    for figure in ("ssim", "srra1")
+)
 
 BY_NAME = {column.name: column for column in (*COLUMNS, *MORE)}

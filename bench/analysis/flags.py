@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from bench.analysis.board import LEVELS, Board, Entry
+from bench.analysis.floor import below_floor
 from bench.analysis.selftest import blind_floor
 from bench.labels import Knowledge, at_level
 from bench.metrics.bootstrap import paired_difference
@@ -63,6 +64,11 @@ EXPLAINED = {
         "each image that cannot be corrected, so the figure is a plain maximum."
     ),
     "attack void": "An attack failed the run's self-test: its figures count neither for nor against a defence.",
+    "below the van Trees floor": (
+        "An attack on one template has a lower mean squared error than any attacker can have who knows no more of "
+        "faces than their mean and covariance. Either its prior is better than that Gaussian, or something is wrong: "
+        "it saw what it attacks, or the noise is not what the defence says."
+    ),
     "metric lint": "Figures contradict each other: mean PSNR cannot be below the PSNR of the mean error.",
 }
 
@@ -87,6 +93,9 @@ def defense_flags(board: Board, defense: str, worst: Entry | None) -> set[str]:
         found.add("below the blind floor")
     if worst is not None and worst.scores is not None and worst.scores["subject"].nunique() < _FEW:
         found.add("too few people for the interval")
+    low = below_floor(board, defense)
+    if low:
+        found.add(f"below the van Trees floor: {', '.join(low)}")
     white = [e for e in attacks if LEVELS[e.cell.level] == Knowledge.WHITEBOX]
     black = [e for e in attacks if LEVELS[e.cell.level] < Knowledge.WHITEBOX]
     if white and any(all(_beats(board, b, w) for w in white) for b in black):

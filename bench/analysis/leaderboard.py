@@ -13,8 +13,10 @@ from bench.analysis.board import LEVELS, UNKNOWN, Board, Entry, boards
 from bench.analysis.columns import BY_NAME
 from bench.analysis.cost import accuracy_costs
 from bench.analysis.flags import UNFINISHED_SERVER, defense_flags
+from bench.analysis.floor import mse_floor, single_template_errors
+from bench.analysis.pareto import fronts
 from bench.analysis.selftest import void_attacks
-from bench.analysis.strongest import strongest_up_to
+from bench.analysis.strongest import strongest, strongest_up_to
 from bench.analysis.submission import unpacked
 from bench.errors import UserError, near_miss
 from bench.labels import Knowledge
@@ -29,7 +31,8 @@ def leaderboard(run: Run) -> pd.DataFrame:
     """One row per dataset, recogniser and defence; figures with their 95 % intervals as NAME, NAME_low, NAME_high.
 
     `worst_*`: the single best attack by SSIM, at any level. `encoder_*` (the paper's attacker), `algorithm_*`,
-    `enrolment_*`, `whitebox_*`: the best attack up to that level; empty if none ran at that level. These figures are
+    `enrolment_*`, `whitebox_*`, `database_*`, `server_*`: the best attack at that level or one that it includes
+    (`Knowledge` is a partial order); empty if none ran at that level. These figures are
     corrected for choosing the best of several attacks (`bench.analysis.strongest`): `worst_optimism` was subtracted
     from the SSIM of `worst_attack`, which is the best in `worst_share` of the resamples. Not corrected: `*_srra1`, the
     replay that is accepted most often there, and `judge_sar`, the attack whose faces the judge accepts most often.
@@ -37,7 +40,10 @@ def leaderboard(run: Run) -> pd.DataFrame:
     count. `best_known_*`: published elsewhere, on other data, never ranked. `bound_ssim`: the best attack per image,
     averaged (an upper bound that no single attack reaches). If an attack that other defences faced is missing, it is
     empty, `bound_note` says so, and `worst_*` is a lower bound. `blind_*`: the best guess that ignores the template.
-    `failed`: cells without a figure. Keyed defences have a leaderboard of their own (`bench.analysis.keyed`).
+    `mse_floor`: the van Trees bound, for noise of a known law; `lowest_mse`: the best attack's on one template.
+    `pareto`: the levels up to which the row is on the front over privacy, accuracy, size and time
+    (`bench.analysis.pareto`). `failed`: cells without a figure. Keyed defences have a leaderboard of their own
+    (`bench.analysis.keyed`).
 
     Raises:
         DataError: there are no records, or damaged ones.
@@ -102,7 +108,8 @@ def check_columns(names: Sequence[str], option: str, known: Collection[str] = BY
 
 def _ranked(frame: pd.DataFrame) -> pd.DataFrame:
     if frame.empty:  # a run with keyed defences only
-        return pd.DataFrame(columns=["dataset", "recognizer", "defense", "flags", "bound_note", *BY_NAME])
+        return pd.DataFrame(columns=["dataset", "recognizer", "defense", "flags", "bound_note", "pareto", *BY_NAME])
+    frame = frame.assign(pareto=fronts(frame))
     order = frame.assign(incomplete=frame["bound_note"] != "").sort_values(
         ["dataset", "recognizer", "incomplete", "worst_ssim"], na_position="last"
     )
@@ -116,8 +123,7 @@ def _row(board: Board, defense: str, cost: Measure) -> dict[str, Any]:
     good = [e for e in attacks if not e.failed]
     void = void_attacks(board)
     real = [e for e in good if LEVELS[e.cell.level] > Knowledge.BLIND and e.cell.attack not in void]
-    strongest = strongest_up_to(board, real)
-    worst = list(strongest.values())[-1] if strongest else None
+    up_to, worst = strongest(board, real)
     blind = strongest_up_to(board, [e for e in good if LEVELS[e.cell.level] == Knowledge.BLIND]).get(Knowledge.BLIND)
 
     def put(name: str, figure: Measure) -> None:
@@ -134,7 +140,7 @@ def _row(board: Board, defense: str, cost: Measure) -> dict[str, Any]:
         put(f"worst_{name}", worst.metric(name) if worst else UNKNOWN)
     for level in Knowledge:
         if level > Knowledge.BLIND:
-            best = strongest.get(level)
+            best = up_to.get(level)
             row[f"{level}_attack"] = best.entry.cell.attack if best else ""
             for name in ("ssim", "psnr_db"):
                 put(f"{level}_{name}", best.metric(name) if best else UNKNOWN)
@@ -162,15 +168,23 @@ def _row(board: Board, defense: str, cost: Measure) -> dict[str, Any]:
             put(f"{level}_srra1", admitted.metric("srra1") if admitted else UNKNOWN)
     taken = max(real, key=lambda e: e.metric(_SAR).value or 0.0, default=None)
     put("judge_sar", taken.metric(_SAR) if taken else UNKNOWN)
+    errors = [pair for pair in single_template_errors(board, defense) if pair[0].cell.attack not in void]
+    put("lowest_mse", errors[0][1] if errors else UNKNOWN)
+    row["lowest_mse_attack"] = errors[0][0].cell.attack if errors else ""
+    row["mse_floor"], row["mse_isotropic"] = mse_floor(utility), mse_floor(utility, "mse_isotropic")
     record = utility.records[0] if utility and not utility.failed else None
     row["undefended"] = bool(record and record.info.get("stores_features"))
     row["noise_rms"] = record.noise.get("rms") if record else None
     row["snr_db"] = record.noise.get("snr_db") if record else None
     row["template_bytes"] = record.info.get("template_bytes") if record else None
+    costs = record.info.get("costs", {}) if record else {}
+    row["client_ms"], row["server_ms"] = costs.get("client_ms"), costs.get("server_ms")
+    row["training_min"] = costs["training_s"] / 60 if "training_s" in costs else None
+    row["queries"] = _queries(worst.entry) if worst else None
     row["images_without_a_face"] = record.info.get("images_without_a_face", 0) if record else 0
     row["protect_ms_per_image"] = record.info.get("protect_ms_per_image") if record else None
     flags = defense_flags(board, defense, worst.entry if worst else None)
-    flags |= {best.note for best in strongest.values() if best.note}
+    flags |= {best.note for best in up_to.values() if best.note}
     faced = sorted(void & {e.cell.attack for e in good})
     if faced:
         flags.add(f"attack void: {', '.join(faced)}")
@@ -179,6 +193,13 @@ def _row(board: Board, defense: str, cost: Measure) -> dict[str, Any]:
     failed = [e for e in everything if e.failed and not e.skipped]
     row["failed"] = "; ".join(sorted(e.cell.attack or e.cell.kind for e in failed))
     return row
+
+
+def _queries(attack: Entry) -> int:
+    """The number of images about which an attack asked the oracle, in its training and in the attack itself."""
+    info = attack.records[0].info
+    asked = [info.get(kind, {}).get("queries", {}) for kind in ("attack_state", "reconstruction")]
+    return sum(int(count) for some in asked for name, count in some.items() if name.endswith("_images"))
 
 
 def _most_admitted(replays: Sequence[Entry]) -> Entry | None:

@@ -59,7 +59,7 @@ def _on(board: Board, own: str, other: str) -> list[Rivalry]:
     for defense in board.defenses:
         entries = [e for kind in ("reconstruction", *_OTHER) for e in board.under(defense, kind)]
         mine = [e for e in entries if at_level(e.cell.attack)[0] == own]
-        for entry in sorted(mine, key=lambda e: LEVELS[e.cell.level]):
+        for entry in sorted(mine, key=lambda e: LEVELS[e.cell.level].place):
             same = (e for e in entries if at_level(e.cell.attack)[0] == other and e.cell.level == entry.cell.level)
             found.append(_rivalry(board, entry, next(same, None)))
     return found

@@ -13,7 +13,7 @@ from bench.metrics.bootstrap import interval
 from bench.seeds import derive_seed
 from bench.storage.records import Run
 
-_SHARE = 0.5  #: a valid attack closes this fraction of the gap between the blind floor and 1 on a broken system
+_SHARE = 0.5  #: a valid attack closes this fraction of the gap between the blind floor and 1, unless it declares less
 _NAMED = 0.5  #: a valid linkage attack names this fraction of the people whom a login names on a broken system
 _KEPT = 0.5  #: a valid attack on traits keeps this fraction of what it has above chance on clean features
 _CHANCE_AUC = 0.5
@@ -40,7 +40,8 @@ def trials(run: Run) -> list[Trial]:
 def board_trials(board: Board) -> list[Trial]:
     """Like `trials`, for one dataset and recogniser.
 
-    Known broken: the attack's mean SSIM must close half of the gap between the blind floor and 1. Known safe: the
+    Known broken: the attack's mean SSIM must close half of the gap between the blind floor and 1, or the share that it
+    declares, since attacks without pairs are known to reach less. Known safe: the
     template is independent of the image, so reconstructions must not be more similar to their own image than to another
     person's. The interval of the difference must contain 0, at a level that accounts for all attacks.
 
@@ -65,11 +66,12 @@ def board_trials(board: Board) -> list[Trial]:
         elif entry.cell.kind == "traits":
             passed, said = _infers(entry, kind == "closed")
         elif entry.cell.kind in ("crossmatch", "inversion"):
-            passed, said = _reads_keyed(board, entry, kind == "sealed", len(attacks))
+            passed, said = _reads_keyed(board, entry, kind.startswith("sealed"), len(attacks))
         elif kind == "closed":
             passed, said = _ignorant(board, entry, len(attacks))
         else:
-            reached, wanted = entry.metric("ssim").value or 0.0, floor + _SHARE * (1 - floor)
+            share = float(entry.records[0].info.get("required", _SHARE))
+            reached, wanted = entry.metric("ssim").value or 0.0, floor + share * (1 - floor)
             passed, said = reached >= wanted, f"SSIM {reached:.3f}, required {wanted:.3f}"
         found.append(Trial(board.dataset, board.recognizer, entry.cell.attack, kind, passed, said))
     return found

@@ -45,26 +45,34 @@ class Strongest:
 
 
 def strongest_up_to(board: Board, entries: Sequence[Entry]) -> dict[Knowledge, Strongest]:
-    """For each level at which one of these attacks ran, by ascending level: the strongest attack up to that level.
+    """For each level at which one of these attacks ran, in order: the strongest attack up to that level.
 
-    An attacker can do everything that one with less knowledge can, so a level whose corrected SSIM is below that of the
-    level before has the attack and the figures of the level before. Ties go to the lower level, then to the name.
+    An attacker can do everything that one with less knowledge can, so a level whose corrected SSIM is below that of a
+    level that it includes has the attack and the figures of that one. Ties go to the lower level, then to the name.
 
     Args:
         entries: attacks on the same defence, none of them failed.
     """
-    order = sorted(entries, key=lambda e: (LEVELS[e.cell.level], e.cell.attack))
+    return strongest(board, entries)[0]
+
+
+def strongest(board: Board, entries: Sequence[Entry]) -> tuple[dict[Knowledge, Strongest], Strongest | None]:
+    """Returns (`strongest_up_to`, the strongest of all attacks). The second is None without attacks.
+
+    They are two questions because no level need include all others: `server` and `encoder` do not include each other.
+    """
+    order = sorted(entries, key=lambda e: (LEVELS[e.cell.level].place, e.cell.attack))
     scored = {id(e): scores for e in order if (scores := _scores(e)) is not None}
     resampled = _Resampled(board, scored) if len(scored) > 1 else None
     found: dict[Knowledge, Strongest] = {}
-    before: Strongest | None = None
-    for level in sorted({LEVELS[e.cell.level] for e in order}):
+    for level in dict.fromkeys(LEVELS[e.cell.level] for e in order):
         some = [e for e in order if LEVELS[e.cell.level] <= level]
-        best = _chosen(some, resampled, scored)
-        if before is None or _value(best) > _value(before):
-            before = best
-        found[level] = before
-    return found
+        included = [own for lower, own in found.items() if lower < level]
+        found[level] = max([*included, _chosen(some, resampled, scored)], key=_value)
+    top = next((level for level in found if all(other <= level for other in found)), None)
+    if top is not None or not found:
+        return found, found.get(top) if top else None
+    return found, max([*found.values(), _chosen(order, resampled, scored)], key=_value)
 
 
 def _value(one: Strongest | Entry) -> float:

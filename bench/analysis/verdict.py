@@ -10,8 +10,8 @@ template, and all comparisons use 95 % intervals:
 - there is no verdict if the same level sees nothing in the undefended system either: its attacks are too weak.
 
 An attacker with more knowledge can do everything that one with less can, so a higher level never has a better verdict
-than a lower one. The sentence also reports logins with the reconstruction and the cost in accuracy, because a face that
-looks hidden but is accepted at a login is not protected. It also lists levels that were not tried.
+than one that it includes. The sentence also reports logins with the reconstruction and the cost in accuracy, because a
+face that looks hidden but is accepted at a login is not protected. It also lists levels that were not tried.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ import pandas as pd
 
 from bench.analysis.columns import BY_NAME
 from bench.analysis.leaderboard import lower_bound
-from bench.labels import Knowledge
+from bench.labels import LADDER, Knowledge
 
 Standing = Literal["hidden", "partly", "shown"]
 
 _STANDINGS: tuple[Standing, ...] = ("hidden", "partly", "shown")  #: from best to worst
 
-LEVELS = tuple(str(level) for level in Knowledge if level > Knowledge.BLIND)
+LEVELS = tuple(level for level in Knowledge if level > Knowledge.BLIND)  #: in the order of columns
 _MIDDLE = 0.5  #: position of the midpoint between the floor and the undefended result
 
 
@@ -78,9 +78,18 @@ def verdicts(frame: pd.DataFrame) -> list[Verdict]:
         bare = next((row for row in rows if row["undefended"]), None)
         for row in rows:
             standings = _standings(row, floor, bare)
-            text = _sentence(row, standings, floor)
-            found.append(Verdict(str(dataset), str(recognizer), str(row["defense"]), standings, text))
+            text = _sentence(row, standings, floor, levels_of(rows))
+            named = {str(level): standing for level, standing in standings.items()}
+            found.append(Verdict(str(dataset), str(recognizer), str(row["defense"]), named, text))
     return found
+
+
+def levels_of(rows: Sequence[Mapping[Any, Any]]) -> list[Knowledge]:
+    """The levels to report, in order: the ladder, and others at which an attack ran on one of these defences."""
+    return [
+        level for level in LEVELS
+        if level in LADDER or any(Figure.of(row, f"{level}_ssim") is not None for row in rows)
+    ]  # fmt: skip
 
 
 def floor_of(rows: Sequence[Mapping[Any, Any]]) -> Figure | None:
@@ -100,9 +109,10 @@ def best_of(rows: Sequence[Mapping[Any, Any]], name: str) -> float | None:
     return max(ranked) if up else min(ranked)
 
 
-def _standings(row: Mapping[Any, Any], floor: Figure | None, bare: Mapping[Any, Any] | None) -> dict[str, Standing]:
-    found: dict[str, Standing] = {}
-    least = 0
+def _standings(
+    row: Mapping[Any, Any], floor: Figure | None, bare: Mapping[Any, Any] | None
+) -> dict[Knowledge, Standing]:
+    found: dict[Knowledge, Standing] = {}
     for level in LEVELS:
         reached = Figure.of(row, f"{level}_ssim")
         if reached is None or floor is None:
@@ -112,8 +122,8 @@ def _standings(row: Mapping[Any, Any], floor: Figure | None, bare: Mapping[Any, 
         own = 0 if reached.low <= floor.high else 2 if reached.low > middle else 1
         if own == 0 and most is not None and most.low <= floor.high:
             continue
-        least = max(least, own)
-        found[level] = _STANDINGS[least]
+        included = [_STANDINGS.index(standing) for lower, standing in found.items() if lower < level]
+        found[level] = _STANDINGS[max([own, *included])]
     return found
 
 
@@ -122,27 +132,31 @@ def _standings(row: Mapping[Any, Any], floor: Figure | None, bare: Mapping[Any, 
 
 #: What an attacker at a level can do, after "an attacker who".
 _WHO = {
-    "encoder": "has the client (encoder)",
-    "algorithm": "knows the defence (algorithm)",
-    "enrolment": "may enrol faces (enrolment)",
-    "whitebox": "has the whole system (whitebox)",
+    Knowledge.DATABASE: "has the stolen templates alone (database)",
+    Knowledge.SERVER: "runs the server (server)",
+    Knowledge.ENCODER: "has the client (encoder)",
+    Knowledge.ALGORITHM: "knows the defence (algorithm)",
+    Knowledge.ENROLMENT: "may enrol faces (enrolment)",
+    Knowledge.WHITEBOX: "has the whole system (whitebox)",
 }
 
 
 _WEAK = "the attacks see nothing in the undefended system either"
 
 
-def _sentence(row: Mapping[Any, Any], standings: Mapping[str, Standing], floor: Figure | None) -> str:
+def _sentence(
+    row: Mapping[Any, Any], standings: Mapping[Knowledge, Standing], floor: Figure | None, levels: Sequence[Knowledge]
+) -> str:
     parts = [_face(row, standings, floor), _login(row, standings), _cost(row)]
     # An attacker with more knowledge than one who sees the face sees it too, so that need not be tried.
-    seen = next((LEVELS.index(level) for level, standing in standings.items() if standing == "shown"), len(LEVELS))
-    unknown = [level for level in LEVELS[:seen] if level not in standings]
+    seen = [level for level, standing in standings.items() if standing == "shown"]
+    unknown = [level for level in levels if level not in standings and not any(lower < level for lower in seen)]
     weak = [level for level in unknown if Figure.of(row, f"{level}_ssim") is not None]
     untried = [level for level in unknown if level not in weak]
     if weak and floor is not None and standings:
-        parts.append(f"nothing can be said of {', '.join(weak)}: {_WEAK}")
+        parts.append(f"nothing can be said of {', '.join(map(str, weak))}: {_WEAK}")
     if (standings or weak) and untried:
-        parts.append(f"not tried: {', '.join(untried)}")
+        parts.append(f"not tried: {', '.join(map(str, untried))}")
     if row["bound_note"]:
         parts.append(str(row["bound_note"]))
     if row["failed"]:
@@ -150,7 +164,7 @@ def _sentence(row: Mapping[Any, Any], standings: Mapping[str, Standing], floor: 
     return "; ".join(part for part in parts if part) + "."
 
 
-def _face(row: Mapping[Any, Any], standings: Mapping[str, Standing], floor: Figure | None) -> str:
+def _face(row: Mapping[Any, Any], standings: Mapping[Knowledge, Standing], floor: Figure | None) -> str:
     if Figure.of(row, "worst_ssim") is None:
         return "was not attacked: nothing is known of what it hides"
     if floor is None:
@@ -163,18 +177,29 @@ def _face(row: Mapping[Any, Any], standings: Mapping[str, Standing], floor: Figu
     if row["undefended"]:
         return "protects nothing; the others are compared with it"
     if not hidden and not partly:
-        return f"does not hide the face, not even from an attacker who {_WHO[shown[0]]}"
+        return f"does not hide the face, not even from an attacker who {_least(shown)}"
     if hidden and not partly and not shown:
-        return f"hides the face from every attacker that was tried, up to one who {_WHO[hidden[-1]]}"
-    first = hidden or partly
-    said = f"hides {'' if hidden else 'part of '}the face from an attacker who {_WHO[first[-1]]}"
+        return f"hides the face from every attacker that was tried, up to one who {_most(hidden)}"
+    said = f"hides {'' if hidden else 'part of '}the face from an attacker who {_most(hidden or partly)}"
     if hidden and partly:
-        said += f", part of it from one who {_WHO[partly[-1]]}"
-    return f"{said}, not from one who {_WHO[shown[0]]}" if shown else said
+        said += f", part of it from one who {_most(partly)}"
+    return f"{said}, not from one who {_least(shown)}" if shown else said
 
 
-def _login(row: Mapping[Any, Any], standings: Mapping[str, Standing]) -> str:
-    accepted = next((f for level in reversed(LEVELS) if (f := Figure.of(row, f"{level}_srra1")) is not None), None)
+def _most(levels: Sequence[Knowledge]) -> str:
+    """Those of the levels that no other one includes, in words."""
+    return " or ".join(_WHO[level] for level in levels if not any(level < other for other in levels))
+
+
+def _least(levels: Sequence[Knowledge]) -> str:
+    """Those of the levels that include no other one, in words."""
+    return " or ".join(_WHO[level] for level in levels if not any(other < level for other in levels))
+
+
+def _login(row: Mapping[Any, Any], standings: Mapping[Knowledge, Standing]) -> str:
+    tried = {level: f for level in LEVELS if (f := Figure.of(row, f"{level}_srra1")) is not None}
+    tops = [f for level, f in tried.items() if not any(level < other for other in tried)]
+    accepted = max(tops, key=lambda f: f.value, default=None)
     if accepted is None:
         return ""
     but = "but " if standings and set(standings.values()) == {"hidden"} and accepted.low > 0 else ""

@@ -19,7 +19,7 @@ from bench.checks.scene import Scene
 from bench.checks.verdict import Verdict, failures
 from bench.contracts import Attack, Dataset, Defense, KeyedAttack, KeyedDefense, Recognizer
 from bench.settings import registry
-from bench.settings.controls import Sealed
+from bench.settings.keyed_canaries import Sealed
 
 __all__ = ["Scene", "Verdict", "assert_sound", "check", "failures"]
 

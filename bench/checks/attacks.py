@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
@@ -27,6 +28,7 @@ from bench.checks.verdict import (
 from bench.contracts import (
     Attack,
     Defense,
+    FaceSet,
     Knowledge,
     Leak,
     LinkageAttack,
@@ -89,22 +91,44 @@ class _Looks:
         with torch.no_grad():
             templates = system.protect(system.encode(self.originals), Rng(0).images(self.names))
             embeddings = system.embed(templates)
-        public = self.scene.public
-        copy = defense.fit(client_alone(self.scene.network), public, Rng(1)) if self.attack.asks_surrogate else None
-        state = stored_state(self._learned(self.attack, system, copy))
-        # As in a run: stored embeddings are only available to an attack that steals them, and not during training.
+        copy = (
+            defense.fit(client_alone(self.scene.network), self.public, Rng(1)) if self.attack.asks_surrogate else None
+        )
         leaks = self.attack.leaks == "embedding"
+        taken = self._stolen(system, embeddings if leaks else templates)
+        state = stored_state(self._learned(self.attack, system, copy, taken))
+        # As in a run: stored embeddings are only available to an attack that steals them, and not during training.
         known = embeddings if leaks and self.attack.level >= Knowledge.ENROLMENT else None
-        oracle = Oracle(self.attack.level, system, Rng(0).child("oracle"), known, copy)
+        shown = self.attack.shown
+        oracle = Oracle(self.attack.level, system, Rng(0).child("oracle"), known, copy, taken, show=shown)
         return oracle, self.attack.prepare(oracle, state), embeddings if leaks else templates
 
-    def _learned(self, attack: ReconstructionAttack, system: System, copy: State | None) -> State | None:
-        oracle = Oracle(attack.level, system, Rng(0).child("oracle", attack.level), None, copy)
-        public = self.scene.public
+    @property
+    def public(self) -> FaceSet:
+        """The attacker's faces. An attack that learns from a database leaves half of the scene's to it."""
+        whole = self.scene.public
+        return whole.subset(range(len(whole) // 2)) if self.attack.asks_stolen else whole
+
+    def _stolen(self, system: System, values: Tensor) -> NDArray[Any] | None:
+        """The database: the values to attack, and those of people who are neither attacked nor public."""
+        if not self.attack.asks_stolen:
+            return None
+        rest = self.scene.public.subset(range(len(self.public), len(self.scene.public)))
+        with torch.no_grad():
+            others = system.protect(system.encode(rest.batch(slice(None))), Rng(0).images(rest.names))
+            others = system.embed(others) if self.attack.leaks == "embedding" else others
+        found: NDArray[Any] = torch.cat([values, others]).cpu().numpy()
+        return found
+
+    def _learned(
+        self, attack: ReconstructionAttack, system: System, copy: State | None, taken: NDArray[Any] | None
+    ) -> State | None:
+        oracle = Oracle(attack.level, system, Rng(0).child("oracle", attack.level), None, copy, taken)
+        public = self.public
         if attack.base is None:
             state = attack.fit(oracle, public, Rng(0).child("fit"))
         else:
-            start = stored_state(self._learned(attack.base, system, copy))
+            start = stored_state(self._learned(attack.base, system, copy, taken))
             state = attack.adapt(oracle, public, Rng(0).child("adapt"), start)
         self.asked.update(oracle.queries)
         return state
@@ -266,8 +290,12 @@ def _scores(attack: LinkageAttack, scene: Scene) -> str:
     with torch.no_grad():
         templates = system.encode(scene.images())[0::2]
         stored = system.embed(templates)
-    oracle = Oracle(attack.level, system, Rng(0), stored)
-    state = stored_state(attack.fit(Oracle(attack.level, system, Rng(0)), scene.public, Rng(0).child("fit")))
+    taken = templates.cpu().numpy() if attack.asks_stolen else None
+    oracle = Oracle(attack.level, system, Rng(0), stored, None, taken)
+    fitting = Oracle(attack.level, system, Rng(0), None, None, taken)
+    state = stored_state((attack.base or attack).fit(fitting, scene.public, Rng(0).child("fit")))
+    if attack.base is not None:
+        state = stored_state(attack.adapt(fitting, scene.public, Rng(0).child("adapt"), state))
     gallery = scene.test.subset(range(1, 2 * people, 2))
     leak = Leak(templates, rows=tuple(range(people)))
     try:

@@ -19,11 +19,11 @@ from bench.contracts import (
     KeyedAttack,
     KeyedDefense,
     KeyOracle,
-    Knowledge,
     OwnPeople,
     Rng,
     Stolen,
 )
+from bench.toolkit.imitated_service import imitated_service
 
 WIDTHS = (128, 512)  #: of embeddings, as compact and most published recognisers have them
 _PEOPLE = 60
@@ -33,9 +33,13 @@ _APART = 4.0  #: standard errors beyond which scores under another key are no lo
 _FROM_RNG = "Take all randomness from the rng that draw_key is given, and none in transform."
 
 
-def check_keyed_defense(defense: KeyedDefense, width: int = WIDTHS[0]) -> list[Verdict]:
-    """Runs every check on random unit embeddings, in order; the last one measures the cost of a template."""
-    looks = _Looks(defense, width)
+def check_keyed_defense(defense: KeyedDefense, width: int = WIDTHS[0], people: int = _PEOPLE) -> list[Verdict]:
+    """Runs every check on random unit embeddings, in order; the last one measures the cost of a template.
+
+    Args:
+        people: fewer are enough for slow schemes, and less sure.
+    """
+    looks = _Looks(defense, width, people)
     checks: list[tuple[str, Callable[[], str | None]]] = [
         ("parameters", lambda: sound_parameters(defense)),
         ("key", looks.key_is_drawn),
@@ -56,9 +60,9 @@ def check_keyed_defense(defense: KeyedDefense, width: int = WIDTHS[0]) -> list[V
 
 
 class _Looks:
-    def __init__(self, defense: KeyedDefense, width: int) -> None:
+    def __init__(self, defense: KeyedDefense, width: int, people: int = _PEOPLE) -> None:
         self.defense, self.width = defense, width
-        draws = torch.randn(2, _PEOPLE, width, generator=Rng(0).torch())
+        draws = torch.randn(2, people, width, generator=Rng(0).torch())
         self.first = functional.normalize(draws[0])
         own = functional.normalize(draws[1] - (draws[1] * self.first).sum(1, keepdim=True) * self.first)
         self.second = _GENUINE * self.first + (1 - _GENUINE**2) ** 0.5 * own  # another image of each person
@@ -75,18 +79,24 @@ class _Looks:
         with torch.no_grad():
             return self.defense.transform(embeddings, key or self.key)
 
-    def scored(self, embeddings: Tensor, key: Key | None = None, record: int | None = None) -> Tensor:
+    @cached_property
+    def stored(self) -> Tensor:
+        return self.made(self.first)
+
+    def login(self, embeddings: Tensor, record: int | None = None) -> Tensor:
         """Scores (N,) of these probes with the stored records in the same rows, or all with one record."""
-        key, stored, rows = key or self.key, self.made(self.first), range(len(embeddings))
-        claimed = [row if record is None else record for row in rows]
+        claimed = [row if record is None else record for row in range(len(embeddings))]
         with torch.no_grad():
             beside = self.defense.auxiliary(self.first, self.key)
             if beside is None:
-                probes = self.defense.probe(embeddings, key, None)
+                probes = self.defense.probe_beside(embeddings, self.key, None)
             else:
-                parts = [self.defense.probe(embeddings[i : i + 1], key, beside[claimed[i]]) for i in rows]
+                parts = [
+                    self.defense.probe_beside(embeddings[place : place + 1], self.key, beside[row])
+                    for place, row in enumerate(claimed)
+                ]
                 probes = torch.cat(parts)
-            return self.defense.score(stored[claimed], probes)
+            return self.defense.compare(self.stored[claimed], probes, self.key)
 
     def key_is_drawn(self) -> str:
         disturb_globals(1)
@@ -148,32 +158,39 @@ class _Looks:
             )  # fmt: skip
 
     def scores(self) -> str:
-        found, crossed = self.scored(self.first), self.scored(self.first, record=0)
+        found, crossed = self.login(self.first), self.login(self.first, record=0)
         if tuple(found.shape) != (len(self.first),) or not torch.isfinite(found).all():
             raise Wrong(f"finite scores ({len(self.first)},)", str(tuple(found.shape)), "Return one number per row.")
         if float(found.mean()) <= float(crossed[1:].mean()):
             raise Wrong("higher scores for equal templates", "lower ones", "Higher must mean more similar.")
         return f"{float(found.mean()):.3g} for equal templates, {float(crossed[1:].mean()):.3g} for two people's"
 
-    def _scored(self, key: Key) -> tuple[Tensor, Tensor]:
-        """Scores of stored templates with probes of the same person and of the next one, which have this key."""
-        return self.scored(self.second, key).double(), self.scored(self.second.roll(1, 0), key).double()
+    @cached_property
+    def logins(self) -> tuple[Tensor, Tensor]:
+        """Scores of stored templates with probes of the same person and of the next one, under one key."""
+        return self.login(self.second).double(), self.login(self.second.roll(1, 0)).double()
+
+    def crossed(self, key: Key) -> tuple[Tensor, Tensor]:
+        """Scores of stored templates with those of the same person and of the next one under another key."""
+        stored, others = self.stored, self.made(self.second, key)
+        with torch.no_grad():
+            return self.defense.score(stored, others).double(), self.defense.score(stored, others.roll(1, 0)).double()
 
     def recognises(self) -> str:
-        own, other = self._scored(self.key)
+        own, other = self.logins
         if float(own.mean()) <= float(other.mean()):
             raise Wrong("higher scores for the same person", "lower ones", "A protected probe must match its template.")
         return f"{float((own[:, None] > other).double().mean()):.3f} of comparisons in the right order, one key for all"
 
     def renewable(self) -> str:
         """Whether a person's template under another key scores like a stranger's."""
-        if torch.equal(self.made(self.first), self.made(self.first, self.other_key)):
+        if torch.equal(self.stored[:8], self.made(self.first[:8], self.other_key)):
             raise Wrong("another template under another key", "the same", "transform must depend on the key.")
-        drawn = [self._scored(self.defense.draw_key(Rng(3).child(n), self.width)) for n in range(8)]
+        drawn = [self.crossed(self.defense.draw_key(Rng(3).child(n), self.width)) for n in range(8)]
         means = torch.stack([(own - other).mean() for own, other in drawn])
         error = float(means.std() / len(means) ** 0.5)
-        excess, strangers = float(means.mean()), torch.stack([other.mean() for _, other in drawn]).mean()
-        if excess > max(_APART * error, 0.2 * float(self._scored(self.key)[0].mean() - strangers)):
+        excess, strangers = float(means.mean()), float(torch.stack([other.mean() for _, other in drawn]).mean())
+        if excess > max(_APART * error, 0.2 * (float(self.logins[0].mean()) - strangers)):
             raise Wrong("scores of strangers under another key", f"{excess:.3g} more", "Let the key change all of it.")
         return f"under another key, a person scores {excess:+.2g} (± {2 * error:.1g}) above strangers"
 
@@ -227,6 +244,7 @@ def check_keyed_attack(attack: KeyedAttack, broken: KeyedDefense, width: int = W
     def runs() -> str:
         known: dict[str, Any] = {
             "level": attack.level,
+            "show": attack.shown,
             "enrol": enrol,
             "auxiliary": beside if attack.steals_auxiliary else None,
             "records": (lambda number: looks.made(looks.first[number : number + 1].expand(attack.records - 1, -1)))
@@ -234,7 +252,9 @@ def check_keyed_attack(attack: KeyedAttack, broken: KeyedDefense, width: int = W
             else None,
         }
         teacher = KeyOracle(attack.knows, broken, width, leaked, Rng(0), **known)
-        known |= {"level": min(attack.level, Knowledge.ALGORITHM), "learned": attack.fit(teacher, own, Rng(0))}
+        known |= {"enrol": None, "learned": attack.fit(teacher, own, Rng(0))}
+        if attack.needs_service:
+            known["service"] = imitated_service(broken, looks.key, looks.stored, width, Rng(5))
         oracle = KeyOracle(attack.knows, broken, width, leaked, Rng(0), **known)
         stored = looks.made(looks.first)
         if isinstance(attack, CrossmatchAttack):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 
 _WIDTH = 120  #: of the verdict in a file
+_TEMPLATES = "templates"  #: the profile in which keyed defences are tried
 
 
 @click.command(name="try")
@@ -53,9 +54,9 @@ def try_(
 ) -> None:
     """Evaluate a defence, an attack, a dataset or a recogniser of your own, and explain the result.
 
-    Checks its contract, runs it with the standard set of the profile (default: quick, two minutes) next to an
-    undefended system and the most similar plugin, and prints the verdict and the lines for bench.toml that make it
-    permanent. Finished work is reused.
+    Checks its contract, runs it with the standard set of the profile (default: quick, two minutes; templates for a
+    defence with keys) next to an undefended system and the most similar plugin, and prints the verdict and the lines
+    for bench.toml that make it permanent. Finished work is reused.
 
     Exit status: 0 evaluated; 1 it breaks its contract, or a cell failed; 2 no such plugin, wrong settings, data or
     disk.
@@ -67,7 +68,8 @@ def try_(
     from bench.toolkit.progress import progress_shown
 
     path = config or default_path()
-    profile = profile or profile_if_there(QUICK, path)
+    keyed = _is_keyed(plugin, kind)
+    profile = profile or profile_if_there(_TEMPLATES if keyed else QUICK, path)
     planned = trial(plugin, path, profile, overrides, parse_values(parameters, "--param"), kind)
     if not no_check and not _keeps_its_contract(plugin, planned, parameters, quiet):
         err.print(f"veilbench: {plugin} breaks its contract: fix it first, or use --no-check", style="red")
@@ -80,7 +82,10 @@ def try_(
             path, profile, everything, output=output, workers=workers, scheduler=scheduler, report=display.report
         )
     failed = results.outcome.failed if results.outcome else ()
-    _verdict(planned, results)
+    if keyed:
+        _print_templates(results)
+    else:
+        _verdict(planned, results)
     for name in failed:
         record = results.runs[0].read(name)
         out.print(Text(f"failed: {name}: {record.reason if record else ''}", style="red"))
@@ -94,6 +99,23 @@ def try_(
         click.echo(planned.lines())
         out.print(f"and then: veilbench run --profile {planned.label}")
     sys.exit(1 if failed else 0)
+
+
+def _is_keyed(plugin: str, kind: Any) -> bool:
+    from bench.contracts import KeyedDefense
+    from bench.settings import registry
+
+    return issubclass(registry.find_any(plugin, kind, "try"), KeyedDefense)
+
+
+def _print_templates(results: Results) -> None:
+    """The leaderboard of keyed defences, a column each."""
+    from bench.analysis.keyed import template_leaderboard
+    from bench.report.keyed import template_table
+
+    width = out.width if sys.stdout.isatty() else _WIDTH
+    for table in template_table(template_leaderboard(results.runs[0])):
+        Console(width=width).print(table, highlight=False)
 
 
 def _keeps_its_contract(plugin: str, planned: Trial, parameters: tuple[str, ...], quiet: bool) -> bool:

@@ -23,6 +23,7 @@ from bench.contracts.keyed_attack import (
     Enrol,
     InversionAttack,
     KeyedAttack,
+    KeyedService,
     KeyOracle,
     OwnPeople,
     Stolen,
@@ -35,8 +36,8 @@ from bench.labels import Knowledge
 
 __all__ = [
     "Alignment", "Attack", "Conv", "CrossmatchAttack", "DataError", "Dataset", "Defense", "Enrol", "Evaluation",
-    "FaceSet", "ImageRng", "InversionAttack", "Key", "KeyOracle", "KeyedAttack", "KeyedDefense", "Knowledge",
-    "KnowledgeError", "Leak", "LinkageAttack", "NotApplicable", "Oracle", "Originals", "OwnPeople", "Pairs",
-    "Recognizer", "ReconstructionAttack", "ReplayAttack", "Rng", "SplitNetwork", "State", "Stolen", "System",
+    "FaceSet", "ImageRng", "InversionAttack", "Key", "KeyOracle", "KeyedAttack", "KeyedDefense", "KeyedService",
+    "Knowledge", "KnowledgeError", "Leak", "LinkageAttack", "NotApplicable", "Oracle", "Originals", "OwnPeople",
+    "Pairs", "Recognizer", "ReconstructionAttack", "ReplayAttack", "Rng", "SplitNetwork", "State", "Stolen", "System",
     "TraitAttack", "UserError",
 ]  # fmt: skip

@@ -35,13 +35,15 @@ class Attack(ABC):
 
     leaks: ClassVar[Literal["template", "embedding"]] = "template"
     asks_server: ClassVar[bool] = False  #: steals templates, but also uses embeddings or similarities
+    asks_stolen: ClassVar[bool] = False  #: learns from the stolen values themselves (`Oracle.stolen`)
     yardstick: ClassVar[bool] = False  #: a floor or reference for other attacks; canaries do not test it
     wants_affine: ClassVar[bool] = False  #: only works if the client is an affine map
 
     @property
     def depends_on_server(self) -> bool:
         """Whether the result depends on the server's recognition, and not only on its templates."""
-        return self.level >= Knowledge.ENROLMENT and (self.asks_server or self.leaks == "embedding")
+        end = self.level >= Knowledge.ENROLMENT or self.level >= Knowledge.SERVER
+        return end and (self.asks_server or self.leaks == "embedding")
 
     @property
     @abstractmethod
@@ -53,6 +55,10 @@ class Attack(ABC):
         """Whether `Oracle.surrogate` is asked for: the harness then fits one on the attacker's faces. Default: no."""
         return False
 
+    def shown(self, scores: Tensor) -> Tensor:
+        """What the oracle shows of the scores of logins (see `bench.toolkit.shown_scores`). Default: all of them."""
+        return scores
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReconstructionAttack(Attack):
@@ -61,6 +67,9 @@ class ReconstructionAttack(Attack):
     An attack that exists at several levels has a field `knowledge` with their names; `bench.toml` can then refer to it
     as `NAME@LEVEL`.
     """
+
+    #: Share of the gap between blind floor and perfect image that it must close on a broken system, to be trusted.
+    required: ClassVar[float] = 0.5
 
     @property
     def base(self) -> ReconstructionAttack | None:

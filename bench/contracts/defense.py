@@ -88,12 +88,18 @@ class Defense(ABC):
     @property
     def has_own_client(self) -> bool:
         """Whether the client itself is changed by the defence, so that no decoder of plain features fits it."""
-        return type(self).encode is not Defense.encode or type(self).layout is not Defense.layout
+        protects = self.client_side and type(self).protect is not Defense.protect
+        return protects or type(self).encode is not Defense.encode or type(self).layout is not Defense.layout
 
     @property
     def shares_templates(self) -> bool:
         """Whether settings with another server may have the same templates, and these are costly to compute."""
         return "protect" in self.ignored and type(self).protect is not Defense.protect
+
+    @property
+    def value_bits(self) -> int | None:
+        """Bits that a value of a template takes, if fewer than `template_dtype` has; None: those of the type."""
+        return None
 
     @property
     def protect_batch(self) -> int | None:
@@ -139,6 +145,15 @@ class Defense(ABC):
     def reference(self, system: System, features: Tensor) -> Tensor:
         """The origin from which noise is measured (if `adds_noise`). Default: the client's features."""
         return features
+
+    def noise_information(self, system: System, features: Tensor) -> Tensor | None:
+        """Fisher information of each entry's noise about its location, shaped like the template, if its law is known.
+
+        For a template reference(features) + noise, with independent entries whose law does not depend on the features:
+        1 / sigma^2 for a normal law, 1 / b^2 for Laplace's of scale b. It gives the leaderboard's MSE floor. Default:
+        None, a law that is unknown or has no density.
+        """
+        return None
 
     def layout(self, recognizer: SplitNetwork) -> tuple[Conv, ...]:
         """The convolutions of `encode`, which a mirrored decoder reverses. Default: those of the recogniser's E."""

@@ -39,6 +39,9 @@ class KeyedDefense(Defense):
     """
 
     adds_noise: ClassVar[bool] = False
+    keeps_scores: ClassVar[bool] = (
+        False  #: `compare` is meant to give the cosine of the embeddings; its error is measured
+    )
 
     keys: Literal["subject", "record", "system", "pool"] = "subject"  #: who holds a key
     pool: int = 4  #: number of keys, if keys = "pool"
@@ -59,19 +62,23 @@ class KeyedDefense(Defense):
     def transform(self, embeddings: Tensor, key: Key) -> Tensor:
         """Unit embeddings (B, D) to templates (B, ...) of any type and shape; bits as torch.bool."""
 
+    def probe(self, embeddings: Tensor, key: Key) -> Tensor:
+        """What a login presents for unit embeddings (B, D), if that differs from a template. Default: `transform`."""
+        return self.transform(embeddings, key)
+
     def auxiliary(self, embeddings: Tensor, key: Key) -> Tensor | None:
         """What is stored beside each template besides the key, (B, ...). Default: nothing.
 
-        Whoever logs in as this person gets it (`probe`). It leaks to attacks that declare `steals_auxiliary`.
+        Whoever logs in as this person gets it (`probe_beside`). It leaks to attacks that declare `steals_auxiliary`.
         """
         return None
 
-    def probe(self, embeddings: Tensor, key: Key, auxiliary: Tensor | None) -> Tensor:
-        """Unit embeddings (B, D) to protected probes (B, ...). Default: templates.
+    def probe_beside(self, embeddings: Tensor, key: Key, auxiliary: Tensor | None) -> Tensor:
+        """What a login presents for unit embeddings (B, D) to a record with this auxiliary data (...).
 
-        Override it if probes differ from templates, or depend on the auxiliary data (...) of the claimed record.
+        Default: `probe`, whatever is stored beside the template. None: nothing is.
         """
-        return self.transform(embeddings, key)
+        return self.probe(embeddings, key)
 
     def score(self, stored: Tensor, probes: Tensor) -> Tensor:
         """Similarity (B,) of stored templates to protected probes, row by row; higher is more similar.
@@ -80,6 +87,17 @@ class KeyedDefense(Defense):
         Default: the cosine.
         """
         return functional.cosine_similarity(stored.flatten(1).float(), probes.flatten(1).float())
+
+    def compare(self, stored: Tensor, probes: Tensor, key: Key) -> Tensor:
+        """Similarity (B,) at a login, row by row, where the system has the key of the stored templates.
+
+        Default: `score`. Encrypted templates override it, because only a holder of the key can read a score.
+        """
+        return self.score(stored, probes)
+
+    def undo(self, templates: Tensor, key: Key) -> Tensor | None:
+        """Embeddings (B, D) from templates and their key. Default: None, for schemes that cannot be undone."""
+        return None
 
     def margins(self, embeddings: Tensor, template: Tensor, key: Key) -> Tensor | None:
         """What one stored template says about its embedding, as inequalities: (B, M), none negative where they hold.

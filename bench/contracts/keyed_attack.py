@@ -37,6 +37,16 @@ class OwnPeople:
         return len(self.people)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class KeyedService:
+    """The running system behind a `KeyOracle`: its other customers, and what it does for anybody who enrols."""
+
+    public: Tensor  #: embeddings (N, D) of the attacker's own faces
+    others: Callable[[], Tensor]  #: stolen templates (M, ...) of other people of the same application
+    enrol: Callable[[Tensor], Tensor]  #: what it stores for own embeddings (B, D), under the attacker's own enrolment
+    login: Callable[[int, Tensor], Tensor]  #: scores (B,) of own embeddings that claim to be a stolen template's owner
+
+
 class Enrol(Protocol):
     """Enrols own people in one application of the attacked system, and reads the records back."""
 
@@ -50,7 +60,7 @@ class KeyOracle:
     All attackers know the width of the embeddings.
 
     Attributes:
-        queries: the number of calls per method.
+        queries: the number of calls per method, and in `METHOD_templates` or `METHOD_logins` what they were about.
         learned: what the attack's `fit` returned.
     """
 
@@ -61,8 +71,10 @@ class KeyOracle:
         width: int,
         leaked: Callable[[int], Key],
         rng: Rng,
-        *,
         level: Knowledge = Knowledge.ALGORITHM,
+        service: KeyedService | None = None,
+        show: Callable[[Tensor], Tensor] = lambda scores: scores,
+        *,
         enrol: Enrol | None = None,
         auxiliary: Callable[[int], Tensor | None] | None = None,
         records: Callable[[int], Tensor] | None = None,
@@ -72,14 +84,16 @@ class KeyOracle:
 
         Args:
             leaked: the key of the stolen template with this number.
-            enrol: the attacked system, for attacks at level `enrolment`.
+            service: for attacks with `needs_service`.
+            show: what the service shows of scores, `Attack.shown`.
+            enrol: the attacked system, for attacks at level `enrolment` that learn.
             auxiliary: the auxiliary data of the stolen template with this number; None: it did not leak.
             records: further templates (R, ...) of the person behind it, from other applications; None: there are none.
         """
-        self.knows, self.width, self.learned = knows, width, learned
+        self.knows, self.width, self.level, self.learned = knows, width, level, learned
         self.queries: Counter[str] = Counter()
-        self._defense, self._leaked, self._rng, self._level = defense, leaked, rng, level
-        self._enrol, self._auxiliary, self._records = enrol, auxiliary, records
+        self._defense, self._leaked, self._rng, self._service = defense, leaked, rng, service
+        self._show, self._enrol, self._auxiliary, self._records = show, enrol, auxiliary, records
 
     @property
     def defense(self) -> KeyedDefense:
@@ -131,7 +145,7 @@ class KeyOracle:
         self.queries["records"] += 1
         return self._records(number)
 
-    def enrol(self, rows: Sequence[int], application: int = 0, copy: int = 0) -> Stolen:
+    def enrol_own(self, rows: Sequence[int], application: int = 0, copy: int = 0) -> Stolen:
         """`enrolment`: records of own people in an application, under the keys that the system gives them.
 
         Args:
@@ -142,10 +156,51 @@ class KeyOracle:
         Raises:
             KnowledgeError: the attack's level is lower.
         """
-        if self._enrol is None or self._level < Knowledge.ENROLMENT:
-            raise KnowledgeError(f"enrol() needs level 'enrolment', but this attack declared '{self._level}'")
-        self.queries["enrol"] += len(rows)
+        self._entered("enrol_own")
+        if self._enrol is None:
+            raise KnowledgeError("enrol_own() is for fit(): its rows are those of the own people given there")
+        self.queries["enrol_own_templates"] += len(rows)
         return self._enrol(rows, application, copy)
+
+    @property
+    def public(self) -> Tensor:
+        """Embeddings (N, D) of the attacker's own faces, by the recogniser that everybody knows."""
+        self.queries["public"] += 1
+        return self._running("public").public
+
+    def others(self) -> Tensor:
+        """Stolen templates (M, ...) of other people of the same application; whose they are is not known."""
+        found = self._running("others").others()
+        self.queries["others_templates"] += len(found)
+        return found
+
+    def enrol(self, embeddings: Tensor) -> Tensor:
+        """`enrolment`: what the service stores for own embeddings (B, D), read back.
+
+        The attacker enrols as a customer: where everybody has the same key, these templates are under the victims' key,
+        otherwise under keys of his own.
+        """
+        self._entered("enrol")
+        self.queries["enrol_templates"] += len(embeddings)
+        return self._running("enrol").enrol(embeddings)
+
+    def login(self, number: int, embeddings: Tensor) -> Tensor:
+        """`enrolment`: the score (B,) of a login with each own embedding (B, D), claiming a stolen template's identity.
+
+        The client, which is not the attacker's, protects the probe.
+        """
+        self._entered("login")
+        self.queries["login_logins"] += len(embeddings)
+        return self._show(self._running("login").login(number, embeddings))
+
+    def _entered(self, method: str) -> None:
+        if self.level < Knowledge.ENROLMENT:
+            raise KnowledgeError(f"{method}() needs level 'enrolment', but this attack declared '{self.level}'")
+
+    def _running(self, method: str) -> KeyedService:
+        if self._service is None:
+            raise KnowledgeError(f"{method} needs the running system: declare needs_service = True")
+        return self._service
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +210,10 @@ class KeyedAttack(Attack):
     #: A defence that it must break, to be trusted: its plugin's name, and parameters. None: not tested.
     breaks: ClassVar[tuple[str, Mapping[str, Any]] | None] = None
     required: ClassVar[float] = 0.5  #: the cosine or AUC that it must reach there
+    #: A defence that tells it nothing without the victim's key, where the harness's `sealed` does not apply.
+    sealed: ClassVar[tuple[str, Mapping[str, Any]] | None] = None
+    logs_in: ClassVar[bool] = False  #: reads scores, which every scheme gives away: not tested on a safe one
+    needs_service: ClassVar[bool] = False  #: uses own faces, other customers' templates, own enrolments or logins
     steals_auxiliary: ClassVar[bool] = False  #: also steals what the scheme stores beside its templates
 
     @property

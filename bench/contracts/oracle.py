@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bench.contracts.defense import Defense, State, System
@@ -36,11 +38,19 @@ def client_alone(network: SplitNetwork) -> SplitNetwork:
     )
 
 
-class Oracle:
-    """The attacker's only access to the system. Levels nest; a call above the declared one raises `KnowledgeError`.
+class Stored(Protocol):
+    """Stolen values (N, ...) in memory or in a file, read row by row."""
 
-    All attackers know the architecture (`layout`, `feature_shape`, `image_size`), whether the client is randomised
-    (`varies`), and the device to compute on.
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: NDArray[np.int64]) -> NDArray[Any]: ...
+
+
+class Oracle:
+    """The attacker's only access to the system; a call beyond the declared level raises `KnowledgeError`.
+
+    All attackers know the shape of a template (`feature_shape`), `image_size`, whether the client is randomised
+    (`varies`), and the device to compute on. Who has one end of the system also knows the client's `layout`.
 
     Attributes:
         queries: the number of calls per method, and in `METHOD_images` the number of images.
@@ -53,12 +63,17 @@ class Oracle:
         rng: Rng,
         stored: Tensor | None = None,
         surrogate: State | None = None,
+        stolen: Stored | None = None,
+        *,
+        show: Callable[[Tensor], Tensor] = lambda scores: scores,
     ) -> None:
         """An oracle for one attack on one system.
 
         Args:
             stored: embeddings (N, D) of the victims' templates, for `similarity`.
             surrogate: the state of the defence's `fit` on the attacker's own faces.
+            stolen: all stolen values (N, ...), for attacks with `asks_stolen`.
+            show: what the server shows of scores, `Attack.shown`.
         """
         self.level = level
         self.queries: Counter[str] = Counter()
@@ -66,8 +81,15 @@ class Oracle:
         self.device = system.device
         self.image_size = system.recognizer.image_size
         self._system, self._rng, self._stored, self._surrogate = system, rng, stored, surrogate
-        self.layout: tuple[Conv, ...] = system.defense.layout(system.recognizer)
+        self._stolen, self._show = stolen, show
         self.varies = system.defense.client_side and system.defense.randomized
+
+    @cached_property
+    def layout(self) -> tuple[Conv, ...]:
+        """The client's convolutions, its architecture without weights; not for who has neither end of the system."""
+        if not (self.level >= Knowledge.SERVER or self.level >= Knowledge.ENCODER):
+            raise KnowledgeError(f"layout needs level 'server' or 'encoder', but this attack declared '{self.level}'")
+        return self._system.defense.layout(self._system.recognizer)
 
     @cached_property
     def feature_shape(self) -> tuple[int, ...]:
@@ -81,7 +103,7 @@ class Oracle:
         return self._system.send(images.to(self.device), call.images([*map(str, range(len(images)))]))
 
     def _ask(self, method: str, level: Knowledge, images: int = 0) -> None:
-        if self.level < level:
+        if not level <= self.level:
             raise KnowledgeError(f"{method}() needs level '{level}', but this attack declared '{self.level}'")
         self.queries[method] += 1
         self.queries[f"{method}_images"] += images
@@ -95,6 +117,25 @@ class Oracle:
     def reported(self) -> dict[str, float]:
         """Means over the images of all reported figures."""
         return {name: round(sum(values) / len(values), 6) for name, values in self._reported.items()}
+
+    def stolen(self, count: int) -> Tensor:
+        """`database`: at most `count` of the stolen values, spread evenly over the database, (n, ...) float32.
+
+        It is the same selection at every call. Only for attacks that declare `asks_stolen`.
+        """
+        self._ask("stolen", Knowledge.DATABASE)
+        if self._stolen is None:
+            raise KnowledgeError("the stolen values are not available here: declare asks_stolen = True")
+        rows = np.unique(np.linspace(0, len(self._stolen) - 1, min(count, len(self._stolen))).round().astype(np.int64))
+        return torch.from_numpy(np.asarray(self._stolen[rows])).to(self.device, torch.float32)
+
+    def recognise(self, templates: Tensor) -> Tensor:
+        """`server`: the server's embeddings (B, D) of templates, differentiable in these.
+
+        Attacks that steal templates must declare `asks_server`.
+        """
+        self._ask("recognise", Knowledge.SERVER, len(templates))
+        return self._system.embed(templates)
 
     def encode(self, images: Tensor) -> Tensor:
         """`encoder`: what a client device sends for own images; values without gradients."""
@@ -129,7 +170,7 @@ class Oracle:
             raise KnowledgeError("no stored templates to compare with while fitting")
         with torch.no_grad():
             probes = self._system.embed(self._sent("similarity", images))
-            return (probes * self._stored[list(targets)].to(probes)).sum(1)
+            return self._show((probes * self._stored[list(targets)].to(probes)).sum(1))
 
     def similarities(self, images: Tensor, targets: Sequence[int]) -> Tensor:
         """`enrolment`: the score of every image (B) against every target (T), (B, T); counts as B x T logins."""
@@ -138,7 +179,7 @@ class Oracle:
             raise KnowledgeError("no stored templates to compare with while fitting")
         with torch.no_grad():
             probes = self._system.embed(self._sent("similarity", images))
-            return probes @ self._stored[list(targets)].to(probes).T
+            return self._show(probes @ self._stored[list(targets)].to(probes).T)
 
     def embed(self, images: Tensor) -> Tensor:
         """`enrolment`: the server's embeddings (B, D) of own images as probes."""

@@ -40,6 +40,8 @@ from bench.metrics.image import image_scores
 from bench.plan import Job, Scene, Task, public_sources
 from bench.settings.controls import Canary, Control
 from bench.settings.model import Settings
+from bench.settings.stack import Stack
+from bench.toolkit.imitated_service import imitated_service
 from bench.toolkit.precision import pick_device
 
 _PROBE = 16  #: images per timing
@@ -70,6 +72,8 @@ def _shortened(plugin: Any) -> Any:
         short["recipe"] = replace(plugin.recipe, **{n: v for n, v in least.items() if hasattr(plugin.recipe, n)})
     if "fit_steps" in names:
         short["fit_steps"] = min(plugin.fit_steps, _FIT_STEPS)
+    if isinstance(plugin, Stack):
+        short["parts"] = tuple(_shortened(part) for part in plugin.parts)
     return replace(plugin, **short)
 
 
@@ -144,6 +148,12 @@ class Probe:
     def _fit_seconds(self, plugin: Any, first: float, fit: Callable[[Any], Any], public: int) -> float:
         """Seconds of the full fitting, whose first epoch took `first`; cached features make later epochs cheaper."""
         training = getattr(plugin, "training", None)
+        if isinstance(plugin, Stack):
+            longest = max(
+                getattr(getattr(part, "training", None), "epochs", getattr(part, "fit_steps", _FIT_STEPS) / _FIT_STEPS)
+                for part in plugin.parts
+            )
+            return first * max(1.0, float(longest))
         if hasattr(plugin, "fit_steps"):
             return first * max(1.0, float(plugin.fit_steps) / _FIT_STEPS)
         if training is None:
@@ -206,7 +216,8 @@ class Probe:
         for _ in range(bases):
             attack = attack.base
         # The cost depends on the defence if the attack runs it; a decoder costs the same for all that share a client.
-        apart = attack.level >= Knowledge.ALGORITHM or self.settings.defenses[defense].has_own_client
+        apart = attack.level >= Knowledge.ALGORITHM or attack.asks_stolen or attack.depends_on_server
+        apart = apart or self.settings.defenses[defense].has_own_client
         key = (label, defense if apart else "", bases)
         if key not in self._attacked:
             try:
@@ -217,10 +228,11 @@ class Probe:
 
     def _probed(self, attack: ReconstructionAttack, own: _Defended) -> tuple[float, int, float]:
         stored = own.system.embed(own.templates) if attack.leaks == "embedding" else None
-        oracle = Oracle(attack.level, own.system, Rng(0), stored, own.state)
+        values = own.templates if stored is None else stored
+        taken = values.cpu().numpy() if attack.asks_stolen else None
+        oracle = Oracle(attack.level, own.system, Rng(0), stored, own.state, taken, show=attack.shown)
         fit, state = self._learned(attack, oracle, own)
         prepared = attack.prepare(oracle, state)
-        values = own.templates if stored is None else stored
         shown = self.faces.batch(slice(0, len(values)), values.device)
         leak = Leak(values, rows=tuple(range(len(values))), guesses=tuple(shown for _ in attack.parts))
         names = self.faces.names[:_PROBE]
@@ -302,11 +314,12 @@ class Probe:
                 return self._learning_keys(task, attack, defense, embeddings, draw + once / _PROBE)
             if not isinstance(attack, InversionAttack) or attack.learns:
                 return Item(task.label, once, 8 * people**2)
+            few, width = templates[:_STEPS], embeddings.shape[1]
+            service = imitated_service(defense, key, few, width, Rng(0)) if attack.needs_service else None
             oracle = KeyOracle(
-                attack.knows, defense, embeddings.shape[1], lambda _: key, Rng(0),
+                attack.knows, defense, width, lambda _: key, Rng(0), attack.level, service, attack.shown,
                 auxiliary=(lambda _: None) if attack.steals_auxiliary else None,
             )  # fmt: skip
-            few = templates[:_STEPS]
             seconds, _ = _timed(lambda: attack.invert(oracle, few, Rng(0)))
         except NotApplicable:
             return Item(task.label, 0.0, 0)
@@ -329,6 +342,23 @@ class Probe:
         seconds, state = _timed(lambda: attack.fit(oracle, own, Rng(0)))
         return Item(task.label, seconds + each * max(0, count - len(own)), _tensors(state))
 
+    def _pictured(self, task: Task) -> Item:
+        """Training the decoder of recovered embeddings, or making faces with it."""
+        attack = self.settings.pictures
+        assert attack is not None
+        if ("", "", 0) not in self._attacked:
+            system = System(self.network, Canary(kind="open"), device=self.device)
+            with torch.no_grad():
+                features = self.network.extract(self.faces.batch(slice(0, _PROBE), self.device))
+            own = _Defended(0.0, self._embedding(), 0, None, system, features)
+            self._attacked["", "", 0] = self._probed(attack, own)
+        fit, state, each = self._attacked["", "", 0]
+        if task.kind == "picture_decoder":
+            return Item(task.label, fit, state)
+        height, width = self.network.image_size
+        count = min(math.ceil(self.test / 2), self.attacked, attack.subset(Canary(kind="open")) or self.attacked)
+        return Item(task.label, count * (each + self._embedding()), count * 6 * height * width)
+
     def _embedding(self) -> float:
         """Seconds per image for E and Psi."""
         if not self._embed:
@@ -345,6 +375,9 @@ class Probe:
         """The cost of an artefact."""
         if task.kind in ("identity", "judge_identity"):
             return Item(task.label, self.test * self._embedding(), self.test * 2048)
+        if task.kind in ("attacker_identity", "defender_identity"):
+            count = self.public["attacker" if task.kind == "attacker_identity" else "defender"]
+            return Item(task.label, count * self._embedding(), count * 2048)
         if task.kind in ("presentation", "login"):
             # About half of the images are the left one of a genuine pair, and these are attacked first.
             own, shown = self._defense(task.defense), min(self.attacked, math.ceil(self.test / 2))
@@ -355,10 +388,10 @@ class Probe:
         if task.kind == "embeddings":
             return Item(task.label, 2 * self.test * self._embedding(), self.test * 4096)
         defense = task.defense
-        if task.kind == "own_identity":
-            return Item(task.label, self.public["attacker"] * self._embedding(), self.public["attacker"] * 2048)
         if task.kind in ("protected", "crossmatch", "inversion", "key_attack_state"):
             return self._under_keys(task)
+        if task.kind in ("picture_decoder", "pictures"):
+            return self._pictured(task)
         if task.kind == "server_state":
             return self._serving(defense)
         linking = self.settings.attacks.get(task.attack)
@@ -385,7 +418,7 @@ class Probe:
     def job(self, job: Job) -> Item:
         """The cost of judging a cell, without its artefacts."""
         label = f"judging {job.cell.kind} cells"
-        if job.cell.kind != "reconstruction":
+        if job.cell.kind not in ("reconstruction", "picture"):
             return Item(label, 0.5, 100 * self.test)
         if not self._judge:
             images = self.faces.batch(slice(0, _PROBE))

@@ -28,7 +28,7 @@ class Metric:
     better: Direction  #: +1: larger is better for the person who is protected or recognised
     tolerance: float  #: `veilbench compare` ignores differences up to this
     kind: Literal[
-        "utility", "reconstruction", "replay", "linkage", "traits", "protection", "crossmatch", "inversion"
+        "utility", "reconstruction", "replay", "linkage", "traits", "protection", "crossmatch", "inversion", "picture"
     ]  #: the kind of cell that has it
     group: str = ""  #: the key of its tolerance in `[compare]`, where several metrics share one
     column: str = ""  #: the name of its per-image or per-pair scores, if different
@@ -86,6 +86,7 @@ METRICS = (
     Metric("tar_stolen_at_far_", "TAR at FAR, stolen token", 3, +1, 0.05, "protection", group="tar_at_far"),
     Metric("tar_plain_at_far_", "TAR at FAR, unprotected", 3, +1, 0.05, "protection", compared=False),
     Metric("renewed_", "FMR of renewed templates", 3, -1, 0.02, "protection"),
+    Metric("replayed_", "replayed templates accepted", 3, -1, 0.02, "protection"),
     Metric("link_auc", "AUC of linking", 3, -1, 0.05, "crossmatch", group="link"),
     Metric("link_eer", "EER of linking", 3, +1, 0.05, "crossmatch", group="link"),
     Metric("link_tmr_at_fmr_", "TMR of linking at FMR", 3, -1, 0.1, "crossmatch", compared=False),
@@ -103,6 +104,28 @@ METRICS = (
     Metric("isr2_", "ISR II", 3, -1, 0.05, "inversion", group="isr"),
     Metric("preimage1_", "pre-image accepted", 3, -1, 0.05, "inversion", group="preimage"),
     Metric("preimage2_", "pre-image accepted, other image", 3, -1, 0.05, "inversion", group="preimage"),
+    Metric("preimage_renewed_", "pre-image accepted after renewal", 3, -1, 0.05, "inversion", group="preimage"),
+    Metric("picture_ssim", "picture's SSIM (7x7)", 3, -1, 0.02, "picture"),
+    Metric("picture_ssim_other", "SSIM with another face", 3, -1, 0.02, "picture", compared=False),
+    Metric("picture_cosine", "picture's cosine", 3, -1, 0.03, "picture"),
+    Metric("picture_isr1_", "picture accepted, unprotected", 3, -1, 0.05, "picture", group="picture_isr"),
+    Metric("picture_isr2_", "the same, other image", 3, -1, 0.05, "picture", group="picture_isr"),
+    Metric("picture_login1_", "picture's login", 3, -1, 0.05, "picture", group="picture_login"),
+    Metric("picture_login2_", "picture's login, other image", 3, -1, 0.05, "picture", group="picture_login"),
+    Metric("picture_judge_cosine", "judge's cosine", 3, -1, 0.03, "picture"),
+    Metric("picture_judge_sar_", "judge's SAR at FMR", 3, -1, 0.05, "picture", group="picture_sar"),
+    *(
+        Metric(f"{prefix}_picture_{name}", f"{heading}, {of}", 3, -1, tolerance, "picture", compared=False)
+        for prefix, of in (("plain", "true embedding"), ("floor", "mean face"))
+        for name, heading, tolerance in (
+            ("ssim", "SSIM", 0.02),
+            ("cosine", "cosine", 0.03),
+            ("judge_cosine", "judge's cosine", 0.03),
+            ("isr1_", "accepted", 0.05),
+            ("isr2_", "accepted, other image", 0.05),
+            ("judge_sar_", "judge's SAR", 0.05),
+        )
+    ),
 )
 
 _BY_NAME = {metric.name: metric for metric in METRICS}

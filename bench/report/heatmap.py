@@ -13,57 +13,70 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from bench.analysis.board import Board, Entry, boards
+from bench.analysis.board import KEYED, Board, Entry, boards
 from bench.errors import UserError, near_miss
-from bench.labels import at_level
+from bench.labels import at_level, with_key
 from bench.metrics.catalogue import metric as find_metric
 from bench.metrics.catalogue import of_kind
 from bench.storage.files import replacing
 from bench.storage.records import Run
 
 METRICS = tuple(m.name for m in of_kind("reconstruction"))
+KEYED_METRICS = ("inverted_cosine", "picture_ssim")  #: of keyed defences
 
 
 def heatmap(run: Run, metric: str = "ssim") -> Figure:
-    """Rows: defences; columns: attacks by ascending knowledge; a map per dataset and recogniser.
+    """Rows: defences; columns: attacks by knowledge (`server` before `encoder`); a map per dataset and recogniser.
+
+    Of keyed defences for `KEYED_METRICS`, and of the others for `METRICS`; boards without any are left out.
 
     Raises:
-        UserError: there is no such metric.
+        UserError: there is no such metric, or no defence that could have it.
         DataError: there are no records, or damaged ones.
     """
-    if metric not in METRICS:
-        raise UserError(f"no heatmap of {metric!r}.{near_miss(metric, METRICS)}")
-    some = boards(run)
-    width = max(5.0, 2.6 + 0.95 * max(len(b.attacks) for b in some))
-    heights = [1.9 + 0.52 * len(b.defenses) for b in some]
+    if metric not in (*METRICS, *KEYED_METRICS):
+        raise UserError(f"no heatmap of {metric!r}.{near_miss(metric, (*METRICS, *KEYED_METRICS))}")
+    kind = find_metric(metric).kind
+    some = [board for board in boards(run) if _defenses(board, kind)]
+    if not some:
+        raise UserError(f"{run.folder}: no heatmap of {metric!r}: no defence here has it")
+    width = max(5.0, 2.6 + (1.15 if kind in KEYED else 0.95) * max(len(board.attacks_of(kind)) for board in some))
+    heights = [1.9 + 0.52 * len(_defenses(board, kind)) for board in some]
     figure = Figure(figsize=(width, sum(heights)), layout="constrained")
     FigureCanvasAgg(figure)  # seaborn needs a renderer
     axes = figure.subplots(len(some), 1, squeeze=False, height_ratios=heights)[:, 0]
     for axis, board in zip(axes, some, strict=True):
-        _draw(axis, board, metric)
+        _draw(axis, board, metric, kind)
     return figure
 
 
-def _draw(axis: Axes, board: Board, metric: str) -> None:
+def _defenses(board: Board, kind: str) -> list[str]:
+    """Of keyed ones, those to which an attack applies."""
+    if kind not in KEYED:
+        return board.defenses
+    return [name for name in board.keyed if any(not entry.skipped for entry in board.under(name, kind))]
+
+
+def _draw(axis: Axes, board: Board, metric: str, kind: str) -> None:
     import seaborn  # the import takes a second, which commands that draw nothing should not spend
 
     shown = find_metric(metric)
     heading, more_leaks = shown.heading, shown.better < 0
     decimals = min(shown.decimals, max(2, shown.decimals - 1))  # a cell of the map is narrower than one of a table
-    defenses, attacks = board.defenses, board.attacks
+    defenses, attacks = _defenses(board, kind), board.attacks_of(kind)
     values = np.full((len(defenses), len(attacks)), np.nan)
     gaps: dict[tuple[int, int], str] = {}
     images = 0
     for row, defense in enumerate(defenses):
         for column, attack in enumerate(attacks):
-            entry = board.find("reconstruction", defense, attack)
+            entry = board.find(kind, defense, attack)
             figure = entry.metric(metric) if entry and not entry.failed else None
             if figure is not None and figure.value is not None:
                 values[row, column], images = figure.value, max(images, figure.n)
             else:
                 gaps[row, column] = _gap(entry)
-    levels = {a: e.cell.level for e in board.entries for a in [e.cell.attack] if e.cell.kind == "reconstruction"}
-    if metric in ("ssim", "cosine"):
+    levels = {a: e.cell.level for e in board.entries for a in [e.cell.attack] if e.cell.kind == kind}
+    if metric in ("ssim", "cosine", *KEYED_METRICS):
         low, high = 0.0, 1.0  # the same colours in every run
     elif len(gaps) < values.size:
         low, high = float(np.nanmin(values)), float(np.nanmax(values))
@@ -81,7 +94,7 @@ def _draw(axis: Axes, board: Board, metric: str) -> None:
         vmax=high,
         linewidths=1.5,
         linecolor=rcParams["axes.facecolor"],
-        xticklabels=[f"{at_level(attack)[0]}\n({levels[attack]})" for attack in attacks],
+        xticklabels=[_named(attack, levels[attack]) for attack in attacks],
         yticklabels=defenses,
         cbar_kws={"label": f"{heading}\n(darker: more leaked)"},
         annot_kws={"fontsize": 10},
@@ -101,6 +114,12 @@ def _draw(axis: Axes, board: Board, metric: str) -> None:
     axis.set_xlabel("attack (what the attacker knows)")
     axis.tick_params(axis="x", labelsize=8, rotation=0, length=0)
     axis.tick_params(axis="y", labelsize=9, rotation=0, length=0)
+
+
+def _named(attack: str, level: str) -> str:
+    """The attack and what it knows, on two lines: its level, and whether it has the victim's key."""
+    plain, leaked = with_key(attack)
+    return f"{at_level(plain)[0]}\n({level}{' + key' if leaked else ''})"
 
 
 def _filled(axis: Axes, values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -15,10 +15,11 @@ from typing import Any
 import pandas as pd
 
 from bench.analysis.board import Board, boards
-from bench.analysis.columns import BY_NAME, COLUMNS
+from bench.analysis.columns import BY_NAME, COLUMNS, OPTIONAL
 from bench.analysis.embeddings import embedding_attacks
 from bench.analysis.files import file_notes
 from bench.analysis.leaderboard import lower_bound
+from bench.labels import Knowledge
 from bench.metrics.catalogue import metric
 from bench.report.embeddings import render_embedding_attacks
 from bench.report.side_tables import sections
@@ -56,8 +57,23 @@ def _table(frame: pd.DataFrame, columns: Sequence[str], intervals: Sequence[str]
 
 
 def _has_figures(frame: pd.DataFrame, name: str) -> bool:
-    """Whether a column belongs into the table: those of a judge only where there was one."""
-    return "judge" not in name or bool(frame[name].notna().any())
+    """Whether a column belongs into the table: of a judge, a floor or a level beside the ladder, only with a figure."""
+    if name in ("lowest_mse", "mse_isotropic"):
+        name = "mse_floor"  # to compare with the floor
+    rare = "judge" in name or name == "mse_floor" or name in OPTIONAL
+    return not rare or bool(frame[name].notna().any())
+
+
+def _front(frame: pd.DataFrame) -> str:
+    """Who is on the Pareto front up to each level; empty if nobody has all four figures."""
+    named: dict[str, list[str]] = {}
+    for row in frame.to_dict("records"):
+        for level in filter(None, str(row["pareto"]).split(", ")):
+            named.setdefault(level, []).append(plain(row["defense"]))
+    if not named:
+        return ""
+    said = "; ".join(f"up to {level}: {', '.join(named[level])}" for level in map(str, Knowledge) if level in named)
+    return f"\nPareto front over SSIM, ACC, bytes and ms (client and server): {said}.\n"
 
 
 def _remarks(frame: pd.DataFrame) -> str:
@@ -104,7 +120,8 @@ def render(frame: pd.DataFrame, fmt: Format, run: Run | None = None, columns: Se
             table = _table(some, [c.name for c in shown], [c.name for c in shown if c.interval])
             missed = int(some["images_without_a_face"].max())
             note = f"{_NOTE} No face was found in {missed} images; they count as failures." if missed else _NOTE
-            parts.append(f"## {dataset}, {recognizer}\n\n{markdown(table)}\n\n{note}\n{_remarks(some)}".rstrip())
+            remarks = f"{_front(some)}{_remarks(some)}"
+            parts.append(f"## {dataset}, {recognizer}\n\n{markdown(table)}\n\n{note}\n{remarks}".rstrip())
     if fmt == "md" and run is not None:
         stolen = embedding_attacks(run)
         parts += [render_embedding_attacks(stolen, fmt).rstrip()] if len(stolen) else []

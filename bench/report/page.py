@@ -22,10 +22,13 @@ from bench.analysis.leaderboard import leaderboard
 from bench.analysis.verdict import verdicts
 from bench.labels import at_level
 from bench.metrics.catalogue import metric
-from bench.report.heatmap import METRICS, heatmap, save
+from bench.report.floor import floor_figure
+from bench.report.heatmap import KEYED_METRICS, METRICS, heatmap, save
+from bench.report.keyed_figures import det, template_curves
 from bench.report.page_tables import (
     cells_table,
     embedding_tables,
+    keyed_tables,
     keys_table,
     leaderboard_tables,
     side_table,
@@ -48,13 +51,15 @@ _STYLE: dict[Any, str] = {
     **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), _LIGHT[1]),
 }
 
-#: What each level of knowledge lets an attacker do, in ascending order.
+#: What each level of knowledge lets an attacker do, in the order of `LEVELS`.
 _KNOWLEDGE = dict(
     zip(
         LEVELS,
         (
             "public faces only; never looks at the template",
-            "also asks the client's encoder for features: the AdvFace paper's attacker",
+            "also has the stolen templates, and nothing of the system that made them",
+            "also has the server's network with gradients, but has never seen a client",
+            "has the stolen templates, and asks the client's encoder for features: the AdvFace paper's attacker",
             "also knows the defence and its settings, and runs a copy of its own",
             "also enrols own images and reads the stored templates back",
             "the whole system with gradients, but not the victims' randomness",
@@ -102,7 +107,11 @@ def write_page(run: Run, folder: Path) -> Path:
         leaderboards=leaderboard_tables(frame),
         embeddings=embedding_tables(embedding_attacks(run).to_dict("records")),
         scatter=_drawn(folder, "scatter", partial(scatter, run)),
+        floor=_drawn(folder, "mse_floor", partial(floor_figure, run)),
         heatmaps=_heatmaps(run, some, folder),
+        keyed=[table for board in some for table in keyed_tables(board)],
+        det=_drawn(folder, "det", partial(det, run)),
+        curves=_drawn(folder, "templates_curves", partial(template_curves, run)),
         galleries=shown,
         cells=[cells_table(board) for board in some],
         sides=[side_table(board, side) for board in some for side in side_tables(board)],
@@ -167,4 +176,9 @@ def _heatmaps(run: Run, some: Sequence[Board], folder: Path) -> list[Picture]:
                 heading = metric(name).heading
                 picture = _drawn(folder, f"heatmap_{name}", partial(heatmap, run, name), heading)
                 found += [picture] if picture else []
+    for name in KEYED_METRICS:
+        if any(e.metric(name).value is not None for e in entries):
+            heading = f"{metric(name).heading}, of keyed templates"
+            picture = _drawn(folder, f"heatmap_{name}", partial(heatmap, run, name), heading)
+            found += [picture] if picture else []
     return found

@@ -12,11 +12,13 @@ import pandas as pd
 from bench.analysis.board import LEVELS, Board
 from bench.analysis.columns import BY_NAME, COLUMNS, MORE
 from bench.analysis.embeddings import METRICS as EMBEDDING_METRICS
+from bench.analysis.keyed import board_templates
 from bench.analysis.leaderboard import lower_bound
 from bench.analysis.verdict import LEVELS as ATTACKING
 from bench.analysis.verdict import best_of, floor_of
 from bench.labels import at_level
 from bench.metrics.catalogue import of_kind
+from bench.report.keyed import PARTS, remarks, shown_columns
 from bench.report.side_tables import Side
 from bench.report.text import interval_text, number_text
 from bench.storage.records import Measure, Record
@@ -128,6 +130,28 @@ def leaderboard_tables(frame: pd.DataFrame) -> list[Table]:
     return tables
 
 
+def keyed_tables(board: Board) -> list[Table]:
+    """The leaderboard of keyed defences in its two parts, sorted by the defence; empty if there is none."""
+    records = board_templates(board).to_dict("records")
+    tables = []
+    for part in PARTS if records else ():
+        names = shown_columns(part, records)
+        columns = [Column("defence"), Column("keys"), *(Column(c.heading, "", True) for c in names), Column("remarks")]
+        rows = [
+            [
+                Value(str(row["defense"])),
+                Value(str(row["keys"])),
+                *(_figure(row[c.name], row.get(f"{c.name}_low"), row.get(f"{c.name}_high"), c.decimals) for c in names),
+                Value(remarks(part, row)),
+            ]
+            for row in records
+            if any(pd.notna(row[column.name]) for column in names) or row["skipped"]
+        ]
+        caption = f"{part.title}: {board.dataset}, {board.recognizer}. {part.note.replace('*', '')}"
+        tables.append(Table(caption, columns, rows))
+    return tables
+
+
 def embedding_tables(rows: Sequence[Mapping[Any, Any]]) -> list[Table]:
     """The rows of `bench.analysis.embeddings` in one table; None if there are none."""
     if not rows:
@@ -158,7 +182,7 @@ def cells_table(board: Board) -> Table:
         e
         for defense in board.defenses
         for kind in ("reconstruction", "replay")
-        for e in sorted(board.under(defense, kind), key=lambda e: (LEVELS[e.cell.level], e.cell.attack))
+        for e in sorted(board.under(defense, kind), key=lambda e: (LEVELS[e.cell.level].place, e.cell.attack))
     ]
     # A column without a figure stays if a note explains why.
     used = [c for c in _CELLS if any(e.metric(c.name).value is not None or e.metric(c.name).note for e in entries)]

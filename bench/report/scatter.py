@@ -22,12 +22,15 @@ _PANELS = (
     ("worst_psnr_db", f"{metric('psnr_db').heading} of that attack", "blind_psnr_db"),
 )
 
+_RING: dict[str, Any] = {"markersize": 11, "markerfacecolor": "none", "color": "0.5", "zorder": 0}
+
 
 def scatter(run: Run) -> Figure | None:
     """A row of two panels per dataset and recogniser: SSIM and PSNR of the worst attack against accuracy.
 
     Bars are 95 % intervals. The solid line is the Pareto front: defences that no other beats in both. The dashed line
-    is the blind floor. The points of a sweep are joined. None if fewer than two defences have both figures.
+    is the blind floor. A ring marks those on the front with size and time as further criteria, up to some level
+    (`bench.analysis.pareto`). The points of a sweep are joined. None if fewer than two defences have both figures.
 
     Raises:
         DataError: there are no records, or damaged ones.
@@ -75,12 +78,16 @@ def _draw(axis: Axes, frame: pd.DataFrame, name: str, heading: str, floor: str) 
         for point in some.to_dict("records"):
             across, up = _bar(point, name), _bar(point, "acc")
             axis.errorbar(point[name], point["acc"], yerr=up, xerr=across, fmt="o", color=colour, elinewidth=1)
+            if point["pareto"]:
+                axis.plot(point[name], point["acc"], "o", **_RING)
             axis.text(point[name], point["acc"], _label(str(point["defense"])), fontsize=8)
     front = _front(frame, name)
     ink = rcParams["text.color"]  # so that the picture is also readable on a dark page
     axis.step(
         front[name], front["acc"], where="post", color=ink, alpha=0.65, linewidth=1.2, zorder=0, label="Pareto front"
     )
+    if frame["pareto"].any():
+        axis.plot([], [], "o", label="front with bytes and ms", **_RING)
     if frame[floor].notna().any():
         axis.axvline(float(frame[floor].max()), color="0.5", linestyle="--", linewidth=1, label="blind floor")
     axis.set_xlabel(f"{heading} (left: more private)")

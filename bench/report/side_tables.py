@@ -8,9 +8,7 @@ from bench.analysis.board import UNKNOWN, Board, Entry
 from bench.analysis.keyed import board_templates
 from bench.analysis.selftest import board_trials, void_attacks
 from bench.labels import control
-from bench.report.keyed import NOTE as KEYED_NOTE
-from bench.report.keyed import TITLE as KEYED_TITLE
-from bench.report.keyed import keyed_rows
+from bench.report.keyed import PARTS, keyed_rows
 from bench.report.text import figure_text, markdown
 from bench.storage.records import Measure
 
@@ -27,20 +25,20 @@ class Side:
 def side_tables(board: Board) -> list[Side]:
     """The tables for which this board has data."""
     return [
-        side
-        for side in (_keyed(board), _selftest(board), _controls(board), _linkage(board), _traits(board))
-        if len(side.rows) > 1
+        side for side in (_selftest(board), _controls(board), _linkage(board), _traits(board)) if len(side.rows) > 1
     ]
 
 
 def sections(board: Board) -> list[str]:
-    """The same as Markdown."""
+    """The same as Markdown, after the tables of keyed defences."""
     place = f"{board.dataset}, {board.recognizer}"
-    return [f"### {side.title}: {place}\n\n{markdown(side.rows)}\n\n{side.note}" for side in side_tables(board)]
+    some = [*(side for side in _keyed(board) if len(side.rows) > 1), *side_tables(board)]
+    return [f"### {side.title}: {place}\n\n{markdown(side.rows)}\n\n{side.note}" for side in some]
 
 
-def _keyed(board: Board) -> Side:
-    return Side(KEYED_TITLE, keyed_rows(board_templates(board).to_dict("records")), KEYED_NOTE)
+def _keyed(board: Board) -> list[Side]:
+    records = board_templates(board).to_dict("records")
+    return [Side(part.title, keyed_rows(part, records), part.note) for part in PARTS]
 
 
 def _selftest(board: Board) -> Side:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from bench.storage.files import replacing
 from bench.storage.records import Run
 
 _PEOPLE = 8  #: maximum number of columns
+_TRUE = "true embedding"  #: names the faces made of these
 _QUALITY = 90  #: WebP quality: a tenth of PNG's size, without a visible difference
 
 
@@ -45,9 +46,12 @@ class Gallery:
 
 
 def galleries(run: Run, board: Board, folder: Path, start: int = 0) -> list[Gallery]:
-    """Writes `strip-N.webp` into the folder, N from `start` on, and describes them. None without pictures."""
+    """Writes `strip-N.webp` into the folder, N from `start` on, and describes them. None without pictures.
+
+    Of keyed defences, the faces made of recovered embeddings, and last those made of the true ones.
+    """
     found = []
-    for defense in board.defenses:
+    for defense in (*board.defenses, *board.keyed):
         gallery = _gallery(run, board, defense, folder, start)
         if gallery is not None:
             found.append(gallery)
@@ -55,15 +59,38 @@ def galleries(run: Run, board: Board, folder: Path, start: int = 0) -> list[Gall
     return found
 
 
+@dataclass(frozen=True, eq=False)
+class _Row:
+    """The pictures of one attack and their SSIM, by the image's name."""
+
+    attack: str
+    level: str
+    pictures: dict[str, NDArray[Any]] = field(default_factory=dict)
+    ssim: dict[str, float] = field(default_factory=dict)
+    why: str = ""
+
+
+def _row(run: Run, entry: Entry, part: str, metric: str, attack: str) -> _Row:
+    """One part of an entry's samples; of the first seed, and so are the figures, and not means over seeds."""
+    samples = {} if entry.failed else run.samples(entry.cell)
+    if not samples or not len(samples["name"]):
+        return _Row(attack, entry.cell.level, why=entry.failed or "no pictures were kept")
+    names = [str(name) for name in samples["name"]]
+    scores = run.scores(entry.cell).set_index("name")[metric]
+    pictures = dict(zip(names, samples[part], strict=True))
+    return _Row(attack, entry.cell.level, pictures, {name: float(scores[name]) for name in names})
+
+
 def _gallery(run: Run, board: Board, defense: str, folder: Path, start: int) -> Gallery | None:
-    entries = sorted(board.under(defense, "reconstruction"), key=lambda e: (LEVELS[e.cell.level], e.cell.attack))
+    entries = sorted(board.under(defense, "reconstruction"), key=lambda e: (LEVELS[e.cell.level].place, e.cell.attack))
+    rebuilt = [_row(run, entry, "reconstruction", "ssim", entry.cell.attack) for entry in entries]
+    decoded = sorted((e for e in board.under(defense, "picture") if not e.skipped), key=lambda e: e.cell.attack)
+    rebuilt += [_row(run, entry, "reconstruction", "picture_ssim", entry.cell.attack) for entry in decoded]
+    rebuilt += [replace(_row(run, entry, "plain", "plain_picture_ssim", _TRUE), level="") for entry in decoded[:1]]
     originals: dict[str, NDArray[Any]] = {}
-    rebuilt: list[tuple[Entry, dict[str, NDArray[Any]]]] = []
-    for entry in entries:
+    for entry in (*entries, *decoded):
         samples = {} if entry.failed else run.samples(entry.cell)
-        names = [str(name) for name in samples["name"]] if samples else []
-        originals.update(zip(names, samples["original"], strict=True) if names else ())
-        rebuilt.append((entry, dict(zip(names, samples["reconstruction"], strict=True)) if names else {}))
+        originals.update(zip(map(str, samples["name"]), samples["original"], strict=True) if samples else ())
     if not originals:
         return None
     people = list(originals)[:_PEOPLE]
@@ -79,14 +106,8 @@ def _gallery(run: Run, board: Board, defense: str, folder: Path, start: int) -> 
         return path.name
 
     strips = [Strip(file=write(start, originals), ssim=(None,) * len(people))]
-    for number, (entry, pictures) in enumerate(rebuilt, start=start + 1):
-        cell = entry.cell
-        if not pictures:
-            why = entry.failed or "no pictures were kept"
-            strips.append(Strip(attack=cell.attack, level=cell.level, why=why))
-            continue
-        # The pictures are the first seed's, so the figures under them are too, and not means over seeds.
-        ssim = run.scores(cell).set_index("name")["ssim"]
-        figures = tuple(float(ssim[name]) if name in pictures else None for name in people)
-        strips.append(Strip(attack=cell.attack, level=cell.level, file=write(number, pictures), ssim=figures))
+    for number, row in enumerate(rebuilt, start=start + 1):
+        figures = tuple(row.ssim.get(name) for name in people)
+        file = write(number, row.pictures) if row.pictures else ""
+        strips.append(Strip(attack=row.attack, level=row.level, file=file, ssim=figures, why=row.why))
     return Gallery(defense=defense, width=shape[1] * len(people), height=shape[0], strips=tuple(strips))

@@ -15,7 +15,7 @@ from rich.text import Text
 from bench.analysis.columns import BY_NAME
 from bench.analysis.leaderboard import lower_bound
 from bench.analysis.rivals import Rivalry
-from bench.analysis.verdict import LEVELS, Figure, best_of, floor_of, verdicts
+from bench.analysis.verdict import LEVELS, Figure, best_of, floor_of, levels_of, verdicts
 from bench.report.text import figure_text, interval_text, number_text, unbroken
 
 _RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -137,14 +137,14 @@ def _fitting(rows: Sequence[Mapping[Any, Any]], marks: Mapping[str, int], width:
 def _table(
     rows: Sequence[Mapping[Any, Any]], marks: Mapping[str, int], of_accuracy: bool, of_attacks: bool, untried: bool
 ) -> Table:
-    levels = [level for level in LEVELS if untried or any(Figure.of(row, _SSIM.format(level)) for row in rows)]
+    levels = [level for level in levels_of(rows) if untried or any(Figure.of(r, _SSIM.format(level)) for r in rows)]
     best = {name: best_of(rows, name) for name in (_ACCURACY, *_names())}
     table = _empty()
     table.add_column("defence", overflow="fold", max_width=_LONGEST_NAME)
     table.add_column("accuracy ↑", justify="right", no_wrap=True)
     table.add_column("up to", no_wrap=True)
     for level in levels:
-        table.add_column(level, justify="right", no_wrap=True)
+        table.add_column(str(level), justify="right", no_wrap=True)
     for row in rows:
         flags = [str(number).translate(_RAISED) for number in sorted(marks[flag] for flag in _flags(row))]
         accuracy = _cell(row, _ACCURACY, best[_ACCURACY], 3, inline=of_attacks, interval=of_accuracy)

@@ -9,9 +9,11 @@ from bench.analysis.keyed import template_leaderboard
 from bench.analysis.leaderboard import leaderboard
 from bench.report.curve import curve
 from bench.report.embeddings import render_embedding_attacks
+from bench.report.floor import floor_figure
 from bench.report.grid import write_grids
 from bench.report.heatmap import heatmap, save
 from bench.report.keyed import render_templates
+from bench.report.keyed_figures import det, template_curves
 from bench.report.leaderboard import render
 from bench.report.page import write_page
 from bench.report.scatter import scatter
@@ -23,7 +25,7 @@ _FORMATS: tuple[Format, ...] = ("md", "csv", "tex")
 
 
 def write_reports(run: Run) -> list[Path]:
-    """leaderboard.md, .csv, .tex, and templates.* if a defence has keys; heatmaps, scatter, curve; report/index.html.
+    """leaderboard.md, .csv, .tex; templates.* and DET curves if a defence has keys; other figures; report/index.html.
 
     Raises:
         DataError: there are no records, or damaged ones.
@@ -51,6 +53,11 @@ def write_reports(run: Run) -> list[Path]:
         written += save(heatmap(run, metric), run.folder / f"heatmap_{metric.removesuffix('_db')}")
     points = scatter(run)
     written += save(points, run.folder / "scatter") if points else []
+    floors = floor_figure(run)
+    written += save(floors, run.folder / "mse_floor") if floors else []
     gained = curve(run)
     written += save(gained, run.folder / "curve_ssim") if gained else []
+    for name, draw in (("det", det), ("templates_curves", template_curves)) if len(keyed) else ():
+        drawn = draw(run)
+        written += save(drawn, run.folder / name) if drawn else []
     return [*written, *write_grids(run), write_page(run, run.folder / "report")]

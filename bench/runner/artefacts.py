@@ -147,7 +147,8 @@ class Protected:
     second: NDArray[Any]  #: (T, ...) of another image of each, under the second application's keys
     targets: NDArray[np.int64]  #: (T,) index of the test image behind each template of the first
     gallery: NDArray[np.int64]  #: (T,) and of the second
-    #: By name: `normal`, `stolen`, `plain` (T, T), of target i with gallery image j; NAME_pairs (P,), of the protocol.
+    #: By name: `normal`, `stolen`, `plain` (T, T), of target i with gallery image j; NAME_pairs (P,), of the protocol;
+    #: `replay` (T,), of each template of the first application with itself, sent in place of a protected probe.
     scores: Mapping[str, NDArray[Any]]
     #: (T, ...) what is stored beside the templates of the first and of the second, by the names in `BESIDE`; or empty.
     auxiliary: Mapping[str, NDArray[Any]] = field(default_factory=dict)
@@ -166,14 +167,58 @@ class Protected:
 
 
 BESIDE = ("first_auxiliary", "second_auxiliary")
-_COMPARED = ("normal", "normal_pairs", "stolen", "stolen_pairs", "plain", "plain_pairs")
+_COMPARED = ("normal", "normal_pairs", "stolen", "stolen_pairs", "plain", "plain_pairs", "replay")
 
 
 def write_inversion(folder: Path, embeddings: NDArray[Any], shown: NDArray[Any]) -> None:
-    """Recovered embeddings (T, D), and their scores (2, T) as probes: with the template, and the other image's."""
+    """Recovered embeddings (T, D), and their scores (3, T) as probes.
+
+    With the stolen template, with that of the other image under the same key, and with the second application's.
+    """
     write_arrays(folder, {"embeddings": embeddings, "shown": shown})
 
 
 def read_inversion(folder: Path) -> tuple[NDArray[Any], NDArray[Any]]:
     """As `write_inversion`."""
     return np.array(read_array(folder, "embeddings")), np.array(read_array(folder, "shown"))
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """Faces made of recovered embeddings, or of true ones, in the order of the stolen templates."""
+
+    images: Rows | NDArray[Any]  #: (T, 3, H, W) in [0, 1], in half precision
+    embeddings: NDArray[Any]  #: (T, D) of these, unprotected
+    shown: NDArray[Any]  #: (3, T), as in `write_inversion`; (3, 0) for true embeddings
+
+    @classmethod
+    def read(cls, folder: Path) -> Pictures:
+        """Opens them; images are read on demand."""
+        embeddings, shown = (np.array(read_array(folder, name)) for name in ("embeddings", "shown"))
+        return cls(Rows(folder / "images.npy"), embeddings, shown)
+
+    @classmethod
+    def floor(cls, folder: Path, count: int) -> Pictures:
+        """The mean face beside the pictures of true embeddings, as the picture of each of `count` people."""
+        face, embedding = (np.array(read_array(folder, name)) for name in ("mean_face", "mean_face_embedding"))
+        return cls(
+            np.broadcast_to(face, (count, *face.shape)), np.broadcast_to(embedding, (count, *embedding.shape)), _NEVER
+        )
+
+
+_NEVER = np.zeros((3, 0))  #: presented to no protected system
+
+
+def write_mean_face(folder: Path, face: NDArray[Any], embedding: NDArray[Any]) -> None:
+    """The mean (3, H, W) of the attacker's faces and its embedding (D,), for `Pictures.floor`."""
+    write_arrays(folder, {"mean_face": face, "mean_face_embedding": embedding})
+
+
+def create_pictures(folder: Path, shape: tuple[int, ...]) -> Rows:
+    """Allocates the images of `Pictures`."""
+    return Rows.create(folder / "images.npy", np.dtype(np.float16), shape)
+
+
+def write_pictures(folder: Path, embeddings: NDArray[Any], shown: NDArray[Any]) -> None:
+    """The rest of `Pictures`."""
+    write_arrays(folder, {"embeddings": embeddings, "shown": shown})

@@ -48,7 +48,21 @@ def _oracle(
     context: RunContext, task: Task, attack: Attack, system: System, rng: Rng, stored: Tensor | None = None
 ) -> Oracle:
     copy = task.need("surrogate_state")
-    return Oracle(attack.level, system, rng.child("oracle"), stored, read_state(context.ready(copy)) if copy else None)
+    surrogate = read_state(context.ready(copy)) if copy else None
+    taken = stolen_values(context, task, attack)
+    return Oracle(attack.level, system, rng.child("oracle"), stored, surrogate, taken, show=attack.shown)
+
+
+def stolen_values(context: RunContext, task: Task, attack: Attack) -> Rows | None:
+    """What `Oracle.stolen` reads: what the attack steals, of all test images; None if it does not ask."""
+    if not attack.asks_stolen:
+        return None
+    if attack.leaks == "embedding":
+        leaked, read = task.need("embeddings"), artefacts.read_stored_embeddings
+    else:
+        leaked, read = task.need("templates"), artefacts.read_templates
+    assert leaked is not None
+    return read(context.ready(leaked))
 
 
 def make_attack_state(context: RunContext, task: Task, folder: Path) -> None:
@@ -97,6 +111,8 @@ def make_reconstruction(context: RunContext, task: Task, folder: Path) -> None:
     images = artefacts.Reconstructions.create(folder, rows, test.image_size).images
     batches = plain_batches(len(rows))
     clamped = 0
+    used = max(a.copies for a in (attack, *(context.settings.part(name) for name in attack.parts)))
+    copies = used if system.defense.randomized else 1
 
     def rebuild(place: NDArray[np.int64]) -> Tensor:
         batch = rows[place]
@@ -113,7 +129,13 @@ def make_reconstruction(context: RunContext, task: Task, folder: Path) -> None:
         for place, made in halving(rebuild, whole, splits=not attack.coupled):
             clamped += int(((made < 0) | (made > 1)).sum())
             images[place] = made.clamp(0, 1).numpy()
-    info = {"images": len(rows), "clamped_values": clamped, "queries": dict(oracle.queries), **oracle.reported}
+    info = {
+        "images": len(rows),
+        "copies": copies,
+        "clamped_values": clamped,
+        "queries": dict(oracle.queries),
+        **oracle.reported,
+    }
     write_state(folder, State(info=info))
 
 
@@ -173,7 +195,8 @@ def make_linkage(context: RunContext, task: Task, folder: Path) -> None:
     values = artefacts.read_templates(context.ready(leaked))
     stored = torch.from_numpy(artefacts.Embeddings.read(context.ready(embedded)).stored)
     rng = context.rng(task.seed, "attack", type(attack).__name__, task.defense)
-    oracle = Oracle(attack.level, context.system(task, recognises=True), rng.child("oracle"), stored)
+    system, taken = context.system(task, recognises=True), stolen_values(context, task, attack)
+    oracle = Oracle(attack.level, system, rng.child("oracle"), stored, None, taken, show=attack.shown)
     state = read_state(context.ready(fitted))
     faces = loaded.test.subset(gallery)
     parts = []

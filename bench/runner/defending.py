@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,34 +14,47 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench.contracts import FaceSet, Pairs, Rng, SplitNetwork, State, System
+from bench.contracts import Defense, FaceSet, Pairs, Rng, State, System
 from bench.contracts.oracle import client_alone
 from bench.plan import Task
 from bench.runner import artefacts
 from bench.runner.batches import coupled_batches, halving, plain_batches, shared_pairs
-from bench.runner.context import RunContext
+from bench.runner.clock import Clock
+from bench.runner.context import LoadedScene, RunContext
 from bench.runner.noise import NoiseMeter
 from bench.settings.controls import Control
 from bench.storage.arrays import Rows, write_state
+from bench.toolkit.fisher import van_trees
 from bench.toolkit.progress import track
 
 _BATCH = 50
+_FLOOR_FACES = 16  #: public faces on which the information in templates is averaged
 
 
 def make_identity(context: RunContext, task: Task, folder: Path) -> None:
     """Embeddings (N, D) of the unprotected pipeline, the reference for every defence's cosine."""
     loaded = context.loaded(task.scene)
-    artefacts.write_identity(folder, embedded(loaded.network, loaded.test, context.device))
+    artefacts.write_identity(folder, _unprotected(context, loaded, loaded.test))
 
 
-def embedded(network: SplitNetwork, faces: FaceSet, device: torch.device) -> NDArray[Any]:
-    """Embeddings (N, D) of faces by the unprotected pipeline."""
+def make_attacker_identity(context: RunContext, task: Task, folder: Path) -> None:
+    """Embeddings (N, D) of the attacker's public faces by the unprotected pipeline."""
+    loaded = context.loaded(task.scene)
+    artefacts.write_identity(folder, _unprotected(context, loaded, loaded.attacker))
 
+
+def make_defender_identity(context: RunContext, task: Task, folder: Path) -> None:
+    """Embeddings (N, D) of the defender's public faces by the unprotected pipeline."""
+    loaded = context.loaded(task.scene)
+    artefacts.write_identity(folder, _unprotected(context, loaded, loaded.defender))
+
+
+def _unprotected(context: RunContext, loaded: LoadedScene, faces: FaceSet) -> NDArray[Any]:
     def embed(images: Tensor) -> NDArray[Any]:
-        found: NDArray[Any] = network.embed(network.extract(images)).cpu().numpy()
+        found: NDArray[Any] = loaded.network.embed(loaded.network.extract(images)).cpu().numpy()
         return found
 
-    return _embedded(embed, faces, device)
+    return _embedded(embed, faces, context.device)
 
 
 def make_judge_identity(context: RunContext, task: Task, folder: Path) -> None:
@@ -60,8 +75,16 @@ def make_defense_state(context: RunContext, task: Task, folder: Path) -> None:
     """Fits the defence on the defender's faces."""
     loaded = context.loaded(task.scene)
     plugin = context.settings.defenses[task.defense].at("fit")
-    write_state(
-        folder, plugin.fit(loaded.network, loaded.defender, context.rng(task.seed, "fit", type(plugin).__name__))
+    rng = context.rng(task.seed, "fit", type(plugin).__name__)
+    write_state(folder, _timed(lambda: plugin.fit(loaded.network, loaded.defender, rng)))
+
+
+def _timed(fit: Callable[[], State | None]) -> State | None:
+    """What was learned, with the seconds that it took."""
+    started = time.perf_counter()
+    state = fit()
+    return (
+        None if state is None else replace(state, info={**state.info, "fit_s": round(time.perf_counter() - started, 2)})
     )
 
 
@@ -77,7 +100,8 @@ def make_server_state(context: RunContext, task: Task, folder: Path) -> None:
     """Trains the server's own part of the defence."""
     system = context.system(task, recognises=True)
     rng = context.rng(task.seed, "fit server", type(system.defense).__name__)
-    write_state(folder, system.defense.fit_server(system, context.loaded(task.scene).defender, rng))
+    faces = context.loaded(task.scene).defender
+    write_state(folder, _timed(lambda: system.defense.fit_server(system, faces, rng)))
 
 
 def batches_of(system: System, names: Sequence[str], rng: Rng, pairs: Pairs | None) -> list[NDArray[np.int64]]:
@@ -87,9 +111,19 @@ def batches_of(system: System, names: Sequence[str], rng: Rng, pairs: Pairs | No
 
 
 def protect(
-    system: System, images: Sequence[Tensor] | FaceSet, names: Sequence[str], rng: Rng, pairs: Pairs | None
+    system: System,
+    images: Sequence[Tensor] | FaceSet,
+    names: Sequence[str],
+    rng: Rng,
+    pairs: Pairs | None,
+    clock: Clock | None = None,
 ) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor]]:
-    """Yields (indices, features, templates) of each batch, in the batches that the defence requires."""
+    """Yields (indices, features, templates) of each batch, in the batches that the defence requires.
+
+    Args:
+        clock: gets the seconds of `encode` and `protect`.
+    """
+    clock = clock or Clock(system.device)
     batches = batches_of(system, names, rng, pairs)
 
     def enrol(batch: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
@@ -98,8 +132,11 @@ def protect(
         else:
             pixels = torch.stack([images[i] for i in batch]).to(system.device)
         with torch.no_grad():
-            features = system.encode(pixels)
-            return features, system.protect(features, rng.images([names[i] for i in batch]))
+            with clock.time("encode"):
+                features = system.encode(pixels)
+            with clock.time("protect"):
+                templates = system.protect(features, rng.images([names[i] for i in batch]))
+            return features, templates
 
     for whole in track(batches, f"protecting: {type(system.defense).__name__}", len(batches)):
         for batch, (features, templates) in halving(enrol, whole, splits=system.defense.protect_batch is None):
@@ -127,12 +164,12 @@ def make_templates(context: RunContext, task: Task, folder: Path) -> None:
     """Protects every test image, streams the templates to disk and measures the noise that was added."""
     loaded = context.loaded(task.scene)
     system = context.system(task)
-    noise = NoiseMeter()
+    noise, clock = NoiseMeter(), Clock(context.device)
     rng = context.rng(task.seed, "protect", type(system.defense).__name__)
     if isinstance(system.defense, Control):
         made = _disturb(context, task, system, system.defense)
     else:
-        made = protect(system, loaded.test, loaded.test.names, rng, loaded.pairs)
+        made = protect(system, loaded.test, loaded.test.names, rng, loaded.pairs, clock)
     dtype = np.dtype(system.defense.template_dtype)
     stored: Rows | None = None
     batches = []
@@ -152,13 +189,46 @@ def make_templates(context: RunContext, task: Task, folder: Path) -> None:
     assert stored is not None
     info = {
         "noise": noise.figures(),
-        "template_bytes": stored.row_bytes,
+        "template_bytes": _bytes(system.defense, stored),
+        "encode_ms": clock.ms_each("encode", len(loaded.test)),
+        "protect_ms": clock.ms_each("protect", len(loaded.test)),
         "protect_ms_per_image": round(1000 * seconds / len(loaded.test), 3),
         "pairs_sharing_a_batch": shared_pairs(batches, loaded.pairs, len(loaded.test))
         if system.defense.protect_batch is not None
         else 0,
+        **_floor(context, task, system),
     }
     write_state(folder, State(info=info))
+
+
+def _bytes(defense: Defense, stored: Rows) -> int:
+    """The size of a stored template; values of fewer bits than their type's are packed."""
+    if defense.value_bits is None:
+        return stored.row_bytes
+    return math.ceil(math.prod(stored.shape[1:]) * defense.value_bits / 8)
+
+
+def _floor(context: RunContext, task: Task, system: System) -> dict[str, Any]:
+    """The least mean squared error of any attacker, if the law of the noise is known (`Floor`)."""
+    plugin, loaded = system.defense, context.loaded(task.scene)
+    if type(plugin).noise_information is Defense.noise_information:
+        return {}
+
+    def features(images: Tensor) -> Tensor:
+        return plugin.reference(system, system.encode(images))
+
+    def weight(values: Tensor) -> Tensor:
+        found = plugin.noise_information(system, values)
+        assert found is not None
+        return found
+
+    with torch.no_grad():
+        told = plugin.noise_information(system, features(loaded.defender.batch(slice(0, 1), system.device)))
+    if told is None:
+        return {}
+    rng = context.rng(task.seed, "floor", type(plugin).__name__)
+    found = van_trees(features, weight, loaded.defender, _FLOOR_FACES, rng, system.device)
+    return {} if found is None else {"floor": asdict(found)}
 
 
 def make_embeddings(context: RunContext, task: Task, folder: Path) -> None:
@@ -174,11 +244,14 @@ def make_embeddings(context: RunContext, task: Task, folder: Path) -> None:
         values = torch.from_numpy(templates[batch]).to(context.device, torch.float32)
         names = rng.images([loaded.test.names[i] for i in batch])
         probes = system.embed(system.send(loaded.test.batch(batch, context.device), names))
-        return system.embed(values).cpu().numpy(), probes.cpu().numpy()
+        with clock.time("embed"):
+            stored = system.embed(values)
+        return stored.cpu().numpy(), probes.cpu().numpy()
 
-    parts = []
+    parts, clock = [], Clock(context.device)
     with torch.no_grad():
         for whole in track(plain_batches(len(loaded.test)), "embedding templates", -(-len(loaded.test) // _BATCH)):
             parts += [found for _, found in halving(embed, whole)]
     stored, probes = (np.concatenate(part) for part in zip(*parts, strict=True))
     artefacts.Embeddings(stored, probes).write(folder)
+    write_state(folder, State(info={"embed_ms": clock.ms_each("embed", len(stored))}))

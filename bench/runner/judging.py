@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from bench.contracts import Defense, KeyedAttack, ReplayAttack
+from bench.contracts import Defense, KeyedAttack, ReconstructionAttack, ReplayAttack
 from bench.metrics.bootstrap import measure
 from bench.metrics.catalogue import MEAN_INTERVAL, PSNR_CAP_DB, RATE_INTERVAL, SHARE_INTERVAL
 from bench.metrics.image import IMAGE_SETTINGS, image_scores
@@ -30,6 +30,7 @@ from bench.runner import artefacts
 from bench.runner.batches import attacked_first
 from bench.runner.context import LoadedScene, RunContext
 from bench.runner.keyed_judging import judge_crossmatch, judge_inversion, judge_protection, leaks
+from bench.runner.pictures import judge_pictures, picture_samples
 from bench.runner.second_recognizer import SETTINGS as SECOND
 from bench.runner.second_recognizer import KnownFaces, SecondRecognizer
 from bench.runner.traits import judge_traits
@@ -77,6 +78,7 @@ class Judge:
             "protection": self._under_keys,
             "crossmatch": self._under_keys,
             "inversion": self._under_keys,
+            "picture": self._under_keys,
         }
         return by_kind[job.cell.kind](job)
 
@@ -146,11 +148,13 @@ class Judge:
         made = read_state(self.context.ready(templates))
         made_info = dict(made.info) if made else {}
         noise = made_info.pop("noise", {})
+        costs = self._costs(job, made_info)
         claims = dict(self.context.settings.defenses[job.cell.defense].claims(loaded.network.image_size))
         info = {
             **made_info,
             **self._fit_info(job),
             **({"claims": claims} if claims else {}),
+            "costs": costs,
             "thresholds": [round(t, 6) for t in decisions.thresholds],
             "impostor_pairs": len(impostors.similarity),
             "images": len(loaded.test),
@@ -171,6 +175,29 @@ class Judge:
             "interval of eer, tar_at_far": RATE_INTERVAL,
         }
         return Verdict(metrics, scores, None, self._parameters(job), noise, flags, info, settings)
+
+    def _costs(self, job: Job, made: dict[str, Any]) -> dict[str, float]:
+        """What the defence costs: bytes, milliseconds an image on either side, seconds of training.
+
+        Takes the times of single steps out of what was noted with the templates. Artefacts of earlier versions lack
+        some.
+        """
+        plugin = self.context.settings.defenses[job.cell.defense]
+        costs: dict[str, float] = {"template_bytes": made.get("template_bytes", 0)}
+        embeddings = job.need("embeddings")
+        assert embeddings is not None
+        folder = self.context.ready(embeddings)
+        served = read_state(folder) if (folder / "info.json").is_file() else None
+        encode, protect = made.pop("encode_ms", None), made.pop("protect_ms", None)
+        if encode is not None and protect is not None and served is not None:
+            embed = served.info["embed_ms"]
+            costs["client_ms"] = round(encode + protect * plugin.client_side, 4)
+            costs["server_ms"] = round(protect * (not plugin.client_side) + embed, 4)
+        found = self._fit_info(job)
+        parts = [found[kind] for kind in ("defense_state", "server_state") if kind in found]
+        if all("fit_s" in part for part in parts):
+            costs["training_s"] = sum(part["fit_s"] for part in parts)
+        return costs
 
     def _parameters(self, job: Job) -> dict[str, Any]:
         settings = self.context.settings
@@ -267,6 +294,10 @@ class Judge:
         }
         attacked = read_state(self.context.ready(made))
         info = {**self._fit_info(job), "reconstruction": dict(attacked.info) if attacked else {}, **judged}
+        attack = self.context.settings.attacks[job.cell.attack]
+        assert isinstance(attack, ReconstructionAttack)
+        if attack.required != ReconstructionAttack.required:
+            info["required"] = attack.required
         samples = self._samples(loaded, images, rows)
         flags = self._defense_flags(job)
         flags += _attack_flags(attacked.info if attacked else {}, metrics)
@@ -373,6 +404,8 @@ class Judge:
         loaded = self.context.loaded(job.scene)
         owners = self._owners(loaded)
         protected, crossed, inverted = (job.need(kind) for kind in ("protected", "crossmatch", "inversion"))
+        if job.cell.kind == "picture":
+            return self._pictures(job)
         assert protected is not None
         found = artefacts.Protected.read(self.context.ready(protected))
         state = read_state(self.context.ready(protected))
@@ -407,6 +440,41 @@ class Judge:
         return Verdict(
             judged.metrics, judged.scores, None, self._parameters(job), {}, (), {**info, **judged.info}, judged.settings
         )
+
+    def _pictures(self, job: Job) -> Verdict:
+        """Faces made of the embeddings that an inversion recovered, beside those made of the true ones."""
+        loaded = self.context.loaded(job.scene)
+        owners, protected, identity = self._owners(loaded), job.need("protected"), job.need("identity")
+        assert protected is not None and identity is not None
+        made_from = [task for task in job.needs if task.kind == "pictures"]
+        made = {
+            "" if task.defense else "plain_": artefacts.Pictures.read(self.context.ready(task)) for task in made_from
+        }
+        true = next(task for task in made_from if not task.defense)
+        made["floor_"] = artefacts.Pictures.floor(self.context.ready(true), len(made[""].embeddings))
+        found = artefacts.Protected.read(self.context.ready(protected))
+        clean = np.array(artefacts.read_identity(self.context.ready(identity)))
+
+        def mean(values: NDArray[Any], people: NDArray[np.object_]) -> Measure:
+            return self._measure(job, values, people)
+
+        judged = judge_pictures(loaded, found, made, clean, owners, mean, self._second(job, loaded))
+        decoder = made_from[0].need("picture_decoder")
+        trained, asked = (
+            read_state(self.context.ready(task)) if task is not None else None for task in (decoder, made_from[0])
+        )
+        attack, chosen = self.context.settings.attacks[job.cell.attack], self.context.settings.pictures
+        assert isinstance(attack, KeyedAttack) and chosen is not None
+        info: dict[str, Any] = {
+            "key": attack.knows,
+            "decoder": {"label": self.context.settings.run.pictures, **(dict(trained.info) if trained else {})},
+            "made": dict(asked.info) if asked else {},
+            **({"judge": self.context.settings.run.judge} if self.context.settings.run.judge else {}),
+        }
+        flags = ("decoder not converged",) if info["decoder"].get("converged") is False else ()
+        samples = picture_samples(loaded, np.array(found.targets), made, self.context.settings.run.samples)
+        parameters = {**self._parameters(job), "decoder": asdict(chosen)}
+        return Verdict(judged.metrics, judged.scores, samples, parameters, {}, flags, info, judged.settings)
 
     # ---------------------------------------------------------------------------------------------------- replay
 

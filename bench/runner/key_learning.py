@@ -10,25 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.contracts import Key, KeyedAttack, KeyOracle, Knowledge, OwnPeople, Rng, State, Stolen
+from bench.contracts import Key, KeyedAttack, KeyedService, KeyOracle, OwnPeople, Rng, State, Stolen
 from bench.plan import Task
 from bench.runner import artefacts
 from bench.runner.context import RunContext
-from bench.runner.defending import embedded
 from bench.runner.protector import KeyRing, application_name, beside, key_seed, keyed
 from bench.storage.arrays import read_state, write_state
-
-
-def make_own_identity(context: RunContext, task: Task, folder: Path) -> None:
-    """Embeddings (N, D) of the attacker's own faces by the unprotected pipeline."""
-    loaded = context.loaded(task.scene)
-    artefacts.write_identity(folder, embedded(loaded.network, loaded.attacker, context.device))
 
 
 def make_key_attack_state(context: RunContext, task: Task, folder: Path) -> None:
     """Trains an attack on keyed templates on the attacker's own people."""
     attack = context.settings.attacks[task.attack]
-    embeddings = task.need("own_identity")
+    embeddings = task.need("attacker_identity")
     assert isinstance(attack, KeyedAttack) and embeddings is not None
     own = own_people(context, embeddings)
     oracle = KeyOracle(
@@ -94,12 +87,13 @@ def oracle_of(
     leaked: Callable[[int], Key] = _nobody,
     auxiliary: Callable[[int], Tensor | None] | None = None,
     records: Callable[[int], Tensor] | None = None,
+    service: KeyedService | None = None,
 ) -> KeyOracle:
     """The oracle of an attack on stolen templates, with what it declared and with what it learned."""
     learned = task.need("key_attack_state")
     return KeyOracle(
         attack.knows, keyed(context, task.defense), width, leaked, attack_rng(context, task, attack).child("oracle"),
-        level=min(attack.level, Knowledge.ALGORITHM),  # it enrols nobody any more
+        attack.level, service, attack.shown,
         auxiliary=auxiliary if attack.steals_auxiliary else None,
         records=records if attack.records > 1 else None,
         learned=read_state(context.ready(learned)) if learned else None,

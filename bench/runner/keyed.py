@@ -18,7 +18,8 @@ from bench.runner import artefacts
 from bench.runner.attacking import gallery_of
 from bench.runner.context import LoadedScene, RunContext
 from bench.runner.key_learning import asked, attack_rng, oracle_of, width_of
-from bench.runner.protector import FIRST, SECOND, Protector, application_name, holder, keyed, probed, scored
+from bench.runner.keyed_service import FIRST, SECOND, running_service
+from bench.runner.protector import Protector, application_name, holder, keyed, scored
 from bench.storage.arrays import write_state
 from bench.toolkit.progress import track
 
@@ -35,6 +36,9 @@ def make_protected(context: RunContext, task: Task, folder: Path) -> None:
     scores, stored = _compared(own, pairs, targets, gallery)
     first, beside_first = _stacked([stored[int(row)] for row in targets])
     second, beside_second = _stacked([_record(own, row) for row in map(int, gallery)])
+    scores["replay"] = np.array(
+        [_replayed(own, int(row), template) for row, template in zip(targets, first, strict=True)]
+    )
     plain = _unprotected(own.embeddings.double().numpy(), pairs, targets, gallery)
     kept = {"first_auxiliary": beside_first, "second_auxiliary": beside_second}
     artefacts.Protected(
@@ -46,6 +50,8 @@ def make_protected(context: RunContext, task: Task, folder: Path) -> None:
         "auxiliary_bytes": 0 if beside_first is None else _bytes(beside_first[0]),
         "protect_ms": round(1000 * own.seconds / own.made, 4),
         "key_ms": round(1000 * own.ring.seconds / max(1, own.ring.drawn), 4),
+        "compare_ms": round(1000 * own.comparing / max(1, own.compared), 4),
+        **({"score_error": _error(scores, plain)} if own.defense.keeps_scores else {}),
         "keys": own.defense.keys,
         "width": own.embeddings.shape[1],
         "people": len(targets),
@@ -64,6 +70,15 @@ def _stacked(records: list[tuple[Tensor, Tensor | None]]) -> tuple[Tensor, Tenso
     """Templates (N, ...), and what is stored beside them, (N, ...)."""
     beside = [part for _, part in records if part is not None]
     return torch.stack([template for template, _ in records]), torch.stack(beside) if beside else None
+
+
+def _replayed(own: Protector, row: int, template: Tensor) -> float:
+    """The score of a stored template sent in place of a probe; -inf where it has not the form of one."""
+    key = own.key(FIRST, row)
+    probe = own.probes([row], key, own.auxiliary(row, key))[0]
+    if template.shape != probe.shape or template.dtype != probe.dtype:
+        return -np.inf
+    return float(own.against(template, template[None], key)[0])
 
 
 def _compared(
@@ -86,8 +101,8 @@ def _compared(
         probes = np.concatenate([pairs.right[with_pairs], gallery if row in place else gallery[:0]])
         key = own.key(FIRST, row)
         template, auxiliary = stored[row] = own.templates([row], key)[0], own.auxiliary(row, key)
-        stolen = own.against(template, own.probes(probes, key, auxiliary))
-        normal = own.against(template, bring.probes(probes, auxiliary))
+        stolen = own.against(template, own.probes(probes, key, auxiliary), key)
+        normal = own.against(template, bring.probes(probes, auxiliary), key)
         person = holder(own.loaded, row)[0]
         same = np.array([holder(own.loaded, int(probe))[0] == person for probe in probes])
         normal = np.where(same, stolen, normal)
@@ -145,6 +160,12 @@ def _unprotected(
     }
 
 
+def _error(scores: dict[str, NDArray[Any]], plain: dict[str, NDArray[Any]]) -> float:
+    """The largest error of a score where the probe has the claimed identity's key."""
+    parts = (np.abs(scores[f"stolen{end}"] - plain[f"plain{end}"]).max(initial=0.0) for end in ("", "_pairs"))
+    return float(f"{max(parts):.2g}")
+
+
 def _bytes(template: Tensor) -> int:
     """Bytes of a stored template; bits count as packed."""
     return -(-template.numel() // 8) if template.dtype == torch.bool else template.numel() * template.element_size()
@@ -177,6 +198,32 @@ def make_crossmatch(context: RunContext, task: Task, folder: Path) -> None:
     write_state(folder, State(info=info))
 
 
+def beside_of(found: artefacts.Protected, number: int, name: str) -> Tensor | None:
+    """The auxiliary data (...) of a stored record of the first or of the second application; None if it has none."""
+    part = found.auxiliary.get(name)
+    return None if part is None else torch.from_numpy(np.array(part[number]))
+
+
+def shown_as_probes(own: Protector, found: artefacts.Protected, embeddings: Tensor) -> NDArray[np.float64]:
+    """Scores (3, T) of embeddings (T, D) that log in as the first T people, each with that person's key.
+
+    Against the stolen template; against one of the person's other image, under the same key; and against what the
+    second application stores, under its key, as after the first one was renewed.
+    """
+    shown = np.zeros((3, len(embeddings)))
+    for number, probe in enumerate(embeddings[:, None]):
+        target, other = int(found.targets[number]), int(found.gallery[number])
+        key, renewed = own.key(FIRST, target), own.key(SECOND, other)
+        stored, again = (torch.from_numpy(np.array(part[number])) for part in (found.first, found.second))
+        old, new = (
+            own.presented(probe, some, beside_of(found, number, name))
+            for some, name in zip((key, renewed), artefacts.BESIDE, strict=True)
+        )
+        pairs = ((stored, old, key), (own.templates([other], key)[0], old, key), (again, new, renewed))
+        shown[:, number] = [own.against(*pair)[0] for pair in pairs]
+    return shown
+
+
 def make_inversion(context: RunContext, task: Task, folder: Path) -> None:
     """Recovers embeddings from the first application's templates, and presents them to it as probes.
 
@@ -193,31 +240,24 @@ def make_inversion(context: RunContext, task: Task, folder: Path) -> None:
     def leaked(number: int) -> Key:
         return own.key(FIRST, int(found.targets[number]))
 
-    def beside(number: int) -> Tensor | None:
-        part = found.auxiliary.get(artefacts.BESIDE[0])
-        return None if part is None else torch.from_numpy(np.array(part[number]))
-
     def others(number: int) -> Tensor:
         """The person's templates in further applications, from each of both images in turn."""
         rows = [int((found.gallery, found.targets)[place % 2][number]) for place in range(attack.records - 1)]
         names = [application_name(2 + place) for place in range(attack.records - 1)]
         return torch.cat([own.templates([row], own.key(name, row)) for row, name in zip(rows, names, strict=True)])
 
+    def beside(number: int) -> Tensor | None:
+        return beside_of(found, number, artefacts.BESIDE[0])
+
     rng = attack_rng(context, task, attack)
-    oracle = oracle_of(context, task, attack, width, leaked=leaked, auxiliary=beside, records=others)
+    service = running_service(context, task, own, stored, found.targets) if attack.needs_service else None
+    oracle = oracle_of(context, task, attack, width, leaked=leaked, auxiliary=beside, records=others, service=service)
     began = time.perf_counter()
     made = attack.invert(oracle, stored, rng.child("invert")).detach().float()
     seconds = time.perf_counter() - began
     if tuple(made.shape) != (len(stored), width) or not torch.isfinite(made).all():
         raise ValueError(f"{task.attack} returned embeddings {tuple(made.shape)}, or some that are not finite")
     made = functional.normalize(made)
-    shown = np.zeros((2, len(stored)))
-    for number in range(len(stored)):
-        key = leaked(number)
-        with torch.no_grad():
-            probe = probed(own.defense, made[number : number + 1], key, beside(number))
-        other = own.templates([int(found.gallery[number])], key)
-        shown[:, number] = [own.against(template, probe)[0] for template in (stored[number], other[0])]
-    artefacts.write_inversion(folder, made.cpu().numpy(), shown)
+    artefacts.write_inversion(folder, made.cpu().numpy(), shown_as_probes(own, found, made))
     info = {**asked(oracle), "ms_per_template": round(1000 * seconds / len(stored), 3)}
     write_state(folder, State(info=info))

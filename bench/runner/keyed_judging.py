@@ -66,7 +66,9 @@ def judge_protection(
         }
         metrics[f"eer_{name}"] = rates["eer"]
     renewed = np.diagonal(np.array(crossed.scores))
-    metrics |= _accepted("renewed", renewed, people, _different(np.array(found.scores["normal"])), _FMRS[:2])[0]
+    replayed, impostors = np.array(found.scores["replay"]), different(np.array(found.scores["normal"]))
+    for name, scores in (("renewed", renewed), ("replayed", replayed)):
+        metrics |= accepted_at(name, scores, people, impostors, _FMRS[:2])[0]
     table = pd.concat(
         [
             _pairs_table(loaded, pairs.left, pairs.right, owners, pairs.fold, found.scores, "_pairs"),
@@ -82,6 +84,8 @@ def judge_protection(
         "plain": "the same comparisons of unprotected embeddings",
         "renewed": "share of templates under a renewed key that match the old template of another image of the person, "
         "at the threshold of this FMR in the normal scenario; the FMR itself if renewal works",
+        "replayed": "share of stolen templates that are accepted as they are, sent in place of a protected probe, at "
+        "the same threshold; one that has not the form of a probe is not accepted",
         "interval": SHARE_INTERVAL,
         "interval of eer, tar": RATE_INTERVAL,
     }
@@ -154,7 +158,7 @@ def judge_inversion(
     """How close recovered embeddings are to the true ones, and which systems accept them.
 
     Args:
-        inverted: recovered embeddings (M, D) of the first targets, and their scores (2, M) with protected templates.
+        inverted: recovered embeddings (M, D) of the first targets, and their scores (3, M) with protected templates.
         clean: unprotected embeddings (N, D) of all test images.
     """
     recovered, shown = inverted
@@ -166,12 +170,14 @@ def judge_inversion(
     columns: dict[str, NDArray[Any]] = {"inverted_cosine": own, "inverted_excess": own - strangers}
     metrics = {name: mean(values, people) for name, values in columns.items()}
     columns |= {"cosine_other": other, "preimage_score": shown[0], "preimage_score_other": shown[1]}
+    columns |= {"preimage_score_renewed": shown[2]}
     plain = Impostors.among(clean[loaded.test.found], owners[loaded.test.found]).similarity
-    stolen = _different(np.array(found.scores["stolen"]))
+    stolen = different(np.array(found.scores["stolen"]))
     for name, scores, impostors in (
         ("isr1", own, plain), ("isr2", other, plain), ("preimage1", shown[0], stolen), ("preimage2", shown[1], stolen),
+        ("preimage_renewed", shown[2], stolen),
     ):  # fmt: skip
-        shares, decided = _accepted(name, scores, people, impostors, _FMRS)
+        shares, decided = accepted_at(name, scores, people, impostors, _FMRS)
         metrics, columns = {**metrics, **shares}, {**columns, **decided}
     names = [loaded.test.names[i] for i in targets]
     table = pd.DataFrame({"name": names, "subject": people, **columns})
@@ -180,7 +186,8 @@ def judge_inversion(
         "inverted_excess": "the same, minus the cosine with another person's",
         "isr": "accepted by the unprotected system at its threshold of this FMR; 1: same image, 2: another one",
         "preimage": "accepted by the protected system, under the claimed identity's key, at its threshold of this FMR "
-        "for stolen tokens; 1: the stolen template, 2: that of another image, with the same key",
+        "for stolen tokens; 1: the stolen template, 2: that of another image, with the same key; renewed: that of "
+        "another image in the second application, under its key, as after a renewal",
         "impostor pairs": {"isr": len(plain), "preimage": len(stolen)},
         "interval": SHARE_INTERVAL,
         "interval of inverted_cosine": MEAN_INTERVAL,
@@ -205,12 +212,12 @@ def leaks(attack: KeyedAttack, auxiliary: bool) -> list[str]:
 # ----------------------------------------------------------------------------------------------------------- parts
 
 
-def _different(scores: NDArray[Any]) -> NDArray[np.float64]:
+def different(scores: NDArray[Any]) -> NDArray[np.float64]:
     """Scores (T * (T - 1),) of different people, from a matrix with the same person on the diagonal."""
     return np.asarray(scores[~np.eye(len(scores), dtype=bool)], dtype=np.float64)
 
 
-def _accepted(
+def accepted_at(
     name: str, scores: NDArray[Any], people: NDArray[Any], impostors: NDArray[np.float64], fmrs: tuple[float, ...]
 ) -> tuple[dict[str, Measure], dict[str, NDArray[np.bool_]]]:
     """Shares of scores (T,) above the thresholds of some FMRs, NAME_FMR, and the decisions; a note where too few."""

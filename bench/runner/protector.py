@@ -13,8 +13,8 @@ from bench.contracts import Key, KeyedDefense, Rng
 from bench.plan import Task
 from bench.runner import artefacts
 from bench.runner.context import LoadedScene, RunContext
+from bench.runner.keyed_service import FIRST, SECOND
 
-FIRST, SECOND = "first", "second"  #: the applications
 _KEPT = 4  #: keys in memory
 
 
@@ -59,6 +59,7 @@ class Protector:
         self.embeddings = torch.from_numpy(found)
         self.ring = KeyRing(self.defense, found.shape[1], key_seed(context, task))
         self.seconds, self.made = 0.0, 0
+        self.comparing, self.compared = 0.0, 0
 
     def key(self, application: str, row: int) -> Key:
         """The key of a test image's person or record."""
@@ -86,26 +87,38 @@ class Protector:
         """
         return beside(self.defense, self.embeddings[row : row + 1], key)
 
-    def probes(self, rows: NDArray[np.int64] | list[int], key: Key, auxiliary: Tensor | None) -> Tensor:
-        """Protected probes (B, ...) of test images against a record with this key and auxiliary data."""
-        began = time.perf_counter()
-        found = probed(self.defense, self.embeddings[rows], key, auxiliary)
-        self.seconds, self.made = self.seconds + time.perf_counter() - began, self.made + len(found)
+    def probes(self, rows: NDArray[np.int64] | list[int], key: Key, auxiliary: Tensor | None = None) -> Tensor:
+        """What test images present at a login to a record with this key and auxiliary data."""
+        return self.presented(self.embeddings[rows], key, auxiliary)
+
+    def presented(self, embeddings: Tensor, key: Key, auxiliary: Tensor | None = None) -> Tensor:
+        """What a client presents at a login for embeddings (B, D).
+
+        Raises:
+            ValueError: the defence returned another number of probes.
+        """
+        with torch.no_grad():
+            found = self.defense.probe_beside(embeddings, key, auxiliary)
+        if len(found) != len(embeddings):
+            raise ValueError(f"{len(embeddings)} embeddings became probes {tuple(found.shape)}")
         return found
 
-    def against(self, stored: Tensor, probes: Tensor) -> NDArray[np.float64]:
-        """Scores (B,) of one stored template against protected probes (B, ...)."""
-        return scored(self.defense, stored.expand(len(probes), *stored.shape), probes)
+    def against(self, stored: Tensor, probes: Tensor, key: Key) -> NDArray[np.float64]:
+        """Scores (B,) of one stored template, under this key, against protected probes (B, ...)."""
+        began = time.perf_counter()
+        found = scored(self.defense, stored.expand(len(probes), *stored.shape), probes, key)
+        self.comparing, self.compared = self.comparing + time.perf_counter() - began, self.compared + len(found)
+        return found
 
 
-def scored(defense: KeyedDefense, stored: Tensor, probes: Tensor) -> NDArray[np.float64]:
-    """Scores (B,) of stored templates with probes, row by row.
+def scored(defense: KeyedDefense, stored: Tensor, probes: Tensor, key: Key | None = None) -> NDArray[np.float64]:
+    """Scores (B,) of stored templates with probes, row by row; without the key, of templates under different keys.
 
     Raises:
         ValueError: the defence returned another shape, or scores that are not finite.
     """
     with torch.no_grad():
-        found = defense.score(stored, probes)
+        found = defense.score(stored, probes) if key is None else defense.compare(stored, probes, key)
     if tuple(found.shape) != (len(probes),) or not torch.isfinite(found).all():
         raise ValueError(f"score returned {tuple(found.shape)} for {len(probes)} pairs, or some that are not finite")
     return np.asarray(found.double().cpu().numpy())
@@ -124,19 +137,6 @@ def beside(defense: KeyedDefense, embedding: Tensor, key: Key) -> Tensor | None:
     if len(found) != 1 or not torch.isfinite(found).all():
         raise ValueError(f"auxiliary data of one embedding are {tuple(found.shape)}, or some are not finite")
     return found[0]
-
-
-def probed(defense: KeyedDefense, embeddings: Tensor, key: Key, auxiliary: Tensor | None) -> Tensor:
-    """Protected probes (B, ...) of embeddings (B, D).
-
-    Raises:
-        ValueError: the defence returned another number of them, or values that are not finite.
-    """
-    with torch.no_grad():
-        found = defense.probe(embeddings, key, auxiliary)
-    if len(found) != len(embeddings) or not torch.isfinite(found).all():
-        raise ValueError(f"{len(embeddings)} embeddings became probes {tuple(found.shape)}, or some are not finite")
-    return found
 
 
 def application_name(number: int) -> str:

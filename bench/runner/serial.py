@@ -19,7 +19,7 @@ from bench import __version__
 from bench.errors import DataError, NotApplicable, UserError
 from bench.openmp import in_force, warn_if_late
 from bench.plan import PROTOCOL, Job, Plan, Task, every_task
-from bench.runner import attacking, defending, key_learning, keyed, traits
+from bench.runner import attacking, defending, key_learning, keyed, pictures, traits
 from bench.runner.context import RunContext
 from bench.runner.judging import Judge
 from bench.runner.messages import Failure
@@ -244,6 +244,8 @@ def provenance(context: RunContext) -> dict[str, Any]:
 _MAKERS = {
     "identity": defending.make_identity,
     "judge_identity": defending.make_judge_identity,
+    "attacker_identity": defending.make_attacker_identity,
+    "defender_identity": defending.make_defender_identity,
     "defense_state": defending.make_defense_state,
     "surrogate_state": defending.make_surrogate_state,
     "templates": defending.make_templates,
@@ -256,11 +258,12 @@ _MAKERS = {
     "clean_traits": traits.make_clean_traits,
     "presentation": attacking.make_presentation,
     "login": attacking.make_login,
-    "own_identity": key_learning.make_own_identity,
     "key_attack_state": key_learning.make_key_attack_state,
     "protected": keyed.make_protected,
     "crossmatch": keyed.make_crossmatch,
     "inversion": keyed.make_inversion,
+    "picture_decoder": pictures.make_picture_decoder,
+    "pictures": pictures.make_pictures,
 }
 
 

@@ -149,22 +149,22 @@ class Attacker:
         rng = self._parts.rng("surrogate", type(defense).__name__)
         return defense.at("fit").fit(client_alone(self._parts.network), self._public, rng)
 
-    def _oracle(self, attack: ReconstructionAttack, rng: Rng) -> Oracle:
+    def _oracle(self, attack: ReconstructionAttack, rng: Rng, leaked: Protected) -> Oracle:
         system = self._with_server if attack.depends_on_server and self._plain.templates_only else self._plain
-        return Oracle(
-            attack.level, system, rng.child("oracle"), None, self._surrogate if attack.asks_surrogate else None
-        )
+        copy = self._surrogate if attack.asks_surrogate else None
+        taken = leaked.templates if attack.asks_stolen else None
+        return Oracle(attack.level, system, rng.child("oracle"), None, copy, taken)
 
-    def _trained(self, attack: ReconstructionAttack) -> tuple[State | None, Counter[str]]:
+    def _trained(self, attack: ReconstructionAttack, leaked: Protected) -> tuple[State | None, Counter[str]]:
         """What the attack learned, and the queries that this took, those of the attacks below it included."""
-        key = f"{type(attack).__module__} {attack!r}"
+        key = f"{type(attack).__module__} {attack!r} {leaked.names if attack.asks_stolen else ''}"
         if key not in self._learned:
             rng = self._parts.rng("attack", type(attack).__name__)
-            oracle, asked = self._oracle(attack, rng), Counter[str]()
+            oracle, asked = self._oracle(attack, rng, leaked), Counter[str]()
             if attack.base is None:
                 state = attack.fit(oracle, self._public, rng.child("fit"))
             else:
-                start, asked = self._trained(attack.base)
+                start, asked = self._trained(attack.base, leaked)
                 state = attack.adapt(oracle, self._public, rng.child("adapt"), start)
             self._learned[key] = state, asked + oracle.queries
         return self._learned[key]
@@ -180,9 +180,9 @@ class Attacker:
             NotApplicable: the attack has nothing to try on this system.
         """
         parts = self._parts
-        state, asked = self._trained(attack)
+        state, asked = self._trained(attack, leaked)
         rng = parts.rng("attack", type(attack).__name__, type(parts.defense).__name__)
-        oracle = self._oracle(attack, rng)
+        oracle = self._oracle(attack, rng, leaked)
         prepared = attack.prepare(oracle, state)
         count = len(range(len(leaked.names))[: attack.subset(parts.defense)])
         images = np.empty((count, 3, *parts.network.image_size), dtype=np.float32)

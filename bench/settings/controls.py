@@ -6,7 +6,6 @@ Neither takes part in a ranking. Their labels contain a `~`, which no section of
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -20,10 +19,6 @@ from bench.contracts import (
     Defense,
     FaceSet,
     ImageRng,
-    InversionAttack,
-    Key,
-    KeyedAttack,
-    KeyedDefense,
     Knowledge,
     LinkageAttack,
     ReconstructionAttack,
@@ -90,7 +85,7 @@ class Control(HarnessDefense):
     def faces(self, attack: Attack) -> bool:
         """Only attacks that do not learn the noise and see it once: a control tests what the noise itself hides."""
         once = not isinstance(attack, ReconstructionAttack) or attack.copies == 1
-        return once and attack.level <= Knowledge.ENCODER
+        return once and attack.level <= Knowledge.ENCODER and not attack.asks_stolen
 
     @property
     def protect_batch(self) -> int | None:
@@ -175,7 +170,8 @@ class Canary(HarnessDefense):
         opens = {
             "open": attack.level == Knowledge.ENCODER,
             "fixed": attack.level == Knowledge.ALGORITHM,
-            "secret": attack.level >= Knowledge.ENROLMENT,
+            # Who has no pairs cannot be told apart from who has them by a mixing that he need not know.
+            "secret": attack.level >= Knowledge.ENROLMENT or attack.level in (Knowledge.DATABASE, Knowledge.SERVER),
             "closed": True,
             "affine": False,
         }
@@ -235,60 +231,6 @@ def _even(images: Tensor) -> Tensor:
 def canaries() -> dict[str, Defense]:
     """One canary of each kind, by label."""
     return {labels.canary(kind): Canary(kind=kind) for kind in get_args(_Kind)}
-
-
-_SEALED = "sealed"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sealed(KeyedDefense):
-    """A keyed system known to be safe: signs of Haar-distributed projections, with a fresh key for each record.
-
-    For unit embeddings these bits are independent of the person, so an attacker without keys learns nothing from any
-    number of them.
-    """
-
-    keys: Literal["subject", "record", "system", "pool"] = "record"
-
-    def draw_key(self, rng: Rng, width: int) -> Key:
-        """(D, D) orthonormal columns."""
-        return {"projection": rng.orthonormal(width, width)}
-
-    def transform(self, embeddings: Tensor, key: Key) -> Tensor:
-        """Bits (B, D)."""
-        return embeddings @ key["projection"] > 0
-
-    def margins(self, embeddings: Tensor, template: Tensor, key: Key) -> Tensor:
-        """The projections, on the sides that the bits say."""
-        return embeddings @ key["projection"] * (2.0 * template.float() - 1)
-
-
-def keyed_canaries(attacks: Sequence[Attack], find: Callable[[str], type[Any]]) -> dict[str, Defense]:
-    """The canaries of attacks on keyed templates, by label: `sealed`, and the defences that the attacks must break.
-
-    Args:
-        find: the class of a defence by its name.
-    """
-    keyed = [attack for attack in attacks if isinstance(attack, KeyedAttack)]
-    broken = {_broken(a): a.breaks for a in keyed if a.breaks is not None and keyed_canary_faces(_broken(a), a)}
-    sealed = {_SEALED: Sealed()} if any(keyed_canary_faces(_SEALED, a) for a in keyed) else {}
-    made = {kind: find(name)(**parameters) for kind, (name, parameters) in broken.items()}
-    return {labels.canary(kind): defense for kind, defense in {**made, **sealed}.items()}
-
-
-def keyed_canary_faces(kind: str, attack: KeyedAttack) -> bool:
-    """Whether an attack is tested on this canary: with what it needs on what it must break, without keys on `sealed`.
-
-    An inversion attack without the victim's key is only tested on `sealed`, unless it declares that it needs none.
-    """
-    if kind == _SEALED:
-        return attack.knows != "leaked"
-    helpless = isinstance(attack, InversionAttack) and attack.needs_key and attack.knows == "own"
-    return kind == _broken(attack) and not helpless
-
-
-def _broken(attack: KeyedAttack) -> str:
-    return labels.swept(*attack.breaks) if attack.breaks else ""
 
 
 def controls(label: str, defense: Defense) -> dict[str, Defense]:

@@ -92,7 +92,7 @@ def levels(plugin: type[Any]) -> tuple[str, ...]:
         return ()
     known = [f.name for f in dataclasses.fields(plugin)]
     choices = get_args(get_type_hints(plugin)["knowledge"]) if "knowledge" in known else ()
-    rest = sorted({*choices} - {default}, key=lambda level: Knowledge[level.upper()])
+    rest = sorted({*choices} - {default}, key=lambda level: Knowledge[level.upper()].place)
     return (default, *rest)
 
 

@@ -34,6 +34,7 @@ class RunSettings(Strict):
     controls: bool = False  #: also run, for every defence that adds noise, other noise of the same strength
     replay: bool = False  #: also replay the reconstructions of every attack above `blind`, as `replay_NAME`
     judge: str = ""  #: a recogniser that no attack uses, which judges the reconstructions; empty: none
+    pictures: str = ""  #: an attack on embeddings that makes faces of recovered ones (keyed defences); empty: none
     seeds: list[int] = Field(default=[0], min_length=1)
     public_defender: str = "rest"  #: a dataset's name, or `rest`: half of the people in no pair
     public_attacker: str = "rest"
@@ -120,6 +121,7 @@ class Settings:
     public: Mapping[str, Dataset]  #: datasets that only supply public faces
     path: Path
     judge: Recognizer | None = None  #: that of `run.judge`
+    pictures: ReconstructionAttack | None = None  #: that of `run.pictures`
 
     def wrapped(self, attack: ReplayAttack) -> ReconstructionAttack:
         """The reconstruction attack that a replay presents."""
@@ -142,4 +144,5 @@ class Settings:
             "compare": self.compare.model_dump(),
             **{n: {label: asdict(plugin) for label, plugin in s.items()} for n, s in sections.items()},
             **({"judge": asdict(self.judge)} if self.judge else {}),
+            **({"pictures": asdict(self.pictures)} if self.pictures else {}),
         }

@@ -12,8 +12,9 @@ from bench import labels
 from bench.contracts import InversionAttack, Knowledge, ReconstructionAttack, ReplayAttack
 from bench.errors import UserError, near_miss
 from bench.labels import PluginKind, kind_name
-from bench.settings import controls, registry
+from bench.settings import controls, keyed_canaries, registry
 from bench.settings.model import File, MetricSettings, Settings
+from bench.settings.stack import stack
 from bench.settings.toml import Overrides, default_path, overlay, read_file
 from bench.settings.values import expand
 from bench.storage.keys import source_hash
@@ -63,7 +64,7 @@ def _resolve(file: File, path: Path, given: Mapping[str, Mapping[str, Any]]) -> 
         defenses.update(controls.canaries())
         where = f"{path}: run.canaries"
         defenses.update(
-            controls.keyed_canaries(list(attacks.values()), lambda name: registry.find("defense", name, where))
+            keyed_canaries.keyed_canaries(list(attacks.values()), lambda name: registry.find("defense", name, where))
         )
     if file.run.replay:
         replay = registry.find("attack", "replay", f"{path}: run.replay")
@@ -99,6 +100,7 @@ def _resolve(file: File, path: Path, given: Mapping[str, Mapping[str, Any]]) -> 
         public=plugins("datasets", sorted(lenders)),
         path=path,
         judge=_judge(file, path),
+        pictures=_pictures(file, path),
     )
 
 
@@ -114,9 +116,10 @@ def _check_parts(label: str, attack: ReconstructionAttack, attacks: Mapping[str,
             raise UserError(f"{where} is not among run.attacks.{near_miss(name, attacks)}")
         if not isinstance(part, ReconstructionAttack) or part.parts:
             raise UserError(f"{where} reconstructs no images by itself; name a single reconstruction attack")
-        if part.level > attack.level:
+        if not part.level <= attack.level:
             raise UserError(
-                f"{where} needs level '{part.level}', above its own '{attack.level}': use {label}@{part.level}"
+                f"{where} needs level '{part.level}', which its own '{attack.level}' does not include: "
+                f"use {label}@{part.level}"
             )
         if part.leaks != attack.leaks:
             raise UserError(f"{where} steals the {part.leaks}, and {label!r} the {attack.leaks}")
@@ -137,6 +140,27 @@ def _judge(file: File, path: Path) -> Any:
     if len(found) > 1:
         raise UserError(f"{path}: run.judge = {label!r} is a sweep of {len(found)} recognisers; name one")
     return found[label]
+
+
+def _pictures(file: File, path: Path) -> ReconstructionAttack | None:
+    """The attack of `run.pictures`, if one is named.
+
+    Raises:
+        UserError: no such attack, several at once, or one that makes no image of an embedding by itself.
+    """
+    label = file.run.pictures
+    if not label:
+        return None
+    found = _instances(file, "attacks", label, path)
+    if len(found) > 1:
+        raise UserError(f"{path}: run.pictures = {label!r} is a sweep of {len(found)} attacks; name one")
+    attack = found[label]
+    if not isinstance(attack, ReconstructionAttack) or attack.leaks != "embedding" or attack.parts:
+        raise UserError(
+            f"{path}: run.pictures = {label!r} makes no faces of embeddings by itself; name an attack that does, such "
+            "as embedding_decoder"
+        )
+    return attack
 
 
 def _accept(section: str, label: str, plugin: Any, taken: Mapping[str, Any]) -> None:
@@ -173,6 +197,8 @@ def _instances(file: File, section: str, label: str, path: Path) -> dict[str, An
     plain, leaked = labels.with_key(label) if section == "attacks" else (label, False)
     own, level = labels.at_level(plain) if section == "attacks" else (label, "")
     parameters = dict(expand(overlay(entries.get(own, {}), entries.get(label, {})), where))
+    if section == "defenses" and "stack" in parameters:
+        return _stacks(file, label, parameters, where, path)
     name = parameters.pop("plugin", own)
     sweep = parameters.pop("sweep", {})
     if own not in entries and name not in registry.names(kind) and not registry.is_place(str(name)):
@@ -195,4 +221,25 @@ def _instances(file: File, section: str, label: str, path: Path) -> dict[str, An
     for point in itertools.product(*sweep.values()):
         chosen = dict(zip(sweep, point, strict=True))
         made[labels.swept(label, chosen)] = registry.make(plugin, {**parameters, **chosen}, where)
+    return made
+
+
+def _stacks(file: File, label: str, parameters: Mapping[str, Any], where: str, path: Path) -> dict[str, Any]:
+    """The stack of one label, or one for each combination of its parts' points.
+
+    Raises:
+        UserError: it has other parameters, fewer than two parts, an unknown one, or parts that do not fit.
+    """
+    names = parameters["stack"]
+    others = sorted(set(parameters) - {"stack"})
+    if others:
+        raise UserError(f"{where}: a stack has no parameter {others[0]!r}; set it in the section of the part")
+    if not isinstance(names, list) or len(names) < 2 or not all(isinstance(name, str) for name in names):
+        raise UserError(f'{where}: a stack is a list of two defences or more: stack = ["laplace", "advface"]')
+    if any("stack" in file.defenses.get(name, {}) for name in names):
+        raise UserError(f"{where}: a part is itself a stack; list its parts")
+    made: dict[str, Any] = {}
+    for chosen in itertools.product(*(_instances(file, "defenses", name, path).items() for name in names)):
+        parts = [part for _, part in chosen]
+        made[labels.stacked(label, [own for own, _ in chosen])] = stack(names, parts, where)
     return made

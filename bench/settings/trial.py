@@ -12,6 +12,7 @@ from typing import Any
 from bench.contracts import (
     Dataset,
     Defense,
+    InversionAttack,
     KeyedAttack,
     KeyedDefense,
     LinkageAttack,
@@ -19,7 +20,7 @@ from bench.contracts import (
     TraitAttack,
 )
 from bench.errors import UserError
-from bench.labels import Knowledge, PluginKind, at_level
+from bench.labels import Knowledge, PluginKind, at_level, leaked_key, with_key
 from bench.settings import registry
 from bench.settings.describe import levels
 from bench.settings.model import File
@@ -31,6 +32,7 @@ _SECTIONS: dict[PluginKind, str] = {
 }  # fmt: skip
 _BLIND = str(Knowledge.BLIND)
 _STEPS = ("fit", "encode", "protect", "embed", "fit_server", "protect_batch", "layout", "client_side", "randomized")
+_KEYED_STEPS = ("draw_key", "transform", "score", "margins")
 _LEARNS = ("fit", "adapt", "base", "asks_surrogate", "copies", "score")
 
 
@@ -72,7 +74,8 @@ def trial(
     """Combines a plugin with the standard set of a profile and its most similar plugin.
 
     A defence faces the profile's attacks, at every level of knowledge that one of them has, next to a system without a
-    defence and the most similar defence. An attack faces the profile's defences and the canaries, next to the blind
+    defence and the most similar defence. A keyed one faces the profile's attacks on keyed templates, or all there are,
+    next to the most similar keyed defence. An attack faces the profile's defences and the canaries, next to the blind
     guesses and the most similar attack. A dataset or recogniser is added to the profile's own, with the undefended
     system, one defence and one attack.
 
@@ -92,13 +95,15 @@ def trial(
     label = min(named, default="") or _label(place, {*registry.names(kind), *entries, profile})
     section = {**({"plugin": place} if registry.is_place(place) and not named else {}), **parameters}
     plugin = registry.find(kind, place, "try")
-    if issubclass(plugin, KeyedDefense | KeyedAttack):
+    if issubclass(plugin, KeyedAttack):
         raise UserError(
-            f"try {place}: it is about templates under keys, which the attacks of a trial do not read; "
-            f"veilbench run --profile templates --set 'run.{_SECTIONS[kind]}=[...]' evaluates it beside others"
+            f"try {place}: it attacks templates under keys, and a trial has no such defences; "
+            "veilbench run --profile templates --set 'run.attacks=[...]' evaluates it on several"
         )
     chosen = _Standard(file, path)
-    if kind == "defense":
+    if issubclass(plugin, KeyedDefense):
+        beside, run = chosen.for_keyed(label, plugin)
+    elif kind == "defense":
         beside, run = chosen.for_defense(label, plugin)
     elif kind == "attack":
         beside, run = chosen.for_attack(label, plugin)
@@ -124,7 +129,7 @@ class _Standard:
 
     def plugin(self, kind: PluginKind, label: str) -> type[Any]:
         """The class behind a label of [run]."""
-        own = at_level(label)[0]
+        own = with_key(at_level(label)[0])[0]
         entries: Mapping[str, dict[str, Any]] = getattr(self.file, _SECTIONS[kind])
         name = str(entries.get(label, {}).get("plugin") or entries.get(own, {}).get("plugin") or own)
         return registry.find(kind, name, f"{self.path}: run.{_SECTIONS[kind]}")
@@ -134,6 +139,12 @@ class _Standard:
         near = self._nearest("defense", plugin, {label, bare}, lambda one: not _stores_features(one))
         beside = tuple(dict.fromkeys(name for name in (bare, *near) if name != label))
         return beside, {"defenses": [*beside, label], "attacks": self._at_every_level()}
+
+    def for_keyed(self, label: str, plugin: type[Any]) -> tuple[tuple[str, ...], dict[str, Any]]:
+        swept = {name for name, entry in self.file.defenses.items() if "sweep" in entry}
+        near = self._nearest("defense", plugin, {label, *swept}, lambda one: issubclass(one, KeyedDefense))
+        attacks = [n for n in self.file.run.attacks if issubclass(self.plugin("attack", n), KeyedAttack)]
+        return near, {"defenses": [*near, label], "attacks": attacks or self._every_keyed_attack()}
 
     def for_attack(self, label: str, plugin: type[Any]) -> tuple[tuple[str, ...], dict[str, Any]]:
         kinds = (ReconstructionAttack, TraitAttack, LinkageAttack)
@@ -181,6 +192,13 @@ class _Standard:
         some = [name for name in self.file.run.attacks if levels(self.plugin("attack", name))[:1] == (_BLIND,)]
         return some or [n for n in registry.names("attack") if levels(registry.find("attack", n, "try")) == (_BLIND,)]
 
+    def _every_keyed_attack(self) -> list[str]:
+        """All attacks on keyed templates; an inversion also with the victims' keys."""
+        known = {name: registry.find("attack", name, "try") for name in registry.names("attack")}
+        some = [name for name, one in known.items() if issubclass(one, KeyedAttack)]
+        inversions = [name for name in some if issubclass(known[name], InversionAttack)]
+        return [*some, *map(leaked_key, inversions)]
+
     def _decodes(self, label: str) -> bool:
         return levels(self.plugin("attack", label))[:1] == (str(Knowledge.ENCODER),)
 
@@ -218,6 +236,8 @@ def _stores_features(plugin: type[Any]) -> bool:
 
 def _distance(kind: PluginKind, one: type[Any], other: type[Any]) -> tuple[int, int]:
     """The difference between two classes: an attack's level counts first, then the steps that a class overrides."""
+    if issubclass(one, KeyedDefense):
+        return 0, len(_own_steps(one, KeyedDefense, _KEYED_STEPS) ^ _own_steps(other, KeyedDefense, _KEYED_STEPS))
     if kind == "defense":
         return 0, len(_own_steps(one, Defense, _STEPS) ^ _own_steps(other, Defense, _STEPS))
     apart = (levels(one)[:1] != levels(other)[:1]) + (one.leaks != other.leaks)

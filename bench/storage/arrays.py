@@ -68,6 +68,9 @@ class Rows:
         whole = self._mapped("r")
         return whole.nbytes // max(1, len(whole))
 
+    def __len__(self) -> int:
+        return self.shape[0]
+
     def __getitem__(self, rows: Any) -> NDArray[Any]:
         return np.array(self._mapped("r")[rows])
 

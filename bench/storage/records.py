@@ -23,8 +23,8 @@ from bench.storage.files import file_name, replacing
 SCHEMA = 1  #: version of the record's schema
 
 Kind = Literal[
-    "utility", "reconstruction", "replay", "linkage", "traits", "protection", "crossmatch", "inversion"
-]  # the last three are of keyed defences
+    "utility", "reconstruction", "replay", "linkage", "traits", "protection", "crossmatch", "inversion", "picture"
+]  # the last four are of keyed defences
 Status = Literal["ok", "skipped", "error"]
 
 
@@ -84,7 +84,8 @@ class Record:
 
     `metrics` by kind. utility: acc, acc_raw_probe, eer, tar_at_far_* ; reconstruction: ssim, psnr_db, mse, lpips,
     cosine; replay: srra1, srra2; linkage: rank1, tar_at_far_*; traits: trait_accuracy, of the mean and of each trait;
-    protection: acc_normal, acc_stolen, ...; crossmatch: link_auc, link_eer; inversion: inverted_cosine, isr1_*, ...
+    protection: acc_normal, acc_stolen, ...; crossmatch: link_auc, link_eer; inversion: inverted_cosine, isr1_*, ...;
+    picture: picture_ssim, picture_login1_*, ...
     `parameters` holds the defence's and the attack's, `noise` what the harness measured (rms, l2, linf, snr_db ...),
     `info` the training logs, `settings` every metric's variant.
     """

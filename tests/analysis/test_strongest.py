@@ -8,7 +8,7 @@ import pytest
 from analysis.simulated import CASES, DESIGNS, Case, board, drawn, estimates
 
 from bench.analysis.board import Board, Entry
-from bench.analysis.strongest import Strongest, strongest_up_to
+from bench.analysis.strongest import Strongest, strongest, strongest_up_to
 from bench.labels import Knowledge
 from bench.storage.records import Measure
 
@@ -75,6 +75,24 @@ def test_a_tie_goes_to_less_knowledge() -> None:
     assert [*found] == [Knowledge.ENCODER, Knowledge.WHITEBOX]
     assert {id(one.entry) for one in found.values()} == {id(first)}
     assert found[Knowledge.WHITEBOX].metric("ssim") == first.metric("ssim"), "two of a kind are one attack"
+
+
+def test_a_column_has_the_best_of_the_levels_that_it_includes() -> None:
+    played = _played(Case([0.5, 0.6, 0.7], {}))
+    some = [
+        replace(entry, cell=replace(entry.cell, level=level))
+        for entry, level in zip(played.entries, ("encoder", "database", "server"), strict=True)
+    ]
+    found, worst = strongest(played, some)
+    chosen = {level: one.entry.cell.attack for level, one in found.items()}
+    assert chosen == {
+        Knowledge.DATABASE: "attack01", Knowledge.SERVER: "attack02", Knowledge.ENCODER: "attack01"
+    }, "the encoder's column leaves out the server's attack"  # fmt: skip
+    assert worst is not None and worst.entry.cell.attack == "attack02", "the worst case is of all"
+    top = replace(some[0], cell=replace(some[0].cell, attack="top", level="whitebox"))
+    found, worst = strongest(played, [*some, top])
+    assert found[Knowledge.WHITEBOX].entry.cell.attack == "attack02" and worst is found[Knowledge.WHITEBOX]
+    assert strongest(played, []) == ({}, None)
 
 
 def test_more_knowledge_never_lowers_the_figure() -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from bench.analysis.leaderboard import leaderboard, sorted_by
 from bench.analysis.verdict import LEVELS, verdicts
 from bench.errors import UserError
+from bench.labels import LADDER, Knowledge
 from bench.storage.records import Cell, Measure, Record, Run
 
 
@@ -31,6 +32,7 @@ def _row(name: str, undefended: bool = False, **figures: tuple[float, float, flo
     return row
 
 
+_RANKS = ("hidden", "partly", "shown")
 BARE = _row("open", True, encoder_ssim=0.86, algorithm_ssim=0.86, enrolment_ssim=0.86, whitebox_ssim=0.9)
 
 
@@ -56,6 +58,16 @@ def _said(**figures: Any) -> str:
             {"encoder_ssim": 0.46, "algorithm_ssim": 0.55},
             "hides the face from an attacker who has the client (encoder), part of it from one who knows the defence "
             "(algorithm); not tried: enrolment, whitebox.",
+        ),
+        (
+            {"server_ssim": 0.8, **{f"{level}_ssim": 0.45 for level in LADDER[:3]}},
+            "hides the face from an attacker who may enrol faces (enrolment), not from one who runs the server "
+            "(server).",
+        ),
+        (
+            {"server_ssim": 0.45, **{f"{level}_ssim": 0.45 for level in LADDER[:3]}},
+            "hides the face from every attacker that was tried, up to one who runs the server (server) or may enrol "
+            "faces (enrolment); not tried: whitebox.",
         ),
         (
             {"encoder_ssim": 0.6, "enrolment_ssim": 0.8},
@@ -107,7 +119,7 @@ def test_without_a_floor_or_an_undefended_system_it_says_so_or_uses_a_perfect_im
     assert "no floor to compare with" in verdicts(pd.DataFrame([row]))[0].sentence
 
 
-@given(st.lists(st.floats(0, 1) | st.none(), min_size=4, max_size=4), st.floats(0, 0.2))
+@given(st.lists(st.floats(0, 1) | st.none(), min_size=len(LEVELS), max_size=len(LEVELS)), st.floats(0, 0.2))
 def test_who_knows_more_never_sees_less(reached: list[float | None], wide: float) -> None:
     figures = {
         f"{level}_ssim": (value, value - wide, value + wide)
@@ -115,9 +127,9 @@ def test_who_knows_more_never_sees_less(reached: list[float | None], wide: float
         if value is not None
     }
     verdict = verdicts(pd.DataFrame([BARE, _row("mine", **figures)]))[1]
-    ranks = [("hidden", "partly", "shown").index(standing) for standing in verdict.standings.values()]
-    assert ranks == sorted(ranks)
-    assert list(verdict.standings) == [level for level, value in zip(LEVELS, reached, strict=True) if value is not None]
+    ranks = {Knowledge[level.upper()]: _RANKS.index(standing) for level, standing in verdict.standings.items()}
+    assert all(ranks[a] <= ranks[b] for a in ranks for b in ranks if a < b)
+    assert list(ranks) == [level for level, value in zip(LEVELS, reached, strict=True) if value is not None]
     assert verdict.sentence.endswith(".") and "nan" not in verdict.sentence
 
 

@@ -1,5 +1,6 @@
 """Faces from embeddings: what the decoder learns, asks and costs."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -7,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from attacks.embedding_decoder import EmbeddingDecoder, EmbeddingTraining, _ssim
+from attacks.embedding_decoder import EmbeddingDecoder, EmbeddingTraining, _people, _ssim
 from bench.checks.scene import Open, Scene
 from bench.contracts import Knowledge, Leak, Oracle, Rng
-from bench.errors import KnowledgeError
+from bench.errors import KnowledgeError, NotApplicable
 from bench.metrics.image import image_scores
 
 
@@ -81,3 +82,19 @@ def test_its_ssim_is_nearly_the_metric() -> None:
     one = torch.rand(2, 3, 32, 32, generator=source)
     other = (one + 0.2 * torch.randn(one.shape, generator=source)).clamp(0, 1)
     assert float(_ssim(one, other)) == pytest.approx(float(image_scores(one, other)["ssim"].mean()), abs=0.01)
+
+
+def test_the_person_is_the_mean_of_their_photographs(scene: Scene) -> None:
+    drawn = _people(scene.public)
+    assert drawn.names == scene.public.names
+    own = [i for i, who in enumerate(scene.public.subjects or ()) if who == (scene.public.subjects or ())[0]]
+    wanted = scene.public.batch(own).mean(0)
+    assert len(own) > 1
+    for place in own:
+        assert torch.allclose(drawn.batch([place])[0], wanted, atol=1 / 255)
+    recipe = EmbeddingTraining(epochs=0)
+    person, *_ = _made(EmbeddingDecoder(recipe=recipe, target="person"), scene)
+    photograph, *_ = _made(EmbeddingDecoder(recipe=recipe), scene)
+    assert float(person.var(0).mean()) < float(photograph.var(0).mean()), "what changes between photographs is left out"
+    with pytest.raises(NotApplicable, match="no two public faces"):
+        _people(replace(scene.public, subjects=None))

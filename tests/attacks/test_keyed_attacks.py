@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from attacks.attention_map import AttentionMap
+from attacks.descent_inversion import DescentInversion
 from attacks.exponent_one import ExponentOne
 from attacks.key_inversion import KeyInversion
 from attacks.shift_linkage import ShiftLinkage
@@ -17,6 +18,7 @@ from bench.errors import KnowledgeError
 from defenses.biohash import BioHash
 from defenses.iom_grp import IomGrp
 from defenses.polyprotect import PolyProtect
+from defenses.randcnn import RandCNN
 from defenses.slerpface import SlerpFace
 
 PEOPLE = 24
@@ -104,7 +106,7 @@ def test_nothing_leaks_that_an_attack_did_not_declare() -> None:
     oracle = KeyOracle("none", SlerpFace(), 128, lambda _: {}, Rng(0))
     for ask, said in (
         (lambda: oracle.auxiliary(0), "steals_auxiliary"), (lambda: oracle.records(0), "records"),
-        (lambda: oracle.enrol([0]), "enrolment"),
+        (lambda: oracle.enrol_own([0]), "enrolment"),
     ):  # fmt: skip
         with pytest.raises(KnowledgeError, match=said):
             ask()
@@ -140,3 +142,13 @@ def test_equal_templates_have_the_highest_score_at_any_shift() -> None:
     row = torch.randn(1, 30, generator=Rng(7).torch())
     for shift in (-3, 0, 3):
         assert float(ShiftLinkage().score(PolyProtect(), row, -2 * row.roll(shift, 1))[0, 0]) > 0.95 - 0.3 * bool(shift)
+
+
+def test_descent_opens_a_random_network_with_its_key_alone() -> None:
+    defense = RandCNN(hidden=128, outputs=64)
+    found = _recovered(DescentInversion(key="leaked", starts=1, steps=80), defense, 24)
+    assert float(found.mean()) > 0.99
+    blind = _recovered(DescentInversion(starts=1, steps=40), defense, 24)
+    assert abs(float(blind.mean())) < 4 / math.sqrt(24 * PEOPLE)
+    with pytest.raises(NotApplicable, match="no gradient"):
+        _recovered(DescentInversion(key="leaked"), BioHash(bits=8), 24)

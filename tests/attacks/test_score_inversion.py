@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from attacks.affine_scores import AffineScores
 from attacks.embedding_decoder import EmbeddingTraining
-from attacks.score_inversion import ScoreInversion, _spread
+from attacks.score_inversion import ScoreInversion
 from bench.checks import assert_sound
 from bench.checks.scene import Open, Scene
 from bench.contracts import Knowledge, Leak, Oracle, Rng, State
 from bench.errors import KnowledgeError
+from bench.toolkit.linear_estimates import spread
 
 RECIPE = EmbeddingTraining(epochs=0)
 
@@ -44,7 +46,7 @@ def _unit(count: int, seed: int) -> Tensor:
 
 def test_the_recovered_cosine_follows_the_number_of_queries() -> None:
     own, targets = _unit(400, 0), _unit(30, 1)
-    own = own[_spread(own)]
+    own = own[spread(own)]
     probes = {
         "pictures": torch.zeros(400, 3, 1, 1, dtype=torch.uint8), "embeddings": own,
         "mean": torch.zeros(128), "covariance": torch.eye(128) / 128,
@@ -60,7 +62,7 @@ def test_the_recovered_cosine_follows_the_number_of_queries() -> None:
 
 def test_faces_are_ordered_from_orthogonal_to_redundant() -> None:
     base = torch.eye(4)
-    order = _spread(torch.cat([base[:1], base[:1] + 0.01, base[1:2], base[2:3] * 0.9, base[3:]]))
+    order = spread(torch.cat([base[:1], base[:1] + 0.01, base[1:2], base[2:3] * 0.9, base[3:]]))
     assert sorted(order) == [0, 1, 2, 3, 4]
     assert len({0, 1} & set(order[:4])) == 1, "two copies of one face are not both among the first four"
 
@@ -90,6 +92,46 @@ def test_it_uses_scores_alone_and_counts_them(scene: Scene) -> None:
     assert oracle.reported == {"queries_per_target": 20}
     *_, few = _attacked(scene, ScoreInversion(queries=2, recipe=RECIPE))
     assert many > few + 0.1 and many > 0.7
+
+
+def test_rounded_scores_say_less(scene: Scene) -> None:
+    """The oracle rounds: the attack cannot see more."""
+    system = scene.system(Open())
+    with torch.no_grad():
+        stored = system.embed(system.encode(scene.images()))
+    coarse = ScoreInversion(score_bits=2, recipe=RECIPE)
+    oracle = Oracle(coarse.level, system, Rng(1), stored, None, coarse.shown)
+    assert set(oracle.similarities(scene.images(), [0, 1]).unique().tolist()) <= {-0.75, -0.25, 0.25, 0.75}
+    own, targets = _unit(400, 0), _unit(30, 1)
+    probes = {
+        "pictures": torch.zeros(128, 3, 1, 1, dtype=torch.uint8), "embeddings": own[:128],
+        "mean": torch.zeros(128), "covariance": torch.eye(128) / 128,
+    }  # fmt: skip
+
+    def cosine(bits: int) -> float:
+        attack: Any = ScoreInversion(score_bits=bits, queries=128)
+        seen: Any = Scores(own, targets)
+        exact = seen.similarities
+        seen.similarities = lambda images, rows: attack.shown(exact(images, rows))
+        return float((attack.recovered(seen, probes, tuple(range(30))) * targets).sum(1).mean())
+
+    found = [cosine(bits) for bits in (8, 4, 1)]
+    assert found == sorted(found, reverse=True)
+    assert found[0] > 0.95 > found[1] > 0.75 > found[2] > 0.6
+
+
+def test_least_squares_is_the_baseline(scene: Scene) -> None:
+    attack = AffineScores(queries=20)
+    assert_sound(attack, scene)
+    system = scene.system(Open())
+    state = attack.fit(Oracle(attack.level, system, Rng(0)), scene.public, Rng(0))
+    with torch.no_grad():
+        stored = system.embed(system.encode(scene.images()))
+    oracle = Oracle(attack.level, system, Rng(1), stored)
+    rows = tuple(range(len(stored)))
+    found = attack.recovered(oracle, attack.prepare(oracle, state), rows)
+    assert float((found * stored).sum(1).mean()) > 0.7
+    assert oracle.queries["similarity_images"] == 20 * len(rows)
 
 
 def test_it_keeps_the_contract_and_its_level(scene: Scene) -> None:

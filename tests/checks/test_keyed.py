@@ -15,7 +15,7 @@ from bench.cli.scaffold import scaffold
 from bench.contracts import Key, KeyedDefense, Rng
 from bench.settings import registry
 
-HASHES = ("biohash", "mlphash", "iom_grp", "iom_urp", "polyprotect", "slerpface")
+HASHES = ("biohash", "mlphash", "iom_grp", "iom_urp", "polyprotect", "slerpface", "matrix")
 
 
 @pytest.mark.parametrize("name", HASHES)
@@ -24,6 +24,12 @@ def test_the_built_in_ones_are_sound(name: str) -> None:
     for width in WIDTHS:
         wrong = failures(check_keyed_defense(defense, width))
         assert not wrong, wrong
+
+
+def test_encryption_is_sound() -> None:
+    pytest.importorskip("tenseal", reason="the extra veilbench[encryption] is not installed")
+    wrong = failures(check_keyed_defense(registry.make(registry.find("defense", "ckks", "t"), {}, "t"), 32, 8))
+    assert not wrong, wrong
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from support import TOYS
@@ -13,6 +14,8 @@ from bench.errors import KnowledgeError
 from bench.settings import registry
 
 NEEDS: list[tuple[str, Knowledge, Callable[[Oracle, FaceSet], Any]]] = [
+    ("stolen", Knowledge.DATABASE, lambda o, f: o.stolen(2)),
+    ("recognise", Knowledge.SERVER, lambda o, f: o.recognise(torch.rand(2, 8, 12, 10))),
     ("encode", Knowledge.ENCODER, lambda o, f: o.encode(f.batch(slice(0, 2)))),
     ("defense", Knowledge.ALGORITHM, lambda o, f: o.defense),
     ("surrogate", Knowledge.ALGORITHM, lambda o, f: o.surrogate),
@@ -43,7 +46,7 @@ def _system(defense: str = "laplace", **parameters: Any) -> System:
 def test_levels_nest_and_nothing_above_is_given(level: Knowledge, faces: FaceSet) -> None:
     stored = torch.nn.functional.normalize(torch.rand(2, 16))
     for name, needed, ask in NEEDS:
-        oracle = Oracle(level, _system(), Rng(0), stored)
+        oracle = Oracle(level, _system(), Rng(0), stored, stolen=np.zeros((3, 8, 12, 10), dtype=np.float32))
         if level >= needed:
             ask(oracle, faces)
             assert oracle.queries[name] == 1
@@ -53,12 +56,32 @@ def test_levels_nest_and_nothing_above_is_given(level: Knowledge, faces: FaceSet
             assert oracle.queries[name] == 0
 
 
-def test_architecture_and_sizes_are_free() -> None:
-    oracle = Oracle(Knowledge.BLIND, _system(), Rng(0))
+@pytest.mark.parametrize("level", list(Knowledge))
+def test_sizes_are_free_and_the_architecture_is_for_who_has_one_end_of_the_system(level: Knowledge) -> None:
+    oracle = Oracle(level, _system(), Rng(0))
     assert oracle.feature_shape == (8, 12, 10)
     assert oracle.image_size == (24, 20)
-    assert oracle.layout[0].stride == 2
+    if level in (Knowledge.BLIND, Knowledge.DATABASE):
+        with pytest.raises(KnowledgeError, match=f"declared '{level}'"):
+            _ = oracle.layout
+    else:
+        assert oracle.layout[0].stride == 2
     assert not oracle.queries
+
+
+def test_the_server_answers_with_gradients_and_the_stolen_values_are_spread_over_the_database() -> None:
+    stolen = np.arange(10 * 8 * 12 * 10, dtype=np.float16).reshape(10, 8, 12, 10)
+    oracle = Oracle(Knowledge.SERVER, _system(), Rng(0), stolen=stolen)
+    some = oracle.stolen(4)
+    assert some.dtype == torch.float32 and some[:, 0, 0, 0].tolist() == [
+        float(stolen[i, 0, 0, 0]) for i in (0, 3, 6, 9)
+    ]
+    assert len(oracle.stolen(50)) == 10
+    templates = some.requires_grad_()
+    oracle.recognise(templates).sum().backward()
+    assert templates.grad is not None
+    with pytest.raises(KnowledgeError, match="asks_stolen"):
+        Oracle(Knowledge.SERVER, _system(), Rng(0)).stolen(4)
 
 
 def test_black_box_answers_carry_no_gradients(faces: FaceSet) -> None:

@@ -12,6 +12,7 @@ from defenses.iom_grp import IomGrp
 from defenses.iom_urp import IomUrp
 from defenses.mlphash import MLPHash
 from defenses.polyprotect import PolyProtect
+from defenses.randcnn import RandCNN
 from defenses.slerpface import SlerpFace
 
 EMBEDDINGS = functional.normalize(torch.randn(40, 32, generator=Rng(0).torch()))
@@ -108,7 +109,7 @@ def test_slerpface_by_hand() -> None:
     (weights,) = beside.auxiliary(embedding, key)  # type: ignore[misc]
     assert weights.tolist() == pytest.approx([0.5, 0.5])
     for defense, auxiliary in ((plain, None), (beside, weights)):
-        probe = defense.probe(embedding, key, auxiliary)
+        probe = defense.probe_beside(embedding, key, auxiliary)
         assert float(defense.score(defense.transform(embedding, key), probe)) == pytest.approx(1.0)
 
 
@@ -127,7 +128,7 @@ def test_slerpface_compares_what_the_template_kept() -> None:
     """The entries that the template lost do not matter in a probe, so the score is not symmetric."""
     defense = SlerpFace(group=16)
     key = defense.draw_key(Rng(0), 32)
-    stored, probes = defense.transform(EMBEDDINGS[:2], key), defense.probe(EMBEDDINGS[2:4], key, None)
+    stored, probes = defense.transform(EMBEDDINGS[:2], key), defense.probe(EMBEDDINGS[2:4], key)
     kept = functional.normalize(torch.where(stored == 0, 0.0, probes), dim=2)
     scores = defense.score(stored, probes)
     assert torch.allclose(scores, (stored * kept).sum((1, 2)), atol=1e-6)
@@ -146,3 +147,18 @@ def test_slerpface_compares_what_the_template_kept() -> None:
 def test_odd_parameters_are_refused(made: object, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         made()  # type: ignore[operator]
+
+
+def test_a_randcnn_key_selects_and_orders_the_hidden_units() -> None:
+    defense = RandCNN(hidden=64, outputs=48, kept=0.25)
+    one, other = (defense.draw_key(Rng(n), 32) for n in (1, 2))
+    assert one["mask"].sum() == 16 and sorted(one["order"].tolist()) == list(range(64))
+    stored = defense.transform(EMBEDDINGS, one)
+    assert torch.allclose(stored.norm(dim=1), torch.ones(len(EMBEDDINGS)))
+    assert torch.equal(stored, RandCNN(hidden=64, outputs=48, kept=0.25).transform(EMBEDDINGS, one)), (
+        "layers are public"
+    )
+    across = functional.cosine_similarity(stored, defense.transform(EMBEDDINGS, other))
+    near = functional.normalize(EMBEDDINGS + 0.05 * torch.randn(EMBEDDINGS.shape, generator=Rng(5).torch()))
+    same = functional.cosine_similarity(stored, defense.transform(near, one))
+    assert float(same.min()) > 0.8 > 0.7 > float(across.max())

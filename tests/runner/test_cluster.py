@@ -54,7 +54,7 @@ def _untimed(value: object) -> object:
     """Without what tells the time."""
     if not isinstance(value, dict):
         return value
-    timed = ("time_s", "judging_s", "train_s", "protect_ms_per_image")
+    timed = ("time_s", "judging_s", "train_s", "protect_ms_per_image", "fit_s", "costs")
     return {k: _untimed(v) for k, v in value.items() if k not in timed}
 
 

@@ -1,13 +1,14 @@
 """Keyed defences: keys by holder, two applications, the cells of a run, canaries, and a defence of somebody else."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 import torch
-from support import CONFIG, Cli, invoke
+from support import CONFIG, ROOT, Cli, invoke
 
-from bench.analysis.keyed import template_leaderboard
+from bench.analysis.keyed import MEAN_FACE, UNPROTECTED, YARDSTICKS, template_leaderboard
 from bench.analysis.selftest import trials
 from bench.contracts import KeyedDefense, KeyOracle, Rng
 from bench.errors import KnowledgeError, UserError
@@ -15,10 +16,11 @@ from bench.plan import plan
 from bench.runner.protector import KeyRing
 from bench.settings import registry
 from bench.settings.resolve import load
+from bench.settings.trial import trial
 from bench.storage.records import Run
 
 KEYED = (
-    CONFIG.replace("[run]\n", "[run]\ncanaries = true\n")
+    CONFIG.replace("[run]\n", '[run]\ncanaries = true\npictures = "decoder"\n')
     .replace('defenses = ["unprotected", "laplace", "advface"]', 'defenses = ["biohash", "poly", "laplace"]')
     .replace(
         'attacks = ["mean_face", "resrec", "replay"]',
@@ -34,6 +36,10 @@ overlap = 4
 
 [attacks.shift_linkage]
 shifts = 2
+
+[attacks.decoder]
+plugin = "embedding_decoder"
+recipe.epochs = 1
 """
 )
 MINE = '''"""A rotation of the embedding, from another package."""
@@ -58,9 +64,6 @@ class Rotation(KeyedDefense):
 
 
 LEARNED = """
-[defenses.mine]
-plugin = "mine.py"
-
 [defenses.slerp]
 plugin = "slerpface"
 group = 4
@@ -84,12 +87,21 @@ recipe = { hidden = 8, steps = 10 }
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory, cli: Cli) -> Path:
     folder = tmp_path_factory.mktemp("keyed")
-    (folder / "mine.py").write_text(MINE)
     config = KEYED.replace('"laplace"]', '"laplace", "mine", "slerp"]') + LEARNED
     config = config.replace('"shift_linkage"]', '"shift_linkage", "key_decoder", "decoder_set", "trained_linker"]')
     (folder / "bench.toml").write_text(config)
-    cli("run", cwd=folder)
+    cli("run", cwd=folder, PYTHONPATH=_installed(folder / "site"))
     return folder / "out" / "main"
+
+
+def _installed(site: Path) -> str:
+    """A PYTHONPATH with the package of somebody else, as pip would lay it out: a module and its entry point."""
+    about = site / "keyed_rotation-1.0.dist-info"
+    about.mkdir(parents=True)
+    (site / "keyed_rotation.py").write_text(MINE)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: keyed-rotation\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[veilbench.defenses]\nmine = keyed_rotation:Rotation\n")
+    return f"{ROOT}{os.pathsep}{site}"
 
 
 def _hash(**parameters: object) -> KeyedDefense:
@@ -148,7 +160,7 @@ def test_feature_attacks_and_keyed_ones_do_not_meet(config: Path) -> None:
     config.write_text(KEYED.replace('["key_inversion",', '["mean_face", "resrec", "key_inversion",'))
     cells = {(job.cell.kind, job.cell.defense, job.cell.attack) for job in plan(load(config)).jobs}
     assert {kind for kind, defense, _ in cells if defense in ("biohash", "poly")} == {
-        "protection", "crossmatch", "inversion",
+        "protection", "crossmatch", "inversion", "picture",
     }  # fmt: skip
     assert {attack for _, defense, attack in cells if defense == "laplace"} == {"", "mean_face", "resrec"}
     assert {(d, a) for kind, d, a in cells if d.startswith("canary") and kind in ("crossmatch", "inversion")} == {
@@ -167,6 +179,22 @@ def test_keys_of_cells_depend_on_what_they_use(config: Path) -> None:
     assert {name for name in before if before[name] != after[name]} == {n for n in before if "--biohash--" in n}
     after = keys(KEYED.replace("shifts = 2", "shifts = 1"))
     assert {name for name in before if before[name] != after[name]} == {n for n in before if "shift_linkage" in n}
+
+
+@pytest.mark.parametrize(
+    ("label", "said"),
+    [("decode", "unknown attack 'decode'.*decoder"), ("resrec", "'resrec' makes no faces of embeddings"),
+     ("shift_linkage", "'shift_linkage' makes no faces")],
+)  # fmt: skip
+def test_pictures_need_an_attack_on_embeddings(config: Path, label: str, said: str) -> None:
+    config.write_text(KEYED.replace('pictures = "decoder"', f'pictures = "{label}"'))
+    with pytest.raises(UserError, match=said):
+        load(config)
+
+
+def test_a_forecast_counts_pictures(config: Path) -> None:
+    config.write_text(KEYED)
+    assert "picture decoder" in invoke("run", "--dry-run").output
 
 
 def test_only_an_inversion_has_a_leaked_key(config: Path) -> None:
@@ -189,6 +217,35 @@ def test_a_run_judges_accuracy_linking_and_inversion(ran: Path) -> None:
     assert (records["inversion", "poly", "exponent_one+key"].metrics["inverted_cosine"].low or 0) > 0.6
 
 
+def test_recovered_embeddings_become_faces_beside_those_of_true_ones(ran: Path) -> None:
+    run = Run(ran)
+    records = {r.cell: r for r in run.records() if r.cell.kind == "picture" and r.status == "ok"}
+    by = {(cell.defense, cell.attack): record for cell, record in records.items()}
+    true = {record.metrics["plain_picture_ssim"].value for record in records.values()}
+    assert len(true) == 1, "one decoder and one set of true embeddings serves all cells"
+    with_key, without = (by["biohash", f"key_inversion{key}"] for key in ("+key", ""))
+    assert (with_key.metrics["picture_cosine"].low or 0) > (without.metrics["picture_cosine"].high or 1)
+    assert (true.pop() or 0) > (with_key.metrics["picture_ssim"].value or 1)
+    assert with_key.info["decoder"]["queries"]["embed_images"] > 0
+    assert len(with_key.artefacts) == len(set(with_key.artefacts))
+    samples = run.samples(with_key.cell)
+    assert samples["plain"].shape == samples["reconstruction"].shape == samples["original"].shape
+    rows = template_leaderboard(run).set_index("defense")
+    assert rows.loc["biohash", "ssim_key"] == with_key.metrics["picture_ssim"].value
+    assert rows.loc[UNPROTECTED, "ssim_key"] == with_key.metrics["plain_picture_ssim"].value
+    assert rows.loc[MEAN_FACE, "ssim_key"] == with_key.metrics["floor_picture_ssim"].value
+    assert abs(with_key.metrics["floor_picture_cosine"].value or 1) < 0.6, "the mean face is nobody's"
+
+
+def test_a_picture_logs_in_under_the_key_of_the_claimed_identity(ran: Path) -> None:
+    run = Run(ran)
+    (record,) = [r for r in run.records() if r.cell.kind == "picture" and r.cell.defense == "mine" and r.status == "ok"]
+    scores = run.scores(record.cell)
+    # A rotation under the same key leaves the cosine as it is.
+    assert scores["login_score"].to_numpy() == pytest.approx(scores["picture_cosine"].to_numpy(), abs=1e-4)
+    assert scores["login_score_renewed"].to_numpy() == pytest.approx(scores["login_score_other"].to_numpy(), abs=1e-4)
+
+
 def test_unlinkability_stands_beside_its_null(ran: Path) -> None:
     records = {(r.cell.defense, r.cell.attack): r for r in Run(ran).records() if r.cell.kind == "crossmatch"}
     for record in records.values():
@@ -208,7 +265,7 @@ def test_the_best_score_is_chosen_on_people_on_whom_it_is_not_reported(ran: Path
     cells = [r for r in Run(ran).records() if r.cell.kind == "crossmatch" and r.cell.defense == "biohash"]
     metrics = {r.cell.attack or "own score": r.metrics for r in cells if r.status == "ok" and r.cell.attack not in void}
     (row,) = template_leaderboard(Run(ran)).query("defense == 'biohash'").to_dict("records")
-    assert row["halved"]
+    assert row["choice"] == ""
     for name, attack, column in (("auc", "link_attack", "link_best"), ("d_sys", "d_sys_attack", "d_sys")):
         best = max(metrics, key=lambda key: metrics[key][f"choice_{name}"].value or 0.0)
         assert row[attack] == best
@@ -224,7 +281,7 @@ def test_what_leaked_and_what_was_learned_is_in_the_record(ran: Path) -> None:
     assert several.info["leaks"] == ["templates of 3 applications"]
     learned = several.info["inversion"]["learned"]
     assert learned["own faces"] > 0
-    assert learned["queries"]["enrol"] == 3 * learned["own faces"]
+    assert learned["queries"]["enrol_own_templates"] == 3 * learned["own faces"]
     assert several.info["inversion"]["queries"]["records"] == several.metrics["inverted_cosine"].n
     linked = records["biohash", "trained_linker"]
     assert linked.status == "ok", linked.traceback
@@ -265,12 +322,12 @@ def test_the_impostor_of_the_normal_scenario_has_a_key_of_his_own(ran: Path) -> 
     assert (impostors["normal"] - impostors["stolen"]).abs().mean() > 0.1
 
 
-def test_a_defence_from_one_file_is_in_the_leaderboard(ran: Path, cli: Cli) -> None:
+def test_a_defence_from_a_package_of_its_own_is_in_the_leaderboard(ran: Path, cli: Cli) -> None:
     text = (ran / "templates.md").read_text()
     assert "| mine | record |" in text
-    assert "Protected templates: blobs, tiny" in (ran / "leaderboard.md").read_text()
+    assert "Protected templates: inversion: blobs, tiny" in (ran / "leaderboard.md").read_text()
     rows = json.loads(cli("leaderboard", str(ran), "--templates", "--format", "json").stdout)
-    assert {row["defense"] for row in rows} == {"biohash", "poly", "mine", "slerp"}
+    assert {row["defense"] for row in rows} == {"biohash", "poly", "mine", "slerp", *YARDSTICKS}
     rows = json.loads(cli("leaderboard", str(ran), "--format", "json").stdout)
     assert {row["defense"] for row in rows} == {"laplace"}, "the one of feature maps has no keyed defence"
 
@@ -280,13 +337,26 @@ def test_a_run_of_keyed_defences_alone_has_reports(tmp_path: Path, cli: Cli) -> 
     (tmp_path / "bench.toml").write_text(text)
     done = cli("run", cwd=tmp_path)
     assert "| biohash | subject |" in done.stdout
-    assert "Protected templates: blobs, tiny" in (tmp_path / "out/main/report/index.html").read_text()
+    assert "Protected templates: inversion: blobs, tiny" in (tmp_path / "out/main/report/index.html").read_text()
 
 
-def test_commands_for_feature_maps_say_that_there_are_none(config: Path) -> None:
+def test_try_sets_a_keyed_defence_beside_the_most_similar_one(config: Path) -> None:
+    profile = '\n[profile.templates.run]\ncanaries = false\npictures = ""\nattacks = ["exponent_one+key"]\n'
+    config.write_text(KEYED.replace('"biohash", "poly", "laplace"]', '"biohash", "laplace"]') + profile)
+    Path("mine.py").write_text(MINE)
+    said = invoke("try", "mine.py").output
+    assert "keeps its contract" in said and "beside poly, profile templates" in said, "with the cosine, as that one"
+    assert "recovered cosine" in said and "ACC, stolen token" in said
+    assert 'defenses = ["poly", "mine"]' in said
+    planned = trial("mine.py", config, "templates")
+    assert planned.run["attacks"] == ["exponent_one+key"]
+    elsewhere = trial("mine.py", config, None, ['run.attacks=["mean_face"]'])
+    assert {"shift_linkage", "exponent_one", "exponent_one+key"} <= set(elsewhere.run["attacks"])
+
+
+def test_try_sends_attacks_on_keyed_templates_to_a_run(config: Path) -> None:
     config.write_text(KEYED)
-    said = invoke("try", "biohash", status=2).output
-    assert "keys" in said
+    assert "keys" in invoke("try", "shift_linkage", status=2).output
 
 
 def test_an_attack_that_fails_its_canary_does_not_count(ran: Path) -> None:
