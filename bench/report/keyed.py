@@ -33,8 +33,8 @@ PARTS = (
         "95 % intervals over identities. *Normal*: impostors have keys of their own; *stolen token*: that of the "
         "claimed identity. *Linking AUC*: two applications' templates of one person against those of two; chance: .5. "
         "*D_sys*: 0 unlinkable, 1 linkable; up to the 95 % point beside it, chance explains it. The *best score* is "
-        "chosen on half of the people, and its figures are of the other half. *FMR of renewed templates*: the rate under "
-        "remarks if renewal works. *Replayed*: the stolen template itself, in place of a "
+        "chosen on half of the people, and its figures are of the other half. *FMR of renewed templates*: the rate "
+        "under remarks if renewal works. *Replayed*: the stolen template itself, in place of a "
         "protected probe. Arrows point to better protection or better utility.",
     ),
     Part(
