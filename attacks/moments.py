@@ -122,7 +122,8 @@ def _to_rotation(stolen: Tensor) -> Tensor:
     """
     width, lengths = stolen.shape[1], stolen.norm(dim=1)
     if float(lengths.std() / lengths.mean()) < _ISOMETRIC:
-        return torch.eye(width, dtype=stolen.dtype) / lengths.mean()
+        made: Tensor = torch.eye(width, dtype=stolen.dtype) / lengths.mean()
+        return made
     unknowns = width * (width + 1) // 2
     if len(stolen) < unknowns:
         raise NotApplicable(
@@ -144,7 +145,8 @@ def _to_rotation(stolen: Tensor) -> Tensor:
             break
         direction = residual + size / before * direction
     values, vectors = torch.linalg.eigh((form + form.T) / 2)
-    return whitening @ vectors * values.clamp_min(0).sqrt()
+    made: Tensor = whitening @ vectors * values.clamp_min(0).sqrt()
+    return made
 
 
 def _forms(rows: Tensor, form: Tensor) -> Tensor:

@@ -139,7 +139,7 @@ class Unpaired(ReconstructionAttack):
     def reconstruct(self, oracle: Oracle, state: Any, leak: Leak, rng: ImageRng) -> Tensor:
         """One linear map; no query."""
         if "finer" not in state:
-            images = (_unit(leak.values) - state["centre"]) @ state["weight"] + state["bias"]
+            images: Tensor = (_unit(leak.values) - state["centre"]) @ state["weight"] + state["bias"]
             return images.reshape(-1, 3, *oracle.image_size)
         made = functional.conv2d(leak.values, state["weight"], state["bias"], padding=state["weight"].shape[-1] // 2)
         return _resized(functional.pixel_shuffle(made, int(state["finer"])), oracle.image_size)

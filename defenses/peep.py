@@ -71,7 +71,8 @@ class Peep(Defense):
         """Scaled and clipped coefficients (B, components, 1, 1)."""
         own = system.state
         found = ((images.flatten(1) - own["mean"]) @ own["axes"].T - own["low"]) / own["span"]
-        return found.clamp(0, 1)[..., None, None]
+        scaled: Tensor = found.clamp(0, 1)[..., None, None]
+        return scaled
 
     def protect(self, system: System, features: Tensor, rng: ImageRng) -> Tensor:
         """The coefficients plus noise."""
@@ -86,7 +87,7 @@ class Peep(Defense):
         own = system.state
         kept = own["var"] / (own["var"] + 2 / self.epsilon**2)
         scaled = own["centre"] + kept * (templates.flatten(1) - own["centre"])
-        pixels = (scaled * own["span"] + own["low"]) @ own["axes"] + own["mean"]
+        pixels: Tensor = (scaled * own["span"] + own["low"]) @ own["axes"] + own["mean"]
         return pixels.reshape(-1, 3, *system.recognizer.image_size).clamp(0, 1)
 
     def layout(self, recognizer: SplitNetwork) -> tuple[Conv, ...]:

@@ -53,10 +53,9 @@ def leaderboard(run: Run) -> pd.DataFrame:
         costs = accuracy_costs(run, board)
         rows += [_row(board, defense, costs[defense]) for defense in board.defenses]
     frame = pd.DataFrame(rows)
-    for name in (column + part for column in BY_NAME for part in ("", "_low", "_high")):
-        if name in frame:  # a column of None only would have the type object, which cannot be sorted
-            frame[name] = pd.to_numeric(frame[name])
-    return _ranked(frame)
+    figures = [name for column in BY_NAME for name in (column, f"{column}_low", f"{column}_high") if name in frame]
+    # A column of None only would have the type object, which cannot be sorted.
+    return _ranked(frame.assign(**{name: pd.to_numeric(frame[name]) for name in figures}).copy())
 
 
 def lower_bound(row: Mapping[Any, Any], name: str) -> str:

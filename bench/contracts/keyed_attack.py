@@ -194,7 +194,7 @@ class KeyOracle:
         return self._show(self._running("login").login(number, embeddings))
 
     def _entered(self, method: str) -> None:
-        if self.level < Knowledge.ENROLMENT:
+        if not self.level >= Knowledge.ENROLMENT:
             raise KnowledgeError(f"{method}() needs level 'enrolment', but this attack declared '{self.level}'")
 
     def _running(self, method: str) -> KeyedService:

@@ -130,7 +130,8 @@ class Probe:
         pixels = np.random.default_rng(0).integers(0, 256, (2 * _PROBE, height, width, 3), dtype=np.uint8)
         count = len(pixels)
         names = tuple(map(str, range(count)))
-        self.faces = FaceSet(pixels, np.arange(count), names, names, np.ones(count, dtype=bool))
+        people = tuple(str(i // 4) for i in range(count))  # some defences learn from several images of a person
+        self.faces = FaceSet(pixels, np.arange(count), names, people, np.ones(count, dtype=bool))
         self.test, rest = settings.datasets[scene.dataset].size()
         self.test = min(self.test, 2 * settings.run.pairs) if settings.run.pairs else self.test
         self.attacked = min(self.test, settings.run.images or self.test)

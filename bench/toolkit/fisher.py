@@ -117,8 +117,8 @@ def van_trees(
             for start in range(0, count, _BATCH):
                 some = basis[:, start : start + _BATCH].T.reshape(-1, *image.shape[1:]).to(device)
                 rows.append(((features(image + step * some) - features(image - step * some)) / (2 * step)).flatten(1))
-            slopes = (torch.cat(rows) * scale).double()
-            information += (slopes @ slopes.T).cpu() / len(order)
+            slopes = torch.cat(rows) * scale  # in float32, because features may be as large as a frequency family's
+            information += (slopes @ slopes.T).double().cpu() / len(order)
     traces = information_trace(features, weight, public.subset(order), 4, rng.child("signs"), device)
     floor = float(torch.linalg.inv(information + torch.diag(1 / variance)).diagonal().sum()) / size
     rest = size - count

@@ -100,7 +100,7 @@ def test_rounded_scores_say_less(scene: Scene) -> None:
     with torch.no_grad():
         stored = system.embed(system.encode(scene.images()))
     coarse = ScoreInversion(score_bits=2, recipe=RECIPE)
-    oracle = Oracle(coarse.level, system, Rng(1), stored, None, coarse.shown)
+    oracle = Oracle(coarse.level, system, Rng(1), stored, show=coarse.shown)
     assert set(oracle.similarities(scene.images(), [0, 1]).unique().tolist()) <= {-0.75, -0.25, 0.25, 0.75}
     own, targets = _unit(400, 0), _unit(30, 1)
     probes = {

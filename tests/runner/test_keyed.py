@@ -275,7 +275,7 @@ def test_the_best_score_is_chosen_on_people_on_whom_it_is_not_reported(ran: Path
 
 
 def test_what_leaked_and_what_was_learned_is_in_the_record(ran: Path) -> None:
-    records = {(r.cell.defense, r.cell.attack): r for r in Run(ran).records()}
+    records = {(r.cell.defense, r.cell.attack): r for r in Run(ran).records() if r.cell.kind != "picture"}
     assert records["biohash", "key_inversion+key"].info["leaks"] == ["template", "key"]
     assert records["slerp", "key_decoder"].info["leaks"] == ["template", "auxiliary data"]
     several = records["biohash", "decoder_set"]
