@@ -45,10 +45,13 @@ TaskKind = Literal[
     "identity", "judge_identity", "defense_state", "surrogate_state", "templates", "server_state", "embeddings",
     "attack_state", "reconstruction", "linkage", "traits", "clean_traits", "presentation", "login",
     "protected", "crossmatch", "inversion", "picture_decoder", "pictures", "attacker_identity", "defender_identity",
+    "key_attack_state",
 ]  # fmt: skip
 
 
-_LEARNING = frozenset({"defense_state", "surrogate_state", "server_state", "attack_state", "picture_decoder"})
+_LEARNING = frozenset(
+    {"defense_state", "surrogate_state", "server_state", "attack_state", "picture_decoder", "key_attack_state"}
+)
 _EFFORT = 20  #: rough ratio of the duration of a training to that of another artefact
 
 
@@ -348,7 +351,8 @@ class _Planner:
             return self.metrics
         resampled = ("traits", "crossmatch", "inversion", "picture")
         bootstrap = {"bootstrap": self.metrics["bootstrap"]} if kind in resampled else {}
-        return {"interval": (SHARE_INTERVAL, RATE_INTERVAL), **bootstrap}
+        halves = {"halves": True} if kind == "crossmatch" else {}  # the best score is chosen on one of them
+        return {"interval": (SHARE_INTERVAL, RATE_INTERVAL), **bootstrap, **halves}
 
     def jobs(self) -> Iterator[Job]:
         """Every cell of the scene."""
@@ -418,13 +422,18 @@ class _Planner:
             if canary and not (isinstance(attack, KeyedAttack) and keyed_canary_faces(canary, attack)):
                 continue
             attacked: dict[str, Any] = {"plugin": plugin, "attacked_by": self.known[label]}
+            learned: tuple[Task, ...] = ()
+            if isinstance(attack, KeyedAttack) and attack.learns:
+                own = self._task("attacker_identity", public=self.scene.attacker_key)
+                learned = (self._task("key_attack_state", own, defense=name, attack=label, **attacked),)
             if isinstance(attack, CrossmatchAttack):
-                scored = self._task("crossmatch", protected, defense=name, attack=label, **attacked)
+                scored = self._task("crossmatch", protected, *learned, defense=name, attack=label, **attacked)
                 yield self._job("crossmatch", name, label, scored, protected)
             elif isinstance(attack, InversionAttack):
                 # Artefacts without the score after renewal are of earlier versions.
                 fewer: dict[str, Any] = {"images": self.settings.run.images, "shown": "renewed"}
-                needs = (protected, identity, *(self._public_identities() if attack.needs_service else ()))
+                serving = self._public_identities() if attack.needs_service else ()
+                needs = (protected, identity, *learned, *serving)
                 inverted = self._task("inversion", *needs, defense=name, attack=label, **attacked, **fewer)
                 yield self._job("inversion", name, label, inverted, protected, identity)
                 if not canary and self.settings.pictures is not None:

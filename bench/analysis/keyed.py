@@ -71,8 +71,10 @@ def template_leaderboard(run: Run) -> pd.DataFrame:
     rate for which all have enough impostors. `ssim_*`, `sar_*` (at FMR 1e-2, by `run.judge`), `picture_isr_*` and
     `login_*` are of the faces that `run.pictures` makes of these embeddings; `ssim_other_*` with another person's. If
     there are any, the last rows are the `YARDSTICKS`: faces of the true embeddings, and the mean face. `link_best`: the
-    best of the scheme's own score and of all attacks', by its AUC; `link_attack` names it. `d_sys` is of this score; it
-    exceeds `d_sys_null` in 5 % of cases if the templates could not be linked. Attacks that failed the self-test do not
+    AUC of the best of the scheme's own score and of all attacks'; `link_attack` names it. `d_sys` likewise, with
+    `d_sys_attack`; it exceeds `d_sys_null` in 5 % of cases if the templates could not be linked. Both are chosen on
+    half of the people, and their figures are of the other half; with too few people, choice and figures are of all, and
+    `choice` says so. A recovered embedding is the best by `inverted_excess`. Attacks that failed the self-test do not
     count.
 
     Raises:
@@ -123,13 +125,16 @@ def _row(board: Board, defense: str) -> dict[str, Any]:
             put(f"{name}_{knowledge}", seen.metric(metric) if seen else UNKNOWN)
     scores = [e for e in board.under(defense, "crossmatch") if not e.failed and e.cell.attack not in void]
     own = next((e for e in scores if not e.cell.attack), None)
-    best = max(scores, key=lambda e: e.metric("link_auc").value or 0.0, default=None)
+    halved = bool(scores) and all("held_auc" in e.metrics and "held_d_sys" in e.metrics for e in scores if _tells(e))
+    chosen = {name: _best(scores, name, halved) for name in ("auc", "d_sys")}
     put("link_own", own.metric("link_auc") if own else UNKNOWN)
-    put("link_best", best.metric("link_auc") if best else UNKNOWN)
+    put("link_best", chosen["auc"].metric("held_auc" if halved else "link_auc") if chosen["auc"] else UNKNOWN)
     put("d_sys_own", own.metric("d_sys") if own else UNKNOWN)
-    put("d_sys", best.metric("d_sys") if best else UNKNOWN)
-    row["d_sys_null"] = _chance(best)
-    row["link_attack"] = (best.cell.attack or "own score") if best else ""
+    put("d_sys", chosen["d_sys"].metric("held_d_sys" if halved else "d_sys") if chosen["d_sys"] else UNKNOWN)
+    row["d_sys_null"] = _chance(chosen["d_sys"], "held_d_sys" if halved else "d_sys")
+    for name, entry in (("link_attack", chosen["auc"]), ("d_sys_attack", chosen["d_sys"])):
+        row[name] = (entry.cell.attack or "own score") if entry else ""
+    row["choice"] = "" if halved or not row["link_attack"] else "chosen and reported on the same people"
     for name in ("renewed", "replayed"):
         put(name, accuracy.metric(f"{name}_{row['fmr']}") if accuracy else UNKNOWN)
     info = accuracy.records[0].info if accuracy else {}
@@ -166,7 +171,10 @@ def _yardsticks(board: Board) -> list[dict[str, Any]]:
     for name, prefix in YARDSTICKS.items() if pictures else ():
         row: dict[str, Any] = {"dataset": board.dataset, "recognizer": board.recognizer, "defense": name, "fmr": fmr}
         row |= dict.fromkeys(f"{c.name}{end}" for c in COLUMNS for end in ("", "_low", "_high"))
-        row |= dict.fromkeys(("attack_key", "attack_none", "link_attack", "keys", "void", "failed", "skipped"), "")
+        row |= dict.fromkeys(
+            ("attack_key", "attack_none", "link_attack", "d_sys_attack", "choice", "keys", "void", "failed", "skipped"),
+            "",
+        )
         for column, metric in _seen(fmr).items():
             figure = pictures[0].metric(f"{prefix}{metric}")
             row |= {f"{column}_key": figure.value, f"{column}_key_low": figure.low, f"{column}_key_high": figure.high}
@@ -174,15 +182,27 @@ def _yardsticks(board: Board) -> list[dict[str, Any]]:
     return rows
 
 
-def _chance(entry: Entry | None) -> float | None:
-    """The 95 % point of D_sys when people are shuffled, averaged over seeds."""
-    nulls = [record.info.get("null", {}).get("d_sys") for record in entry.records] if entry else []
+def _tells(entry: Entry) -> bool:
+    """Whether the score differs between pairs."""
+    return entry.metric("link_auc").value is not None
+
+
+def _best(entries: Iterable[Entry], figure: str, halved: bool) -> Entry | None:
+    """The entry with the highest AUC or D_sys on the half of the people where it is chosen, or on all."""
+    name = f"choice_{figure}" if halved else {"auc": "link_auc"}.get(figure, figure)
+    return max((e for e in entries if _tells(e)), key=lambda e: e.metric(name).value or 0.0, default=None)
+
+
+def _chance(entry: Entry | None, name: str) -> float | None:
+    """The 95 % point of a D_sys when people are shuffled, averaged over seeds."""
+    nulls = [record.info.get("null", {}).get(name) for record in entry.records] if entry else []
     found = [float(null["upper"]) for null in nulls if null]
     return sum(found) / len(found) if found else None
 
 
 def _most(entries: Iterable[Entry]) -> Entry | None:
-    return max(entries, key=lambda e: e.metric("inverted_cosine").value or -1.0, default=None)
+    """By the cosine beyond a stranger's, since an average face has a cosine above 0 with everybody."""
+    return max(entries, key=lambda e: e.metric("inverted_excess").value or -1.0, default=None)
 
 
 def _lowest_rate(entries: Iterable[Entry | None], names: tuple[str, ...] = ("isr1", "preimage1", "renewed")) -> str:

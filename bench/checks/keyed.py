@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from bench.checks.verdict import Pointless, Verdict, Wrong, disturb_globals, keep_still, sound_parameters, work_off
-from bench.contracts import CrossmatchAttack, InversionAttack, Key, KeyedAttack, KeyedDefense, KeyOracle, Rng
+from bench.contracts import (
+    CrossmatchAttack,
+    InversionAttack,
+    Key,
+    KeyedAttack,
+    KeyedDefense,
+    KeyOracle,
+    OwnPeople,
+    Rng,
+    Stolen,
+)
 from bench.toolkit.imitated_service import imitated_service
 
 WIDTHS = (128, 512)  #: of embeddings, as compact and most published recognisers have them
@@ -33,6 +44,7 @@ def check_keyed_defense(defense: KeyedDefense, width: int = WIDTHS[0], people: i
         ("parameters", lambda: sound_parameters(defense)),
         ("key", looks.key_is_drawn),
         ("templates", looks.shapes),
+        ("auxiliary data", looks.auxiliary_data),
         ("inputs untouched", looks.inputs_untouched),
         ("same key, same template", looks.deterministic),
         ("others do not matter", looks.independent),
@@ -71,9 +83,20 @@ class _Looks:
     def stored(self) -> Tensor:
         return self.made(self.first)
 
-    def presented(self, embeddings: Tensor) -> Tensor:
+    def login(self, embeddings: Tensor, record: int | None = None) -> Tensor:
+        """Scores (N,) of these probes with the stored records in the same rows, or all with one record."""
+        claimed = [row if record is None else record for row in range(len(embeddings))]
         with torch.no_grad():
-            return self.defense.probe(embeddings, self.key)
+            beside = self.defense.auxiliary(self.first, self.key)
+            if beside is None:
+                probes = self.defense.probe_beside(embeddings, self.key, None)
+            else:
+                parts = [
+                    self.defense.probe_beside(embeddings[place : place + 1], self.key, beside[row])
+                    for place, row in enumerate(claimed)
+                ]
+                probes = torch.cat(parts)
+            return self.defense.compare(self.stored[claimed], probes, self.key)
 
     def key_is_drawn(self) -> str:
         disturb_globals(1)
@@ -94,6 +117,20 @@ class _Looks:
             raise Wrong(f"templates (B, ...) of {len(self.first)} embeddings", came, "Preserve the first dimension.")
         if not torch.isfinite(found).all():
             raise Wrong("finite templates", "NaN or infinity", "Look for a division by 0.")
+        return f"{tuple(found.shape[1:])} of {str(found.dtype).removeprefix('torch.')}"
+
+    def auxiliary_data(self) -> str:
+        with torch.no_grad():
+            found = self.defense.auxiliary(self.first, self.key)
+            again = self.defense.auxiliary(self.first, self.key)
+        if found is None or again is None:
+            raise Pointless("none but the key")
+        if found.ndim < 2 or len(found) != len(self.first) or not torch.isfinite(found.double()).all():
+            raise Wrong(
+                f"finite values (B, ...) of {len(self.first)} embeddings", str(tuple(found.shape)), "One row each."
+            )
+        if not torch.equal(found, again):
+            raise Wrong("the same auxiliary data under the same key", "others", _FROM_RNG)
         return f"{tuple(found.shape[1:])} of {str(found.dtype).removeprefix('torch.')}"
 
     def inputs_untouched(self) -> None:
@@ -121,12 +158,9 @@ class _Looks:
             )  # fmt: skip
 
     def scores(self) -> str:
-        stored, probes = self.stored, self.presented(self.first)
-        with torch.no_grad():
-            found = self.defense.compare(stored, probes, self.key)
-            crossed = self.defense.compare(stored[:1].expand_as(stored), probes, self.key)
-        if tuple(found.shape) != (len(stored),) or not torch.isfinite(found).all():
-            raise Wrong(f"finite scores ({len(stored)},)", str(tuple(found.shape)), "Return one number per row.")
+        found, crossed = self.login(self.first), self.login(self.first, record=0)
+        if tuple(found.shape) != (len(self.first),) or not torch.isfinite(found).all():
+            raise Wrong(f"finite scores ({len(self.first)},)", str(tuple(found.shape)), "Return one number per row.")
         if float(found.mean()) <= float(crossed[1:].mean()):
             raise Wrong("higher scores for equal templates", "lower ones", "Higher must mean more similar.")
         return f"{float(found.mean()):.3g} for equal templates, {float(crossed[1:].mean()):.3g} for two people's"
@@ -134,10 +168,7 @@ class _Looks:
     @cached_property
     def logins(self) -> tuple[Tensor, Tensor]:
         """Scores of stored templates with probes of the same person and of the next one, under one key."""
-        stored, probes = self.stored, self.presented(self.second)
-        with torch.no_grad():
-            scores = [self.defense.compare(stored, some, self.key).double() for some in (probes, probes.roll(1, 0))]
-        return scores[0], scores[1]
+        return self.login(self.second).double(), self.login(self.second.roll(1, 0)).double()
 
     def crossed(self, key: Key) -> tuple[Tensor, Tensor]:
         """Scores of stored templates with those of the same person and of the next one under another key."""
@@ -158,8 +189,8 @@ class _Looks:
         drawn = [self.crossed(self.defense.draw_key(Rng(3).child(n), self.width)) for n in range(8)]
         means = torch.stack([(own - other).mean() for own, other in drawn])
         error = float(means.std() / len(means) ** 0.5)
-        excess, genuine = float(means.mean()), float((self.logins[0] - self.logins[1]).mean())
-        if excess > max(_APART * error, 0.2 * genuine):
+        excess, strangers = float(means.mean()), float(torch.stack([other.mean() for _, other in drawn]).mean())
+        if excess > max(_APART * error, 0.2 * (float(self.logins[0].mean()) - strangers)):
             raise Wrong("scores of strangers under another key", f"{excess:.3g} more", "Let the key change all of it.")
         return f"under another key, a person scores {excess:+.2g} (± {2 * error:.1g}) above strangers"
 
@@ -196,17 +227,44 @@ def check_keyed_attack(attack: KeyedAttack, broken: KeyedDefense, width: int = W
     """
     looks = _Looks(broken, width)
 
+    def leaked(_: int) -> Key:
+        return looks.key
+
+    def beside(number: int) -> Tensor | None:
+        found = broken.auxiliary(looks.first, looks.key)
+        return None if found is None else found[number]
+
+    own = OwnPeople(torch.cat([looks.first, looks.second]), tuple(str(n % _PEOPLE) for n in range(2 * _PEOPLE)))
+
+    def enrol(rows: Sequence[int], application: int, copy: int) -> Stolen:
+        key = (looks.key, looks.other_key)[application % 2]
+        shown = own.embeddings[list(rows)]
+        return Stolen(looks.made(shown, key), broken.auxiliary(shown, key))
+
     def runs() -> str:
+        known: dict[str, Any] = {
+            "level": attack.level,
+            "show": attack.shown,
+            "enrol": enrol,
+            "auxiliary": beside if attack.steals_auxiliary else None,
+            "records": (lambda number: looks.made(looks.first[number : number + 1].expand(attack.records - 1, -1)))
+            if attack.records > 1
+            else None,
+        }
+        teacher = KeyOracle(attack.knows, broken, width, leaked, Rng(0), **known)
+        known |= {"enrol": None, "learned": attack.fit(teacher, own, Rng(0))}
+        if attack.needs_service:
+            known["service"] = imitated_service(broken, looks.key, looks.stored, width, Rng(5))
+        oracle = KeyOracle(attack.knows, broken, width, leaked, Rng(0), **known)
         stored = looks.made(looks.first)
         if isinstance(attack, CrossmatchAttack):
+            auxiliary = broken.auxiliary(looks.first, looks.key) if attack.steals_auxiliary else None
+            first = Stolen(stored[:6], None if auxiliary is None else auxiliary[:6])
+            second = Stolen(looks.made(looks.second, looks.other_key)[:5], None if auxiliary is None else auxiliary[:5])
             with torch.no_grad():
-                found = attack.score(broken, stored[:6], looks.made(looks.second, looks.other_key)[:5])
+                found = attack.link(oracle, first, second)
             wanted: tuple[int, ...] = (6, 5)
         elif isinstance(attack, InversionAttack):
-            service = imitated_service(broken, looks.key, stored, width, Rng(5)) if attack.needs_service else None
-            oracle = KeyOracle(
-                attack.knows, broken, width, lambda _: looks.key, Rng(0), attack.level, service, attack.shown
-            )
             found, wanted = attack.invert(oracle, stored[:6], Rng(0)), (6, width)
         else:
             raise Pointless("neither an inversion nor a crossmatch")

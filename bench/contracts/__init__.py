@@ -9,7 +9,7 @@ The system under attack is the split one of the AdvFace paper (section 3.1):
 
     images --encode--> features --protect--> template (stored, LEAKS) --embed--> embedding --cosine--> same person?
 
-`bench.contracts.keyed` has the other one: embeddings that are protected under keys.
+`bench.contracts.keyed` has the other one: embeddings that are protected under keys, and `keyed_attack` its attacks.
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ from __future__ import annotations
 from bench.contracts.attack import Attack, Leak, LinkageAttack, ReconstructionAttack, ReplayAttack, TraitAttack
 from bench.contracts.defense import Defense, State, System
 from bench.contracts.faces import Alignment, Dataset, Evaluation, FaceSet, Originals, Pairs
-from bench.contracts.keyed import (
+from bench.contracts.keyed import Key, KeyedDefense
+from bench.contracts.keyed_attack import (
     CrossmatchAttack,
+    Enrol,
     InversionAttack,
-    Key,
     KeyedAttack,
-    KeyedDefense,
     KeyedService,
     KeyOracle,
+    OwnPeople,
+    Stolen,
 )
 from bench.contracts.oracle import Oracle
 from bench.contracts.recognizer import Conv, Recognizer, SplitNetwork
@@ -33,8 +35,9 @@ from bench.errors import DataError, KnowledgeError, NotApplicable, UserError
 from bench.labels import Knowledge
 
 __all__ = [
-    "Alignment", "Attack", "Conv", "CrossmatchAttack", "DataError", "Dataset", "Defense", "Evaluation", "FaceSet",
-    "ImageRng", "InversionAttack", "Key", "KeyOracle", "KeyedAttack", "KeyedDefense", "KeyedService", "Knowledge",
-    "KnowledgeError", "Leak", "LinkageAttack", "NotApplicable", "Oracle", "Originals", "Pairs", "Recognizer",
-    "ReconstructionAttack", "ReplayAttack", "Rng", "SplitNetwork", "State", "System", "TraitAttack", "UserError",
+    "Alignment", "Attack", "Conv", "CrossmatchAttack", "DataError", "Dataset", "Defense", "Enrol", "Evaluation",
+    "FaceSet", "ImageRng", "InversionAttack", "Key", "KeyOracle", "KeyedAttack", "KeyedDefense", "KeyedService",
+    "Knowledge", "KnowledgeError", "Leak", "LinkageAttack", "NotApplicable", "Oracle", "Originals", "OwnPeople",
+    "Pairs", "Recognizer", "ReconstructionAttack", "ReplayAttack", "Rng", "SplitNetwork", "State", "Stolen", "System",
+    "TraitAttack", "UserError",
 ]  # fmt: skip

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from bench.contracts import (
     Defense,
@@ -24,9 +25,11 @@ from bench.contracts import (
     Leak,
     LinkageAttack,
     Oracle,
+    OwnPeople,
     ReconstructionAttack,
     Rng,
     State,
+    Stolen,
     System,
     TraitAttack,
 )
@@ -308,16 +311,37 @@ class Probe:
                 size = templates[0].numel() * templates.element_size()
                 return Item(task.label, people * (3 * draw + once * people / _PROBE), 2 * people * size)
             attack = self.settings.attacks.get(task.attack)
-            if not isinstance(attack, InversionAttack):
+            if task.kind == "key_attack_state":
+                return self._learning_keys(task, attack, defense, embeddings, draw + once / _PROBE)
+            if not isinstance(attack, InversionAttack) or attack.learns:
                 return Item(task.label, once, 8 * people**2)
             few, width = templates[:_STEPS], embeddings.shape[1]
             service = imitated_service(defense, key, few, width, Rng(0)) if attack.needs_service else None
-            oracle = KeyOracle(attack.knows, defense, width, lambda _: key, Rng(0), attack.level, service, attack.shown)
+            oracle = KeyOracle(
+                attack.knows, defense, width, lambda _: key, Rng(0), attack.level, service, attack.shown,
+                auxiliary=(lambda _: None) if attack.steals_auxiliary else None,
+            )  # fmt: skip
             seconds, _ = _timed(lambda: attack.invert(oracle, few, Rng(0)))
         except NotApplicable:
             return Item(task.label, 0.0, 0)
         count = min(people, self.settings.run.images or people)
         return Item(task.label, count * (seconds / _STEPS + draw), 4 * count * embeddings.shape[1])
+
+    def _learning_keys(self, task: Task, attack: Any, defense: KeyedDefense, embeddings: Tensor, each: float) -> Item:
+        """Learning from own people, where only enrolling takes longer with more faces."""
+        count = self.public["attacker"]
+        people = tuple(str(number // 2) for number in range(len(embeddings)))
+        own = OwnPeople(embeddings, people)
+
+        def enrol(rows: Sequence[int], application: int, copy: int) -> Stolen:
+            key = defense.draw_key(Rng(application), embeddings.shape[1])
+            return Stolen(defense.transform(embeddings[list(rows)], key))
+
+        oracle = KeyOracle(
+            attack.knows, defense, embeddings.shape[1], lambda _: {}, Rng(0), level=attack.level, enrol=enrol
+        )
+        seconds, state = _timed(lambda: attack.fit(oracle, own, Rng(0)))
+        return Item(task.label, seconds + each * max(0, count - len(own)), _tensors(state))
 
     def _pictured(self, task: Task) -> Item:
         """Training the decoder of recovered embeddings, or making faces with it."""
@@ -365,7 +389,7 @@ class Probe:
         if task.kind == "embeddings":
             return Item(task.label, 2 * self.test * self._embedding(), self.test * 4096)
         defense = task.defense
-        if task.kind in ("protected", "crossmatch", "inversion"):
+        if task.kind in ("protected", "crossmatch", "inversion", "key_attack_state"):
             return self._under_keys(task)
         if task.kind in ("picture_decoder", "pictures"):
             return self._pictured(task)

@@ -18,10 +18,10 @@ from bench.settings.model import Settings
 
 WORKERS = (1, 8, 64)
 
-_STATES = ("defense_state", "surrogate_state", "server_state", "attack_state", "picture_decoder")
+_STATES = ("defense_state", "surrogate_state", "server_state", "attack_state", "picture_decoder", "key_attack_state")
 _ATTACKED = (
     "attack_state", "reconstruction", "linkage", "traits", "clean_traits", "presentation", "login",
-    "crossmatch", "inversion", "picture_decoder", "pictures",
+    "key_attack_state", "crossmatch", "inversion", "picture_decoder", "pictures",
 )  # fmt: skip
 
 

@@ -91,6 +91,12 @@ METRICS = (
     Metric("link_eer", "EER of linking", 3, +1, 0.05, "crossmatch", group="link"),
     Metric("link_tmr_at_fmr_", "TMR of linking at FMR", 3, -1, 0.1, "crossmatch", compared=False),
     Metric("d_sys", "D_sys", 3, -1, 0.05, "crossmatch", group="link"),
+    Metric(
+        "choice_auc", "AUC of linking, on the half where the best is chosen", 3, -1, 0.1, "crossmatch", compared=False
+    ),
+    Metric("choice_d_sys", "D_sys, on the half where the best is chosen", 3, -1, 0.1, "crossmatch", compared=False),
+    Metric("held_auc", "AUC of linking, on the other half", 3, -1, 0.1, "crossmatch", compared=False),
+    Metric("held_d_sys", "D_sys, on the other half", 3, -1, 0.1, "crossmatch", compared=False),
     Metric("max_linkability", "maximal linkability", 3, -1, 0.05, "crossmatch", group="link"),
     Metric("inverted_cosine", "recovered cosine", 3, -1, 0.03, "inversion"),
     Metric("inverted_excess", "the same, minus a stranger's", 3, -1, 0.03, "inversion", compared=False),

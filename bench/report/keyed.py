@@ -29,18 +29,20 @@ PARTS = (
     Part(
         "Protected templates: recognition, linking, renewal",
         RECOGNITION,
-        {"linked by": "link_attack", "FMR": "fmr"},
+        {"linked by": "link_attack", "D_sys by": "d_sys_attack", "best score": "choice", "FMR": "fmr"},
         "95 % intervals over identities. *Normal*: impostors have keys of their own; *stolen token*: that of the "
         "claimed identity. *Linking AUC*: two applications' templates of one person against those of two; chance: .5. "
-        "*D_sys*: 0 unlinkable, 1 linkable; up to the 95 % point beside it, chance explains it. *FMR of renewed "
-        "templates*: the rate under remarks if renewal works. *Replayed*: the stolen template itself, in place of a "
+        "*D_sys*: 0 unlinkable, 1 linkable; up to the 95 % point beside it, chance explains it. The *best score* is "
+        "chosen on half of the people, and its figures are of the other half. *FMR of renewed templates*: the rate "
+        "under remarks if renewal works. *Replayed*: the stolen template itself, in place of a "
         "protected probe. Arrows point to better protection or better utility.",
     ),
     Part(
         "Protected templates: inversion",
         INVERSION,
         {"with key": "attack_key", "no key": "attack_none", "FMR": "fmr"},
-        "95 % intervals over identities. *Recovered cosine*: of the best inversion's embedding with the true one; "
+        "95 % intervals over identities. *Recovered cosine*: of the best inversion's embedding with the true one; an "
+        "average face's is above 0. "
         "*ISR*: the share of these that the unprotected system accepts, and *pre-image* that the protected one does, "
         "at the FMR under remarks; *after renewal*: another application does, under its key. *Picture*: a face made of "
         "the recovered embedding; *SAR*: the share that a recogniser which was not attacked accepts at FMR 1e-2; "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -150,19 +150,23 @@ class Protected:
     #: By name: `normal`, `stolen`, `plain` (T, T), of target i with gallery image j; NAME_pairs (P,), of the protocol;
     #: `replay` (T,), of each template of the first application with itself, sent in place of a protected probe.
     scores: Mapping[str, NDArray[Any]]
+    #: (T, ...) what is stored beside the templates of the first and of the second, by the names in `BESIDE`; or empty.
+    auxiliary: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
         """Writes everything into a new artefact."""
         arrays = {name: getattr(self, name) for name in ("first", "second", "targets", "gallery")}
-        write_arrays(folder, {**arrays, **{name: self.scores[name] for name in _COMPARED}})
+        write_arrays(folder, {**arrays, **{name: self.scores[name] for name in _COMPARED}, **self.auxiliary})
 
     @classmethod
     def read(cls, folder: Path) -> Protected:
         """Opens everything, memory-mapped."""
         first, second, targets, gallery = (read_array(folder, n) for n in ("first", "second", "targets", "gallery"))
-        return cls(first, second, targets, gallery, {name: read_array(folder, name) for name in _COMPARED})
+        beside = {name: read_array(folder, name) for name in BESIDE if (folder / f"{name}.npy").is_file()}
+        return cls(first, second, targets, gallery, {name: read_array(folder, name) for name in _COMPARED}, beside)
 
 
+BESIDE = ("first_auxiliary", "second_auxiliary")
 _COMPARED = ("normal", "normal_pairs", "stolen", "stolen_pairs", "plain", "plain_pairs", "replay")
 
 

@@ -29,7 +29,7 @@ from bench.plan import Job
 from bench.runner import artefacts
 from bench.runner.batches import attacked_first
 from bench.runner.context import LoadedScene, RunContext
-from bench.runner.keyed_judging import judge_crossmatch, judge_inversion, judge_protection
+from bench.runner.keyed_judging import judge_crossmatch, judge_inversion, judge_protection, leaks
 from bench.runner.pictures import judge_pictures, picture_samples
 from bench.runner.second_recognizer import SETTINGS as SECOND
 from bench.runner.second_recognizer import KnownFaces, SecondRecognizer
@@ -431,7 +431,12 @@ class Judge:
                 seed = derive_seed("bootstrap", job.cell.dataset)
                 judged = judge_crossmatch(loaded, scores, owners, seed, self.context.settings.metrics.bootstrap)
                 if job.cell.attack:
+                    state = read_state(self.context.ready(crossed))
+                    info |= dict(state.info) if state else {}
                     info["required"] = self.context.settings.attacks[job.cell.attack].required  # type: ignore[attr-defined]
+        attacked_by = self.context.settings.attacks.get(job.cell.attack)
+        if isinstance(attacked_by, KeyedAttack):
+            info["leaks"] = leaks(attacked_by, bool(found.auxiliary))
         return Verdict(
             judged.metrics, judged.scores, None, self._parameters(job), {}, (), {**info, **judged.info}, judged.settings
         )

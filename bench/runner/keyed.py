@@ -1,7 +1,4 @@
-"""Computes the artefacts of keyed defences: keys, templates of two applications, comparisons, and attacks on them.
-
-It exceeds 300 lines because all of these share one protector, which holds the keys.
-"""
+"""Computes the artefacts of keyed defences: templates of two applications, comparisons, and attacks on them."""
 
 from __future__ import annotations
 
@@ -15,133 +12,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from bench.contracts import (
-    CrossmatchAttack,
-    InversionAttack,
-    Key,
-    KeyedDefense,
-    KeyOracle,
-    Pairs,
-    Rng,
-    State,
-)
+from bench.contracts import CrossmatchAttack, InversionAttack, Key, Pairs, State, Stolen
 from bench.plan import Task
 from bench.runner import artefacts
 from bench.runner.attacking import gallery_of
 from bench.runner.context import LoadedScene, RunContext
+from bench.runner.key_learning import asked, attack_rng, oracle_of, width_of
 from bench.runner.keyed_service import FIRST, SECOND, running_service
+from bench.runner.protector import Protector, application_name, holder, keyed, scored
 from bench.storage.arrays import write_state
 from bench.toolkit.progress import track
-
-_KEPT = 4  #: keys in memory
-
-
-class KeyRing:
-    """Every key of a defence, drawn when it is asked for from a seed that names its holder."""
-
-    def __init__(self, defense: KeyedDefense, width: int, rng: Rng) -> None:
-        self.defense, self.width, self.rng = defense, width, rng
-        self._drawn: dict[tuple[str, ...], Key] = {}
-        self.seconds = 0.0  #: spent on drawing keys
-        self.drawn = 0
-
-    def key(self, application: str, person: str, record: str) -> Key:
-        """The key under which an application protects a record of a person."""
-        scope = self.defense.keys
-        if scope == "pool":
-            seed = self.rng.child("whose", application, record).seed
-            return self._of("pool", str(seed % self.defense.pool))
-        holder = {"system": (), "subject": (person,), "record": (person, record)}[scope]
-        return self._of(application, *holder)
-
-    def _of(self, *holder: str) -> Key:
-        if holder not in self._drawn:
-            while len(self._drawn) >= _KEPT:
-                del self._drawn[next(iter(self._drawn))]
-            began = time.perf_counter()
-            self._drawn[holder] = self.defense.draw_key(self.rng.child(*holder), self.width)
-            self.seconds += time.perf_counter() - began
-            self.drawn += 1
-        return self._drawn[holder]
-
-
-class Protector:
-    """One keyed defence on the test images of a scene."""
-
-    def __init__(self, context: RunContext, task: Task) -> None:
-        self.context, self.loaded = context, context.loaded(task.scene)
-        self.defense = keyed(context, task.defense)
-        identity = task.need("identity")
-        assert identity is not None
-        found = np.array(artefacts.read_identity(context.ready(identity)), dtype=np.float32)
-        self.embeddings = torch.from_numpy(found)
-        self.ring = KeyRing(self.defense, found.shape[1], _seed(context, task))
-        self.seconds, self.made = 0.0, 0
-        self.comparing, self.compared = 0.0, 0
-
-    def key(self, application: str, row: int) -> Key:
-        """The key of a test image's person or record."""
-        return self.ring.key(application, *_holder(self.loaded, row))
-
-    def templates(self, rows: NDArray[np.int64] | list[int], key: Key) -> Tensor:
-        """Templates of test images under one key.
-
-        Raises:
-            ValueError: the defence returned another number of them, or values that are not finite.
-        """
-        began = time.perf_counter()
-        with torch.no_grad():
-            found = self.defense.transform(self.embeddings[rows], key)
-        self.seconds, self.made = self.seconds + time.perf_counter() - began, self.made + len(found)
-        if len(found) != len(rows) or not torch.isfinite(found).all():
-            raise ValueError(f"{len(rows)} embeddings became templates {tuple(found.shape)}, or some are not finite")
-        return found
-
-    def probes(self, rows: NDArray[np.int64] | list[int], key: Key) -> Tensor:
-        """What test images present at a login under one key."""
-        return self.presented(self.embeddings[rows], key)
-
-    def presented(self, embeddings: Tensor, key: Key) -> Tensor:
-        """What a client presents at a login for embeddings (B, D)."""
-        with torch.no_grad():
-            return self.defense.probe(embeddings, key)
-
-    def against(self, stored: Tensor, probes: Tensor, key: Key) -> NDArray[np.float64]:
-        """Scores (B,) of one stored template, under this key, against protected probes (B, ...)."""
-        began = time.perf_counter()
-        found = scored(self.defense, stored.expand(len(probes), *stored.shape), probes, key)
-        self.comparing, self.compared = self.comparing + time.perf_counter() - began, self.compared + len(found)
-        return found
-
-
-def scored(defense: KeyedDefense, stored: Tensor, probes: Tensor, key: Key | None = None) -> NDArray[np.float64]:
-    """Scores (B,) of stored templates with probes, row by row; without the key, of templates under different keys.
-
-    Raises:
-        ValueError: the defence returned another shape, or scores that are not finite.
-    """
-    with torch.no_grad():
-        found = defense.score(stored, probes) if key is None else defense.compare(stored, probes, key)
-    if tuple(found.shape) != (len(probes),) or not torch.isfinite(found).all():
-        raise ValueError(f"score returned {tuple(found.shape)} for {len(probes)} pairs, or some that are not finite")
-    return np.asarray(found.double().cpu().numpy())
-
-
-def keyed(context: RunContext, label: str) -> KeyedDefense:
-    """The keyed defence with this label."""
-    defense = context.settings.defenses[label]
-    assert isinstance(defense, KeyedDefense)
-    return defense
-
-
-def _seed(context: RunContext, task: Task) -> Rng:
-    return context.rng(task.seed, "keys", type(context.settings.defenses[task.defense]).__name__)
-
-
-def _holder(loaded: LoadedScene, row: int) -> tuple[str, str]:
-    """(person, record) of a test image."""
-    name = loaded.test.names[row]
-    return (loaded.test.subjects[row] if loaded.test.subjects else name), name
 
 
 def make_protected(context: RunContext, task: Task, folder: Path) -> None:
@@ -154,15 +34,20 @@ def make_protected(context: RunContext, task: Task, folder: Path) -> None:
     test, pairs = own.loaded.test, own.loaded.pairs
     targets, gallery = two_records(own.loaded)
     scores, stored = _compared(own, pairs, targets, gallery)
-    first = torch.stack([stored[int(row)] for row in targets])
-    second = torch.cat([own.templates([int(row)], own.key(SECOND, int(row))) for row in gallery])
+    first, beside_first = _stacked([stored[int(row)] for row in targets])
+    second, beside_second = _stacked([_record(own, row) for row in map(int, gallery)])
     scores["replay"] = np.array(
         [_replayed(own, int(row), template) for row, template in zip(targets, first, strict=True)]
     )
     plain = _unprotected(own.embeddings.double().numpy(), pairs, targets, gallery)
-    artefacts.Protected(first.cpu().numpy(), second.cpu().numpy(), targets, gallery, {**scores, **plain}).write(folder)
+    kept = {"first_auxiliary": beside_first, "second_auxiliary": beside_second}
+    artefacts.Protected(
+        first.cpu().numpy(), second.cpu().numpy(), targets, gallery, {**scores, **plain},
+        {name: part.cpu().numpy() for name, part in kept.items() if part is not None},
+    ).write(folder)  # fmt: skip
     info = {
         "template_bytes": _bytes(first[0]),
+        "auxiliary_bytes": 0 if beside_first is None else _bytes(beside_first[0]),
         "protect_ms": round(1000 * own.seconds / own.made, 4),
         "key_ms": round(1000 * own.ring.seconds / max(1, own.ring.drawn), 4),
         "compare_ms": round(1000 * own.comparing / max(1, own.compared), 4),
@@ -175,10 +60,22 @@ def make_protected(context: RunContext, task: Task, folder: Path) -> None:
     write_state(folder, State(info=info))
 
 
+def _record(own: Protector, row: int) -> tuple[Tensor, Tensor | None]:
+    """What the second application stores of a test image."""
+    key = own.key(SECOND, row)
+    return own.templates([row], key)[0], own.auxiliary(row, key)
+
+
+def _stacked(records: list[tuple[Tensor, Tensor | None]]) -> tuple[Tensor, Tensor | None]:
+    """Templates (N, ...), and what is stored beside them, (N, ...)."""
+    beside = [part for _, part in records if part is not None]
+    return torch.stack([template for template, _ in records]), torch.stack(beside) if beside else None
+
+
 def _replayed(own: Protector, row: int, template: Tensor) -> float:
     """The score of a stored template sent in place of a probe; -inf where it has not the form of one."""
     key = own.key(FIRST, row)
-    probe = own.probes([row], key)[0]
+    probe = own.probes([row], key, own.auxiliary(row, key))[0]
     if template.shape != probe.shape or template.dtype != probe.dtype:
         return -np.inf
     return float(own.against(template, template[None], key)[0])
@@ -186,34 +83,53 @@ def _replayed(own: Protector, row: int, template: Tensor) -> float:
 
 def _compared(
     own: Protector, pairs: Pairs, targets: NDArray[np.int64], gallery: NDArray[np.int64]
-) -> tuple[dict[str, NDArray[Any]], dict[int, Tensor]]:
-    """Scores of the protocol's pairs and of all targets with all gallery images, and the templates stored, by image.
+) -> tuple[dict[str, NDArray[Any]], dict[int, tuple[Tensor, Tensor | None]]]:
+    """Scores of the protocol's pairs and of all targets with all gallery images, and the records stored, by image.
 
     A genuine probe has the key of the claimed identity. An impostor's has the impostor's own (`normal`), or that of the
     claimed identity (`stolen`).
     """
     probing = np.unique(np.concatenate([gallery, pairs.right]))
-    brought = {row: own.probes([row], own.key(FIRST, row))[0] for row in _by_person(own.loaded, probing)}
+    bring = _Impostors(own, _by_person(own.loaded, probing))
     place = {int(row): index for index, row in enumerate(targets)}
     found: dict[str, NDArray[Any]] = {name: np.zeros((len(targets), len(gallery))) for name in ("normal", "stolen")}
     found |= {f"{name}_pairs": np.zeros(len(pairs)) for name in ("normal", "stolen")}
-    stored: dict[int, Tensor] = {}
+    stored: dict[int, tuple[Tensor, Tensor | None]] = {}
     claimed = np.unique(np.concatenate([targets, pairs.left]))
     for row in track(_by_person(own.loaded, claimed), f"protecting {len(claimed)} records", len(claimed)):
         with_pairs = np.flatnonzero(pairs.left == row)
         probes = np.concatenate([pairs.right[with_pairs], gallery if row in place else gallery[:0]])
         key = own.key(FIRST, row)
-        stored[row] = own.templates([row], key)[0]
-        stolen = own.against(stored[row], own.probes(probes, key), key)
-        normal = own.against(stored[row], torch.stack([brought[int(probe)] for probe in probes]), key)
-        person = _holder(own.loaded, row)[0]
-        same = np.array([_holder(own.loaded, int(probe))[0] == person for probe in probes])
+        template, auxiliary = stored[row] = own.templates([row], key)[0], own.auxiliary(row, key)
+        stolen = own.against(template, own.probes(probes, key, auxiliary), key)
+        normal = own.against(template, bring.probes(probes, auxiliary), key)
+        person = holder(own.loaded, row)[0]
+        same = np.array([holder(own.loaded, int(probe))[0] == person for probe in probes])
         normal = np.where(same, stolen, normal)
         for name, scores in (("normal", normal), ("stolen", stolen)):
             found[f"{name}_pairs"][with_pairs] = scores[: len(with_pairs)]
             if row in place:
                 found[name][place[row]] = scores[len(with_pairs) :]
     return found, stored
+
+
+class _Impostors:
+    """Probes that are protected with the keys of those who bring them."""
+
+    def __init__(self, own: Protector, rows: list[int]) -> None:
+        self.own, self._keys = own, dict[int, Key]()
+        key = own.key(FIRST, rows[0])
+        alike = own.auxiliary(rows[0], key) is None  # then a probe is the same against every record
+        self._made = {row: own.probes([row], own.key(FIRST, row), None)[0] for row in rows} if alike else {}
+
+    def probes(self, rows: NDArray[np.int64], auxiliary: Tensor | None) -> Tensor:
+        """Probes (B, ...) of these images against a record with this auxiliary data."""
+        if auxiliary is None:
+            return torch.stack([self._made[int(row)] for row in rows])
+        for row in map(int, rows):
+            if row not in self._keys:
+                self._keys[row] = self.own.key(FIRST, row)
+        return torch.cat([self.own.probes([int(row)], self._keys[int(row)], auxiliary) for row in rows])
 
 
 def two_records(loaded: LoadedScene) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -231,7 +147,7 @@ def two_records(loaded: LoadedScene) -> tuple[NDArray[np.int64], NDArray[np.int6
 
 def _by_person(loaded: LoadedScene, rows: NDArray[np.int64]) -> list[int]:
     """The rows in an order in which a person's key is drawn once."""
-    return sorted(map(int, rows), key=lambda row: _holder(loaded, row))
+    return sorted(map(int, rows), key=lambda row: holder(loaded, row))
 
 
 def _unprotected(
@@ -261,19 +177,31 @@ def make_crossmatch(context: RunContext, task: Task, folder: Path) -> None:
     assert protected is not None
     found = artefacts.Protected.read(context.ready(protected))
     first, second = (torch.from_numpy(np.array(part)) for part in (found.first, found.second))
-    defense = keyed(context, task.defense)
+    defense, info = keyed(context, task.defense), {}
     if task.attack:
         attack = context.settings.attacks[task.attack]
         assert isinstance(attack, CrossmatchAttack)
+        oracle = oracle_of(context, task, attack, width_of(context, protected))
+        beside = [found.auxiliary.get(name) if attack.steals_auxiliary else None for name in artefacts.BESIDE]
+        stolen = [
+            Stolen(templates, None if part is None else torch.from_numpy(np.array(part)))
+            for templates, part in zip((first, second), beside, strict=True)
+        ]
         with torch.no_grad():
-            made = attack.score(defense, first, second)
+            made = attack.link(oracle, stolen[0], stolen[1])
         if tuple(made.shape) != (len(first), len(second)) or not torch.isfinite(made).all():
             raise ValueError(f"{task.attack} returned scores {tuple(made.shape)}, or some that are not finite")
-        scores = made.double().cpu().numpy()
+        scores, info = made.double().cpu().numpy(), {"attack": asked(oracle)}
     else:
         scores = np.stack([scored(defense, one.expand(len(second), *one.shape), second) for one in first])
     artefacts.Linkage(scores, found.targets, found.gallery).write(folder)
-    write_state(folder, None)
+    write_state(folder, State(info=info))
+
+
+def beside_of(found: artefacts.Protected, number: int, name: str) -> Tensor | None:
+    """The auxiliary data (...) of a stored record of the first or of the second application; None if it has none."""
+    part = found.auxiliary.get(name)
+    return None if part is None else torch.from_numpy(np.array(part[number]))
 
 
 def shown_as_probes(own: Protector, found: artefacts.Protected, embeddings: Tensor) -> NDArray[np.float64]:
@@ -287,7 +215,10 @@ def shown_as_probes(own: Protector, found: artefacts.Protected, embeddings: Tens
         target, other = int(found.targets[number]), int(found.gallery[number])
         key, renewed = own.key(FIRST, target), own.key(SECOND, other)
         stored, again = (torch.from_numpy(np.array(part[number])) for part in (found.first, found.second))
-        old, new = own.presented(probe, key), own.presented(probe, renewed)
+        old, new = (
+            own.presented(probe, some, beside_of(found, number, name))
+            for some, name in zip((key, renewed), artefacts.BESIDE, strict=True)
+        )
         pairs = ((stored, old, key), (own.templates([other], key)[0], old, key), (again, new, renewed))
         shown[:, number] = [own.against(*pair)[0] for pair in pairs]
     return shown
@@ -309,11 +240,18 @@ def make_inversion(context: RunContext, task: Task, folder: Path) -> None:
     def leaked(number: int) -> Key:
         return own.key(FIRST, int(found.targets[number]))
 
-    rng = context.rng(task.seed, "attack", type(attack).__name__, task.defense)
+    def others(number: int) -> Tensor:
+        """The person's templates in further applications, from each of both images in turn."""
+        rows = [int((found.gallery, found.targets)[place % 2][number]) for place in range(attack.records - 1)]
+        names = [application_name(2 + place) for place in range(attack.records - 1)]
+        return torch.cat([own.templates([row], own.key(name, row)) for row, name in zip(rows, names, strict=True)])
+
+    def beside(number: int) -> Tensor | None:
+        return beside_of(found, number, artefacts.BESIDE[0])
+
+    rng = attack_rng(context, task, attack)
     service = running_service(context, task, own, stored, found.targets) if attack.needs_service else None
-    oracle = KeyOracle(
-        attack.knows, own.defense, width, leaked, rng.child("oracle"), attack.level, service, attack.shown
-    )
+    oracle = oracle_of(context, task, attack, width, leaked=leaked, auxiliary=beside, records=others, service=service)
     began = time.perf_counter()
     made = attack.invert(oracle, stored, rng.child("invert")).detach().float()
     seconds = time.perf_counter() - began
@@ -321,5 +259,5 @@ def make_inversion(context: RunContext, task: Task, folder: Path) -> None:
         raise ValueError(f"{task.attack} returned embeddings {tuple(made.shape)}, or some that are not finite")
     made = functional.normalize(made)
     artefacts.write_inversion(folder, made.cpu().numpy(), shown_as_probes(own, found, made))
-    info = {"queries": dict(oracle.queries), "ms_per_template": round(1000 * seconds / len(stored), 3)}
+    info = {**asked(oracle), "ms_per_template": round(1000 * seconds / len(stored), 3)}
     write_state(folder, State(info=info))

@@ -18,10 +18,12 @@ from bench.metrics.unlinkability import LinkageScores, unlinkability
 from bench.metrics.verification import Impostors, fold_accuracy, refused_at
 from bench.runner import artefacts
 from bench.runner.context import LoadedScene
+from bench.seeds import derive_seed
 from bench.storage.records import Measure
 
 _FARS = (1e-1, 1e-2, 1e-3, 1e-4)
 _FMRS = (1e-2, 1e-3, 1e-4)  #: of the thresholds that a recovered embedding or a renewed template should not pass
+_FEWEST = 8  #: people who are divided into halves; three people exceed no null
 SCENARIOS = (
     "plain",
     "normal",
@@ -109,6 +111,8 @@ def judge_crossmatch(
         "compare with the 95 % point when people are shuffled, in info",
         "max_linkability": "Otroshi Shahreza et al. 2023, in bits, from the same bins; likewise",
         "templates": "of two images, under the keys of two applications",
+        "choice, held": "the same on two halves of the people: of several scores, the best is chosen on one half and "
+        "reported on the other, so that the choice favours nobody",
         "interval of link_eer, link_tmr": RATE_INTERVAL,
     }
     info: dict[str, Any] = {"people": len(rows)}
@@ -125,6 +129,19 @@ def judge_crossmatch(
         **{f"link_{name}": rate for name, rate in linked.rates.items() if name != "eer"},
     }
     nulls = {"d_sys": linked.d_sys_null, "max_linkability": linked.maximal_linkability_null}
+    for half, people in _halves(np.intersect1d(rows, columns)).items():
+        some, others = np.isin(rows, people), np.isin(columns, people)
+        if np.ptp(scores[np.ix_(some, others)]) > 0:
+            own = LinkageScores(scores[np.ix_(some, others)], rows[some], columns[others])
+            many = (19, 100) if half == "choice" else (999, resamples)
+            part = unlinkability(own, seed=seed, permutations=many[0], resamples=many[1])
+            if half == "choice":  # only the values count there
+                metrics |= {
+                    f"choice_{name}": Measure(m.value, n=m.n) for name, m in (("auc", part.auc), ("d_sys", part.d_sys))
+                }
+            else:
+                metrics |= {"held_auc": part.auc, "held_d_sys": part.d_sys}
+                nulls["held_d_sys"] = part.d_sys_null
     info |= {"bins": linked.bins, "null": {name: asdict(null) for name, null in nulls.items()}}
     return Judged(metrics, table, settings, info)
 
@@ -178,6 +195,20 @@ def judge_inversion(
     return Judged(metrics, table, settings, {"required": attack.required, "key": attack.knows})
 
 
+def leaks(attack: KeyedAttack, auxiliary: bool) -> list[str]:
+    """What an attack was given of a record, for the cell's record.
+
+    Args:
+        auxiliary: the defence stores data beside its templates.
+    """
+    given = {
+        f"templates of {attack.records} applications" if attack.records > 1 else "template": True,
+        "auxiliary data": auxiliary and attack.steals_auxiliary,
+        "key": attack.knows == "leaked",
+    }
+    return [name for name, leaked in given.items() if leaked]
+
+
 # ----------------------------------------------------------------------------------------------------------- parts
 
 
@@ -200,6 +231,14 @@ def accepted_at(
         decided[f"{name}_{fmr:g}"] = np.asarray(scores) > refused
         figures[f"{name}_{fmr:g}"] = proportion(decided[f"{name}_{fmr:g}"], people)
     return figures, decided
+
+
+def _halves(people: NDArray[np.object_]) -> dict[str, NDArray[np.object_]]:
+    """The people (N,) on whom the best score is chosen, and those who are held for its figures; none if too few."""
+    if len(people) < _FEWEST:
+        return {}
+    order = sorted(people, key=lambda person: derive_seed("half", str(person)))
+    return {"choice": np.array(order[::2], dtype=object), "held": np.array(order[1::2], dtype=object)}
 
 
 def _every(found: artefacts.Protected) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

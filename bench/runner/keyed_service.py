@@ -15,7 +15,7 @@ from bench.runner import artefacts
 from bench.runner.context import RunContext
 
 if TYPE_CHECKING:
-    from bench.runner.keyed import Protector
+    from bench.runner.protector import Protector
 
 FIRST, SECOND = "first", "second"  #: the applications
 

@@ -36,8 +36,9 @@ from bench.runner import artefacts
 from bench.runner.attacking import reconstructed
 from bench.runner.batches import halving, plain_batches
 from bench.runner.context import LoadedScene, RunContext
-from bench.runner.keyed import Protector, shown_as_probes, two_records
+from bench.runner.keyed import shown_as_probes, two_records
 from bench.runner.keyed_judging import Judged, Means, accepted_at, different
+from bench.runner.protector import Protector
 from bench.runner.second_recognizer import SETTINGS as SECOND
 from bench.runner.second_recognizer import KnownFaces, SecondRecognizer
 from bench.storage.arrays import read_state, write_state

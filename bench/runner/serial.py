@@ -19,7 +19,7 @@ from bench import __version__
 from bench.errors import DataError, NotApplicable, UserError
 from bench.openmp import in_force, warn_if_late
 from bench.plan import PROTOCOL, Job, Plan, Task, every_task
-from bench.runner import attacking, defending, keyed, pictures, traits
+from bench.runner import attacking, defending, key_learning, keyed, pictures, traits
 from bench.runner.context import RunContext
 from bench.runner.judging import Judge
 from bench.runner.messages import Failure
@@ -258,6 +258,7 @@ _MAKERS = {
     "clean_traits": traits.make_clean_traits,
     "presentation": attacking.make_presentation,
     "login": attacking.make_login,
+    "key_attack_state": key_learning.make_key_attack_state,
     "protected": keyed.make_protected,
     "crossmatch": keyed.make_crossmatch,
     "inversion": keyed.make_inversion,

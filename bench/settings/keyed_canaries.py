@@ -9,7 +9,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from bench import labels
-from bench.contracts import Attack, Defense, Key, KeyedAttack, KeyedDefense, Rng
+from bench.contracts import Attack, Defense, InversionAttack, Key, KeyedAttack, KeyedDefense, Rng
 
 _SEALED = "sealed"
 
@@ -57,11 +57,12 @@ def keyed_canaries(attacks: Sequence[Attack], find: Callable[[str], type[Any]]) 
 def keyed_canary_faces(kind: str, attack: KeyedAttack) -> bool:
     """Whether an attack is tested on this canary: with what it needs on what it must break, without keys on a safe one.
 
-    An inversion attack needs the victim's key, so without it, it is only tested on `sealed`.
+    An inversion attack without the victim's key is only tested on `sealed`, unless it declares that it needs none.
     """
     if kind.startswith(_SEALED):
         return kind == _sealed(attack) and attack.knows != "leaked" and not attack.logs_in
-    return kind == _broken(attack) and attack.knows != "own"
+    helpless = isinstance(attack, InversionAttack) and attack.needs_key and attack.knows == "own"
+    return kind == _broken(attack) and not helpless
 
 
 def _sealed(attack: KeyedAttack) -> str:

@@ -15,7 +15,7 @@ from bench.cli.scaffold import scaffold
 from bench.contracts import Key, KeyedDefense, Rng
 from bench.settings import registry
 
-HASHES = ("biohash", "mlphash", "iom_grp", "iom_urp", "polyprotect", "matrix")
+HASHES = ("biohash", "mlphash", "iom_grp", "iom_urp", "polyprotect", "slerpface", "matrix")
 
 
 @pytest.mark.parametrize("name", HASHES)
@@ -32,7 +32,9 @@ def test_encryption_is_sound() -> None:
     assert not wrong, wrong
 
 
-@pytest.mark.parametrize("name", ["key_inversion", "exponent_one", "shift_linkage"])
+@pytest.mark.parametrize(
+    "name", ["key_inversion", "exponent_one", "shift_linkage", "slerp_inversion", "attention_map", "key_decoder"]
+)
 def test_their_attacks_are_sound(name: str) -> None:
     assert_sound(registry.make(registry.find("attack", name, "t"), {}, "t"))
 
@@ -53,6 +55,9 @@ class _Signs(KeyedDefense):
             embeddings *= 2
         return embeddings[:, :40] > 0 if self.mistake == "renewable" else embeddings @ key["p"] > 0
 
+    def auxiliary(self, embeddings: Tensor, key: Key) -> Tensor | None:
+        return torch.zeros(3, 2) if self.mistake == "auxiliary data" else None
+
     def score(self, stored: Tensor, probes: Tensor) -> Tensor:
         wrong = self.mistake == "scores"
         return ((stored != probes) if wrong else (stored == probes)).float().mean(1)
@@ -70,6 +75,7 @@ class _Signs(KeyedDefense):
         "inputs untouched",
         "same key, same template",
         "others do not matter",
+        "auxiliary data",
         "scores",
         "renewable",
         "margins",

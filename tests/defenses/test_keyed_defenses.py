@@ -13,6 +13,7 @@ from defenses.iom_urp import IomUrp
 from defenses.mlphash import MLPHash
 from defenses.polyprotect import PolyProtect
 from defenses.randcnn import RandCNN
+from defenses.slerpface import SlerpFace
 
 EMBEDDINGS = functional.normalize(torch.randn(40, 32, generator=Rng(0).torch()))
 
@@ -95,12 +96,52 @@ def test_mlp_hash_layers_are_orthonormal_the_way_they_can_be() -> None:
     assert torch.allclose(key["layer3"].T @ key["layer3"], torch.eye(32), atol=1e-5)
 
 
+def test_slerpface_by_hand() -> None:
+    """Two groups of weight .5: alpha .9 minus that goes .4 of the way, 36 of 90 degrees."""
+    key = {"directions": torch.tensor([[0.0, 1.0], [1.0, 0.0]]), "places": torch.zeros(2, 0, dtype=torch.long)}
+    embedding = torch.tensor([[1.0, 0.0, 0.0, 1.0]]) / 2**0.5
+    c, s = math.cos(math.radians(36)), math.sin(math.radians(36))
+    wanted = torch.tensor([[c, s], [s, c]])
+    plain, beside = SlerpFace(group=2, drop=0.0), SlerpFace(group=2, drop=0.0, attention="beside")
+    assert torch.allclose(plain.transform(embedding, key)[0], wanted / 2, atol=1e-6)
+    assert torch.allclose(beside.transform(embedding, key)[0], wanted, atol=1e-6)
+    assert plain.auxiliary(embedding, key) is None
+    (weights,) = beside.auxiliary(embedding, key)  # type: ignore[misc]
+    assert weights.tolist() == pytest.approx([0.5, 0.5])
+    for defense, auxiliary in ((plain, None), (beside, weights)):
+        probe = defense.probe_beside(embedding, key, auxiliary)
+        assert float(defense.score(defense.transform(embedding, key), probe)) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("draws", "low", "high"), [("with", 0.34, 0.42), ("without", 0.47, 0.53)])
+def test_slerpface_loses_less_than_it_draws(draws: str, low: float, high: float) -> None:
+    """With replacement, 12 or 4 draws of 16 places, half of the groups each, hit .38 of them."""
+    defense = SlerpFace(draws=draws)  # type: ignore[arg-type]
+    embeddings = functional.normalize(torch.randn(50, 128, generator=Rng(3).torch()))
+    made = torch.cat([defense.transform(one[None], defense.draw_key(Rng(n), 128)) for n, one in enumerate(embeddings)])
+    assert low < float((made == 0).float().mean()) < high
+    assert torch.allclose(made.norm(dim=2), defense.map_of(embeddings), atol=1e-6), "as released, the map is in plain"
+    assert torch.allclose(defense.map_of(embeddings).sum(1), torch.ones(50))
+
+
+def test_slerpface_compares_what_the_template_kept() -> None:
+    """The entries that the template lost do not matter in a probe, so the score is not symmetric."""
+    defense = SlerpFace(group=16)
+    key = defense.draw_key(Rng(0), 32)
+    stored, probes = defense.transform(EMBEDDINGS[:2], key), defense.probe(EMBEDDINGS[2:4], key)
+    kept = functional.normalize(torch.where(stored == 0, 0.0, probes), dim=2)
+    scores = defense.score(stored, probes)
+    assert torch.allclose(scores, (stored * kept).sum((1, 2)), atol=1e-6)
+    assert not torch.allclose(defense.score(probes, stored), scores, atol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("made", "said"),
     [
         (lambda: BioHash(bits=1), "bits"), (lambda: PolyProtect(overlap=5), "overlap"),
         (lambda: IomGrp(choices=300), "choices"), (lambda: IomUrp(factors=0), "factors"),
         (lambda: MLPHash(layers=0), "layers"), (lambda: BioHash(pool=0), "pool"),
+        (lambda: SlerpFace(drop=0.7), "drop"),
     ],
 )  # fmt: skip
 def test_odd_parameters_are_refused(made: object, said: str) -> None:

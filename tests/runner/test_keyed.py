@@ -13,7 +13,7 @@ from bench.analysis.selftest import trials
 from bench.contracts import KeyedDefense, KeyOracle, Rng
 from bench.errors import KnowledgeError, UserError
 from bench.plan import plan
-from bench.runner.keyed import KeyRing
+from bench.runner.protector import KeyRing
 from bench.settings import registry
 from bench.settings.resolve import load
 from bench.settings.trial import trial
@@ -63,10 +63,33 @@ class Rotation(KeyedDefense):
 '''
 
 
+LEARNED = """
+[defenses.slerp]
+plugin = "slerpface"
+group = 4
+attention = "beside"
+
+[attacks.key_decoder]
+recipe = { hidden = 8, steps = 10 }
+
+[attacks.decoder_set]
+plugin = "key_decoder"
+captures = 3
+recipe = { hidden = 8, steps = 10 }
+
+[attacks.trained_linker]
+rounds = 2
+shifts = 1
+recipe = { hidden = 8, steps = 10 }
+"""
+
+
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory, cli: Cli) -> Path:
     folder = tmp_path_factory.mktemp("keyed")
-    (folder / "bench.toml").write_text(KEYED.replace('"laplace"]', '"laplace", "mine"]'))
+    config = KEYED.replace('"laplace"]', '"laplace", "mine", "slerp"]') + LEARNED
+    config = config.replace('"shift_linkage"]', '"shift_linkage", "key_decoder", "decoder_set", "trained_linker"]')
+    (folder / "bench.toml").write_text(config)
     cli("run", cwd=folder, PYTHONPATH=_installed(folder / "site"))
     return folder / "out" / "main"
 
@@ -216,7 +239,8 @@ def test_recovered_embeddings_become_faces_beside_those_of_true_ones(ran: Path) 
 
 def test_a_picture_logs_in_under_the_key_of_the_claimed_identity(ran: Path) -> None:
     run = Run(ran)
-    (record,) = [r for r in run.records() if r.cell.kind == "picture" and r.cell.defense == "mine" and r.status == "ok"]
+    made = [r for r in run.records() if r.cell.kind == "picture" and r.cell.defense == "mine" and r.status == "ok"]
+    (record,) = [r for r in made if r.cell.attack == "exponent_one+key"]
     scores = run.scores(record.cell)
     # A rotation under the same key leaves the cosine as it is.
     assert scores["login_score"].to_numpy() == pytest.approx(scores["picture_cosine"].to_numpy(), abs=1e-4)
@@ -233,8 +257,48 @@ def test_unlinkability_stands_beside_its_null(ran: Path) -> None:
             assert 0 < null["mean"] < null["upper"] < 1
     rows = json.loads(invoke("leaderboard", str(ran), "--templates", "--format", "json").output)
     (row,) = [row for row in rows if row["defense"] == "poly"]
-    best = "" if row["link_attack"] == "own score" else row["link_attack"]
-    assert row["d_sys_null"] == pytest.approx(records["poly", best].info["null"]["d_sys"]["upper"])
+    best = "" if row["d_sys_attack"] == "own score" else row["d_sys_attack"]
+    assert row["d_sys_null"] == pytest.approx(records["poly", best].info["null"]["held_d_sys"]["upper"])
+
+
+def test_the_best_score_is_chosen_on_people_on_whom_it_is_not_reported(ran: Path) -> None:
+    void = {trial.attack for trial in trials(Run(ran)) if not trial.passed}
+    cells = [r for r in Run(ran).records() if r.cell.kind == "crossmatch" and r.cell.defense == "biohash"]
+    metrics = {r.cell.attack or "own score": r.metrics for r in cells if r.status == "ok" and r.cell.attack not in void}
+    (row,) = template_leaderboard(Run(ran)).query("defense == 'biohash'").to_dict("records")
+    assert row["choice"] == ""
+    for name, attack, column in (("auc", "link_attack", "link_best"), ("d_sys", "d_sys_attack", "d_sys")):
+        best = max(metrics, key=lambda key: metrics[key][f"choice_{name}"].value or 0.0)
+        assert row[attack] == best
+        assert row[column] == pytest.approx(metrics[best][f"held_{name}"].value)
+    assert 2 * metrics["own score"]["held_auc"].n == metrics["own score"]["link_auc"].n  # type: ignore[operator]
+
+
+def test_what_leaked_and_what_was_learned_is_in_the_record(ran: Path) -> None:
+    records = {(r.cell.defense, r.cell.attack): r for r in Run(ran).records() if r.cell.kind != "picture"}
+    assert records["biohash", "key_inversion+key"].info["leaks"] == ["template", "key"]
+    assert records["slerp", "key_decoder"].info["leaks"] == ["template", "auxiliary data"]
+    several = records["biohash", "decoder_set"]
+    assert several.info["leaks"] == ["templates of 3 applications"]
+    learned = several.info["inversion"]["learned"]
+    assert learned["own faces"] > 0
+    assert learned["queries"]["enrol_own_templates"] == 3 * learned["own faces"]
+    assert several.info["inversion"]["queries"]["records"] == several.metrics["inverted_cosine"].n
+    linked = records["biohash", "trained_linker"]
+    assert linked.status == "ok", linked.traceback
+    assert linked.info["attack"]["learned"]["people"] >= 4
+    assert linked.cell.level == "enrolment"
+
+
+def test_auxiliary_data_are_stored_beside_the_template(ran: Path) -> None:
+    info = {r.cell.defense: r.info for r in Run(ran).records() if r.cell.kind == "protection"}
+    assert info["slerp"]["template_bytes"] == 4 * 16
+    assert info["slerp"]["auxiliary_bytes"] == 4 * 4
+    assert info["mine"]["auxiliary_bytes"] == 0
+    run = Run(ran)
+    (cell,) = [r.cell for r in run.records() if r.cell.kind == "protection" and r.cell.defense == "slerp"]
+    scores = run.scores(cell).query("mated")
+    assert (scores["stolen"] == scores["normal"]).all()
 
 
 def test_scores_are_kept_with_their_people(ran: Path) -> None:
@@ -264,7 +328,7 @@ def test_a_defence_from_a_package_of_its_own_is_in_the_leaderboard(ran: Path, cl
     assert "| mine | record |" in text
     assert "Protected templates: inversion: blobs, tiny" in (ran / "leaderboard.md").read_text()
     rows = json.loads(cli("leaderboard", str(ran), "--templates", "--format", "json").stdout)
-    assert {row["defense"] for row in rows} == {"biohash", "poly", "mine", *YARDSTICKS}
+    assert {row["defense"] for row in rows} == {"biohash", "poly", "mine", "slerp", *YARDSTICKS}
     rows = json.loads(cli("leaderboard", str(ran), "--format", "json").stdout)
     assert {row["defense"] for row in rows} == {"laplace"}, "the one of feature maps has no keyed defence"
 
@@ -301,6 +365,8 @@ def test_an_attack_that_fails_its_canary_does_not_count(ran: Path) -> None:
     assert set(found) == {
         ("key_inversion", "sealed"), ("shift_linkage", "sealed"), ("key_inversion+key", "iom_grp"),
         ("exponent_one+key", "polyprotect[overlap=4]"), ("shift_linkage", "polyprotect[overlap=4]"),
+        ("key_decoder", "sealed"), ("decoder_set", "sealed"), ("trained_linker", "sealed"),
+        ("trained_linker", "polyprotect[overlap=4]"),
     }  # fmt: skip
     assert found["key_inversion", "sealed"]
     assert found["key_inversion+key", "iom_grp"]
