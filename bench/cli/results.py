@@ -126,12 +126,13 @@ def costs(folder: Path, by: Any, as_json: bool) -> None:
 @click.command()
 @_run_argument
 @click.option("--output", "-o", type=UserPath(), help="The archive to write (default: RUN.zip).")
-def export(folder: Path, output: Path | None) -> None:
-    """Pack a run for a public leaderboard: records and per-image scores with their hashes, without images of faces."""
+@click.option("--plugin", "plugins", multiple=True, type=UserPath(), help="Add the .py file of an own plugin.")
+def export(folder: Path, output: Path | None, plugins: tuple[Path, ...]) -> None:
+    """Pack a run for a public leaderboard: records, per-image scores and settings, without images of faces."""
     from bench.analysis.submission import export as make
     from bench.storage.records import Run
 
-    path = make(Run(folder), output or folder.with_name(f"{folder.name}.zip"))
+    path = make(Run(folder), output or folder.with_name(f"{folder.name}.zip"), plugins)
     click.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
 
 
