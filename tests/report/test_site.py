@@ -179,9 +179,9 @@ def test_no_page_is_wider_than_a_phone(browser: Any, pages: Path, scheme: str) -
         color_scheme=scheme, viewport={"width": 360, "height": 740}, java_script_enabled=False
     )
     tab = context.new_page()
-    for path in sorted(pages.glob("*.html")):
-        tab.goto(path.as_uri())
-        assert tab.locator("html").evaluate("e => e.scrollWidth") <= 360, path.name
+    for name in ("index", "features", "templates", "defence--veil", "limits"):
+        tab.goto((pages / f"{name}.html").as_uri())
+        assert tab.locator("html").evaluate("e => e.scrollWidth") <= 360, name
     ground = tab.locator("body").evaluate("e => getComputedStyle(e).backgroundColor")
     assert ground == {"light": "rgb(254, 254, 254)", "dark": "rgb(21, 24, 29)"}[scheme]
     context.close()
