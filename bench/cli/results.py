@@ -180,19 +180,20 @@ def compare(
     junit: Path | None,
     markdown: Path | None,
 ) -> None:
-    """Compare run NEW with run BASE, cell by cell; [compare] in the config sets the tolerances.
+    """Compare run NEW with run BASE (folders or archives), cell by cell; [compare] sets the tolerances.
 
     Exit status: 0 no cell is worse, missing, failed or incomparable; 1 some are; 2 no such run.
     """
     from bench.analysis.compare import compare as make
     from bench.analysis.compare import passed
+    from bench.analysis.submission import unpacked
     from bench.report.compare import junit as as_junit
     from bench.report.compare import render
     from bench.settings.toml import tolerances
     from bench.storage.files import replacing
-    from bench.storage.records import Run
 
-    findings = make(Run(base), Run(new), tolerances(config, profile, overrides))
+    with unpacked(base) as before, unpacked(new) as after:
+        findings = make(before, after, tolerances(config, profile, overrides))
     for path, text in ((junit, as_junit(findings)), (markdown, render(findings, "md"))):
         if path is not None:
             with replacing(path) as temporary:

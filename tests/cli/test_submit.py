@@ -13,7 +13,7 @@ from bench.cli.repeating import draw
 from bench.errors import DataError
 from bench.storage.records import Cell, Record
 
-SETTINGS = ("--set", 'run.defenses=["unprotected", "mine"]', "--set", 'run.attacks=["mean_face", "resrec"]')
+SETTINGS = ("--set", 'run.defenses=["unprotected", "mine"]', "--set", 'run.attacks=["mean_face", "nearest_face"]')
 
 
 def test_from_a_new_file_to_a_row_that_was_repeated(config: Path, tmp_path: Path, cli: Cli) -> None:

@@ -190,12 +190,18 @@ def _common(board: Board, label: str, archive: str, told: Command | None, row: M
         "settings": parameters(records),
         "flags": flags(records, {label: sorted(seen)} if not keyed else {}),
         "origins": origins(records),
-        "command": told.text() if told else "",
+        "command": _command(told, records),
         "version": _version(records),
         "people": next((int(r.info["people"]) for r in records if "people" in r.info), None),
         "images": max((m.n for r in records for name, m in r.metrics.items() if name == "ssim"), default=0),
         "seeds": len({r.cell.seed for r in records}),
     }
+
+
+def _command(told: Command | None, records: Sequence[Record]) -> str:
+    """The command that repeats a run; float32 is named, because a machine with bfloat16 would use that."""
+    single = {record.provenance.get("precision") for record in records} == {"float32"}
+    return f"{'VEILBENCH_PRECISION=float32 ' if single else ''}{told.text()}" if told else ""
 
 
 def _version(records: Sequence[Record]) -> str:
