@@ -18,12 +18,13 @@ from bench.analysis.flags import EXPLAINED
 from bench.analysis.keyed import COLUMNS as KEYED_COLUMNS
 from bench.errors import UserError
 from bench.labels import Knowledge, family
-from bench.report.keyed import NOTE as KEYED_NOTE
+from bench.report.keyed import PARTS
 from bench.report.site.findings import findings
-from bench.report.site.rows import FAMILIES, Figure, Row, defense_page, read
+from bench.report.site.rows import FAMILIES, KEYS, Figure, Row, defense_page, read
 from bench.storage.files import replacing
 
 _ATTACKING = tuple(level for level in LEVELS if level != str(Knowledge.BLIND))
+_COSTS = ("template_bytes", "client_ms", "server_ms", "training_min", "queries")
 _DOCS = ("findings.md", "frequency.md", "templates.md")  #: pages with findings
 
 
@@ -52,7 +53,7 @@ class Table:
     def choices(self, name: str) -> list[str]:
         """The values of a row's field, to filter by; none if all rows have the same."""
         if name == "level":
-            return [level for level in LEVELS if any(level in row.levels for row in self.rows)]
+            return [level for level in (*LEVELS, *KEYS.values()) if any(level in row.levels for row in self.rows)]
         found = sorted({str(getattr(row, name)) for row in self.rows if getattr(row, name)})
         return found if len({getattr(row, name) for row in self.rows}) > 1 else []
 
@@ -124,7 +125,7 @@ def _shared(environment: Environment, tables: dict[str, Table], rows: Sequence[R
         "script": script,
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         "docs_url": f"{docs_url.rstrip('/')}/" if docs_url else "",
-        "keyed_note": KEYED_NOTE.replace("*", ""),
+        "keyed_notes": [part.note.replace("*", "") for part in PARTS],
         "defense_page": defense_page,
         "family_of": family,
     }
@@ -132,7 +133,7 @@ def _shared(environment: Environment, tables: dict[str, Table], rows: Sequence[R
 
 def _table(name: str, rows: Sequence[Row]) -> Table:
     if name == "templates":
-        columns = [Column(c.name, c.heading, "") for c in KEYED_COLUMNS]
+        columns = [Column(c.name, c.heading, "", KEYS.get(c.name.rpartition("_")[2], "")) for c in KEYED_COLUMNS]
     else:
         columns = [Column(n, BY_NAME[n].heading, BY_NAME[n].says) for n in ("acc", "acc_cost")]
         for kind, heading in (("ssim", "SSIM, {} ↓"), ("srra1", "login, {} ↓")):
@@ -141,7 +142,7 @@ def _table(name: str, rows: Sequence[Row]) -> Table:
                 for level in _ATTACKING
                 if f"{level}_{kind}" in BY_NAME
             ]
-        more = ("judge_sar", "blind_ssim", "noise_rms", "template_bytes")
+        more = ("judge_sar", "blind_ssim", "noise_rms", *_COSTS)
         columns += [Column(n, BY_NAME[n].heading, BY_NAME[n].says) for n in more]
     return Table(name, [c for c in columns if any(c.name in row.figures for row in rows)], rows)
 

@@ -15,6 +15,7 @@ from bench.analysis.leaderboard import leaderboard, lower_bound
 from bench.analysis.submission import unpacked
 from bench.analysis.verdict import verdicts
 from bench.labels import Knowledge, at_level, family
+from bench.report.keyed import PARTS, remarks
 from bench.report.provenance import flags, origins, parameters
 from bench.report.text import interval_text, number_text, unbroken
 from bench.storage.command import Command, read_command
@@ -27,6 +28,9 @@ FAMILIES = {
     "frequency": "frequencies of the image: what is left of its block-wise cosine transform",
     "templates": "the recogniser's embedding, transformed under a key",
 }
+
+#: What an attacker on keyed templates knows of the key, by the ending of a column's name.
+KEYS = {"key": "leaked", "none": "none"}
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ class Row:
     defense: str
     sentence: str  #: the verdict in words; for keyed defences, what the keys are
     figures: Mapping[str, Figure]  #: by column
-    levels: tuple[str, ...]  #: at which it was attacked
+    levels: tuple[str, ...]  #: at which it was attacked; under keys, the `KEYS`
     ladder: Sequence[Bar]  #: the best attack up to each level
     attacks: Sequence[Bar]  #: every attack
     floor: float | None  #: the best guess without the template, on the plots' axis
@@ -162,12 +166,15 @@ def _keyed_rows(board: Board, archive: str, told: Command | None) -> list[Row]:
             for c in KEYED_COLUMNS
             if _has(row.get(c.name))
         }
-        shares = [c for c in KEYED_COLUMNS if c.name in figures and 0 <= float(row[c.name]) <= 1 and c.decimals]
+        rated = [c for c in KEYED_COLUMNS if c.name in figures and c.heading[-1] in "↑↓"]
+        shares = [c for c in rated if 0 <= float(row[c.name]) <= 1]
         said = [f"keys: {row['keys']}"] if row["keys"] else []
-        said += [f"{what}: {row[what]}" for what in ("skipped", "failed", "void") if row.get(what)]
+        said += dict.fromkeys(text for part in PARTS if (text := remarks(part, row)))
+        ends = {name.rpartition("_")[2] for name in figures}
         found.append(
             Row(
-                family="templates", defense=label, figures=figures, levels=(), ladder=(), floor=None,
+                family="templates", defense=label, figures=figures, ladder=(), floor=None,
+                levels=tuple(KEYS[end] for end in KEYS if end in ends),
                 attacks=[_bar(c.heading, "", _measure(row, c.name)) for c in shares], sentence="; ".join(said),
                 cost={}, **_common(board, label, archive, told, row),
             )
