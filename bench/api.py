@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -20,6 +21,7 @@ from bench.analysis.submission import unpacked
 from bench.errors import UserError, near_miss
 from bench.report.leaderboard import as_html
 from bench.settings.toml import Overrides, tolerances
+from bench.storage.command import Command, note_command
 from bench.storage.records import Record, Run
 from bench.storage.session import in_session
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:  # results can be read without torch, and tables without loadi
 
     from bench.contracts import Attack, Defense
     from bench.runner.serial import Outcome
+    from bench.settings.model import Settings
     from bench.toolkit.progress import Advance
 
 
@@ -82,6 +85,7 @@ def run(
     folder = Run(Path(settings.run.output))
     folder.prepare()
     store = Store(Path(settings.run.store), settings.run.mirror)
+    note_command(folder.folder, _command(config, profile, overrides, settings))
     planned = plan(settings)
     try:
         with store.in_use():
@@ -91,6 +95,17 @@ def run(
     if outcome.done or outcome.failed or not (folder.folder / "leaderboard.md").exists():
         write_reports(folder)
     return Results((folder.folder,), outcome)
+
+
+def _command(config: str | Path | None, profile: str | None, overrides: Overrides, settings: Settings) -> Command:
+    """What the run was told, and which of its defences work in the frequency domain."""
+    from bench.settings.toml import default_path, read_file
+    from bench.toolkit.frequency_defense import FrequencyDefense
+
+    file = read_file(default_path() if config is None else Path(config), profile, overrides)
+    told = [f"{k}={json.dumps(v, default=str)}" for k, v in overrides.items()] if isinstance(overrides, Mapping) else ()
+    families = {label: "frequency" for label, d in settings.defenses.items() if isinstance(d, FrequencyDefense)}
+    return Command(profile or "", tuple(told or overrides), file.model_dump(mode="json"), families)
 
 
 def _refuse_session(given: Mapping[str, Mapping[str, Any]]) -> None:

@@ -1,4 +1,8 @@
-"""Exports a run as a small archive for a public leaderboard (records and scores, no faces), and verifies archives."""
+"""Exports a run as a small archive for a public leaderboard (records and scores, no faces), and verifies archives.
+
+An archive has `manifest.json`, `records/*.json` and `*.parquet`, `settings.json` (what the run was told), and, if the
+submitter adds them, the sources of own plugins in `plugins/*.py`. Nothing here executes these.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import json
 import math
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
@@ -16,9 +20,12 @@ import pandas as pd
 from bench import __version__
 from bench.errors import DataError, UserError
 from bench.metrics.catalogue import PSNR_CAP_DB
+from bench.storage.command import FILE as SETTINGS
+from bench.storage.command import read_command
 from bench.storage.files import replacing
 from bench.storage.records import SCHEMA, Record, Run
 
+PLUGINS = "plugins"  #: the folder of own plugins' sources in an archive
 _MANIFEST = "manifest.json"
 _FORMAT = 1
 _LARGEST = 200_000_000  #: maximum unpacked size of a member, in bytes
@@ -27,14 +34,19 @@ _EPOCH = (2000, 1, 1, 0, 0, 0)  #: timestamp of every member, so that the same r
 _CLOSE = 1e-6
 
 
-def export(run: Run, output: Path) -> Path:
-    """Writes the archive: records, per-image scores, and a manifest with the hash of each; no images of faces.
+def export(run: Run, output: Path, plugins: Sequence[Path] = ()) -> Path:
+    """Writes the archive: records, per-image scores, settings, and a manifest with hashes; no images of faces.
+
+    Args:
+        plugins: files of own defences and attacks, so that others can repeat the run.
 
     Raises:
         DataError: there are no records, or damaged ones.
-        UserError: a record has no scores.
+        UserError: a record has no scores, or a plugin is not a file of Python.
     """
-    members: dict[str, bytes] = {}
+    members = {f"{PLUGINS}/{path.name}": _source(path) for path in plugins}
+    if (told := run.folder / SETTINGS).exists():
+        members[SETTINGS] = told.read_bytes()
     for record in run.records():
         for suffix in (".json", ".parquet"):
             path = run.path(record.cell, suffix)
@@ -50,6 +62,12 @@ def export(run: Run, output: Path) -> Path:
             info.compress_type, info.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
             archive.writestr(info, data)
     return output
+
+
+def _source(path: Path) -> bytes:
+    if path.suffix != ".py" or not path.is_file():
+        raise UserError(f"--plugin {path}: not a file of Python; name the .py file of the defence or attack")
+    return path.read_bytes()
 
 
 @contextmanager
@@ -71,7 +89,7 @@ def unpacked(path: Path) -> Iterator[Run]:
 
 
 def _members(path: Path) -> dict[str, bytes]:
-    """The members by name. All must be in the manifest with their hash, inside `records/`, and of reasonable size."""
+    """The members by name. All must be in the manifest with their hash, under a name that `export` writes."""
     try:
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
@@ -92,12 +110,19 @@ def _members(path: Path) -> dict[str, bytes]:
         odd = sorted(set(hashes) ^ set(found))[0]
         raise DataError(f"{path}: {odd!r} is in the archive or in its manifest, but not in both")
     for name, data in found.items():
-        parts = PurePosixPath(name)
-        if len(parts.parts) != 2 or parts.parts[0] != "records" or parts.suffix not in (".json", ".parquet"):
+        if not _belongs(PurePosixPath(name)):
             raise DataError(f"{path}: {name!r} does not belong in a run's archive")
         if hashlib.sha256(data).hexdigest() != hashes[name]:
             raise DataError(f"{path}: {name!r} differs from its manifest; it was changed or damaged")
     return found
+
+
+def _belongs(name: PurePosixPath) -> bool:
+    """Whether a member's name is one that `export` writes."""
+    if str(name) == SETTINGS:
+        return True
+    suffixes = {"records": (".json", ".parquet"), PLUGINS: (".py",)}.get(name.parts[0], ())
+    return len(name.parts) == 2 and name.suffix in suffixes and not name.name.startswith(".")
 
 
 def verify(path: Path) -> list[str]:
@@ -107,6 +132,7 @@ def verify(path: Path) -> list[str]:
         DataError: it cannot be read, or was changed after it was made.
     """
     with unpacked(path) as run:
+        read_command(run.folder)
         return [problem for record in run.records() for problem in _problems(run, record)]
 
 

@@ -25,6 +25,7 @@ from bench.cli.plugins import check, list_, new, show
 from bench.cli.recognizer import recognizer
 from bench.cli.results import compare, costs, curve, export, grid, heatmap, leaderboard, paired, report, scatter, verify
 from bench.cli.run import clean, config, plan, run
+from bench.cli.site import repeat, site
 from bench.cli.standalone import attack, protect
 from bench.cli.train import train_recognizer
 from bench.cli.trial import try_
@@ -100,7 +101,7 @@ def main() -> None:
 _COMMANDS = (
     try_, run, plan, config, list_, show, new, check, protect, attack, audit, clean, recognizer,
     train_recognizer, paper, data, leaderboard, export, verify, compare, paired, costs, scatter, curve, heatmap, grid,
-    report,
+    report, site, repeat,
 )  # fmt: skip
 for _command in _COMMANDS:
     main.add_command(_command)

@@ -126,12 +126,13 @@ def costs(folder: Path, by: Any, as_json: bool) -> None:
 @click.command()
 @_run_argument
 @click.option("--output", "-o", type=UserPath(), help="The archive to write (default: RUN.zip).")
-def export(folder: Path, output: Path | None) -> None:
-    """Pack a run for a public leaderboard: records and per-image scores with their hashes, without images of faces."""
+@click.option("--plugin", "plugins", multiple=True, type=UserPath(), help="Add the .py file of an own plugin.")
+def export(folder: Path, output: Path | None, plugins: tuple[Path, ...]) -> None:
+    """Pack a run for a public leaderboard: records, per-image scores and settings, without images of faces."""
     from bench.analysis.submission import export as make
     from bench.storage.records import Run
 
-    path = make(Run(folder), output or folder.with_name(f"{folder.name}.zip"))
+    path = make(Run(folder), output or folder.with_name(f"{folder.name}.zip"), plugins)
     click.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
 
 
@@ -179,19 +180,20 @@ def compare(
     junit: Path | None,
     markdown: Path | None,
 ) -> None:
-    """Compare run NEW with run BASE, cell by cell; [compare] in the config sets the tolerances.
+    """Compare run NEW with run BASE (folders or archives), cell by cell; [compare] sets the tolerances.
 
     Exit status: 0 no cell is worse, missing, failed or incomparable; 1 some are; 2 no such run.
     """
     from bench.analysis.compare import compare as make
     from bench.analysis.compare import passed
+    from bench.analysis.submission import unpacked
     from bench.report.compare import junit as as_junit
     from bench.report.compare import render
     from bench.settings.toml import tolerances
     from bench.storage.files import replacing
-    from bench.storage.records import Run
 
-    findings = make(Run(base), Run(new), tolerances(config, profile, overrides))
+    with unpacked(base) as before, unpacked(new) as after:
+        findings = make(before, after, tolerances(config, profile, overrides))
     for path, text in ((junit, as_junit(findings)), (markdown, render(findings, "md"))):
         if path is not None:
             with replacing(path) as temporary:

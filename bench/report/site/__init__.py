@@ -1,0 +1,1 @@
+"""The public leaderboard: a folder of static pages made from the archives of finished runs."""
