@@ -164,7 +164,9 @@ def trains(settings: Settings, task: Task) -> bool:
     """Whether an artefact is a training: its plugin has a recipe for it and uses it in its mode."""
     if task.kind not in _STATES:
         return False
-    attacked = task.kind == "attack_state"
+    if task.kind == "picture_decoder":
+        return True
+    attacked = task.kind in ("attack_state", "key_attack_state")
     plugin: Any = settings.attacks[task.attack] if attacked else settings.defenses[task.defense]
     wanted = ("recipe",) if task.kind == "server_state" else ("training", "recipe")
     return any(hasattr(plugin, name) for name in wanted)

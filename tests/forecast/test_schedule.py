@@ -11,6 +11,7 @@ from support import Cli
 from bench.forecast.schedule import Node, Size, critical_path, forecast, makespan
 from bench.plan import plan
 from bench.settings.resolve import load
+from bench.settings.toml import default_path
 
 
 @st.composite
@@ -75,3 +76,10 @@ def test_plan_says_so(config: Path, cli: Cli) -> None:
     found = json.loads(cli("plan", "--json", "--seeds", "5").stdout)
     assert (found["cells"], found["total_s"]) == (60, None)
     assert not Path("out").exists() and not Path("store").exists()
+
+
+@pytest.mark.parametrize("profile", ["templates", "encryption", "clients", "cited", "cited-keys", "frequency"])
+def test_the_trainings_of_every_family_are_counted(profile: str) -> None:
+    settings = load(default_path(), profile)
+    found = forecast(settings, plan(settings), Size(), measured=False)
+    assert (found.trainings > 0) == (profile != "encryption")
