@@ -16,6 +16,7 @@ from torch import Tensor
 
 from bench.contracts import Defense, FaceSet, Pairs, Rng, State, System
 from bench.contracts.oracle import client_alone
+from bench.errors import NotApplicable
 from bench.plan import Task
 from bench.runner import artefacts
 from bench.runner.batches import coupled_batches, halving, plain_batches, shared_pairs
@@ -227,7 +228,10 @@ def _floor(context: RunContext, task: Task, system: System) -> dict[str, Any]:
     if told is None:
         return {}
     rng = context.rng(task.seed, "floor", type(plugin).__name__)
-    found = van_trees(features, weight, loaded.defender, _FLOOR_FACES, rng, system.device)
+    try:
+        found = van_trees(features, weight, loaded.defender, _FLOOR_FACES, rng, system.device)
+    except NotApplicable:  # the recogniser has no gradients
+        found = None
     return {} if found is None else {"floor": asdict(found)}
 
 
