@@ -37,7 +37,7 @@ class RendererSearch(ReconstructionAttack):
     yardstick: ClassVar[bool] = True
 
     people: int = 512  #: people drawn at random first, and embedded once for all targets
-    generations: int = 20
+    generations: int = 20  #: rounds of crossing and varying
     children: int = 24  #: people tried per target and generation
     parents: int = 6  #: people who are crossed
     #: Eyes, nose and corners of the mouth as (x, y), in shares of the image's width and height: those of `compact`.

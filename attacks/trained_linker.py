@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bench.contracts import CrossmatchAttack, KeyedDefense, KeyOracle, Knowledge, OwnPeople, Rng, State, Stolen
+from bench.errors import NotApplicable
 from bench.toolkit.template_learning import SetRecipe, held_out, learn_embeddings, learned_embeddings, numbers
 
 _SIZES = (2, 4, 8, 16, 32)  #: entries of a group whose lengths are compared
@@ -50,7 +51,7 @@ class TrainedLinker(CrossmatchAttack):
         """Trains the decoders, then the network that weighs the scores.
 
         Raises:
-            ValueError: there are own faces of fewer than eight people.
+            NotApplicable: there are own faces of fewer than eight people.
         """
         faces: dict[str, list[int]] = {}
         for row, person in enumerate(own.people):
@@ -59,7 +60,7 @@ class TrainedLinker(CrossmatchAttack):
             : self.people
         ]  # those with two faces first
         if len(names) < _FEWEST:
-            raise ValueError(f"trained_linker needs own faces of {_FEWEST} people or more, got {len(names)}")
+            raise NotApplicable(f"it needs own faces of {_FEWEST} people or more, and there are {len(names)}")
         pairs = []
         for turn in range(self.rounds):
             left = [faces[name][turn % len(faces[name])] for name in names]

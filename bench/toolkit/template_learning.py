@@ -27,7 +27,7 @@ class SetRecipe:
     hidden: int = 128  #: units of its two hidden layers
     steps: int = 200  #: maximum number of steps, each on all sets
     patience: int = 60  #: steps without a better result on people held out, after which it stops
-    learning_rate: float = 1e-3
+    learning_rate: float = 1e-3  #: of AdamW
 
     def __post_init__(self) -> None:
         if min(self.hidden, self.patience) < 1 or self.steps < 0 or self.learning_rate <= 0:
