@@ -31,7 +31,7 @@ _PLACES = 16  #: a template with fewer places is no feature map
 class ShadowTraining:
     """How the shadow client is trained: with Adam, whose learning rate falls to zero."""
 
-    steps: int = 600
+    steps: int = 600  #: of training the client
     batch: int = 32  #: images per step
     learning_rate: float = 2e-3  #: the peak
     match: float = 1.0  #: weight of the stolen templates' moments beside the classification; 0: not used

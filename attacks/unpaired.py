@@ -42,7 +42,8 @@ class Unpaired(ReconstructionAttack):
     #: The canary's templates are broken, but no attack without pairs is known to come close to the image.
     required: ClassVar[float] = 0.05
 
-    leaks: Literal["template", "embedding"] = "template"  # type: ignore[misc] #: what is stolen
+    #: what is stolen
+    leaks: Literal["template", "embedding"] = "template"  # type: ignore[misc]
     stolen: int = 1000  #: number of stolen templates to learn from, at most
     penalty: float = 3.0  #: of the regression, relative to a channel's variance over the places of the mean template
     axes: int = 32  #: principal axes of embeddings that are aligned
