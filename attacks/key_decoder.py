@@ -64,7 +64,7 @@ class KeyDecoder(InversionAttack):
         """Trains on own faces.
 
         Raises:
-            ValueError: there are own faces of fewer than two people.
+            NotApplicable: there are own faces of fewer than two people.
         """
         rows = range(min(len(own), self.faces))
         people, truth = [own.people[row] for row in rows], own.embeddings[: len(rows)]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bench.contracts import Rng, State
+from bench.errors import NotApplicable
 
 _RIDGES = (1e-2, 1e-1, 1.0, 10.0, 100.0, 1000.0)  #: tried, times the mean of the kernel's diagonal
 _TABLE = 8  #: numbers that stand for an index
@@ -49,11 +50,11 @@ def held_out(people: Sequence[str], rng: Rng, share: float = _HELD) -> Tensor:
     """Which of these (N,) belong to the people who are held out: at least one person, and not all.
 
     Raises:
-        ValueError: there are fewer than two people.
+        NotApplicable: there are fewer than two people.
     """
     names = sorted(set(people))
     if len(names) < 2:
-        raise ValueError("learning from templates needs own faces of two people or more")
+        raise NotApplicable("learning from templates needs own faces of two people or more")
     count = min(max(1, round(share * len(names))), len(names) - 1)
     chosen = set(np.array(names, dtype=object)[rng.numpy().permutation(len(names))[:count]])
     return torch.tensor([person in chosen for person in people])
