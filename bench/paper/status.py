@@ -17,6 +17,7 @@ MARKS: dict[str, str] = {
 }  # fmt: skip
 
 
+_OFFICIAL = {"lfw": ["lfw"], "cfp_fp": ["cfp"]}  #: loaders of the authors' own layout
 _TUNED = "FaceNet's weights as configured; the paper fine-tunes its own on CASIA-WebFace"
 
 
@@ -52,7 +53,7 @@ def _is(plugin: Any, kind: PluginKind, *names: str) -> bool:
 def _data(settings: Settings, paper: PaperSettings, role: str, pairs: int | None) -> list[str]:
     label = paper.datasets.get(role, "")
     dataset = settings.datasets[label]
-    if not _is(dataset, "dataset", "insightface", *(["lfw"] if role == "lfw" else [])):
+    if not _is(dataset, "dataset", "insightface", *_OFFICIAL.get(role, [])):
         return [f"data: {label}, not {ROLES[role]}"]
     if pairs != PAIRS[role]:
         return [f"data: {label}, {'unknown' if pairs is None else pairs} of {PAIRS[role]} pairs"]

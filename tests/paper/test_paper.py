@@ -197,6 +197,9 @@ def test_the_papers_own_protocol_is_known_when_it_is_met(monkeypatch: pytest.Mon
     assert label("run.pairs=50") == ("stand-in", "data: the first 50 pairs of lfw")
     assert label(role="agedb", pairs=10)[0] == "stand-in"
     assert label('paper.datasets.cfp_fp="lfw"', role="cfp_fp", pairs=7000)[1] == "data: lfw, not CFP-FP"
+    official = ('paper.datasets.cfp_fp="cfp_frontal_profile"', 'run.datasets=["cfp_frontal_profile"]')
+    assert label(*official, role="cfp_fp", pairs=7000)[0] == "same protocol"
+    assert label(*official, role="cfp_fp", pairs=2100)[1] == "data: cfp_frontal_profile, 2100 of 7000 pairs"
     assert "epsilon=0.1" in label("defenses.advface.epsilon=0.1")[1]
     assert "not FaceNet" in label('paper.recognizer="compact"', 'run.recognizers=["compact"]')[1]
     assert "normalisation" not in label()[1] and "not FaceNet" in label('recognizers.facenet.normalisation="fixed"')[1]
