@@ -228,15 +228,15 @@ class Results:
 
         return _shown(heatmap(self._only("heatmap"), metric))
 
-    def scatter(self) -> Figure:
-        """Accuracy against the best reconstruction of any attack.
+    def scatter(self, level: str = "") -> Figure:
+        """Accuracy against the best reconstruction of any attack, or up to a level, with linkage beside it.
 
         Raises:
             UserError: fewer than two defences have both figures.
         """
         from bench.report.scatter import scatter
 
-        figure = scatter(self._only("scatter"))
+        figure = scatter(self._only("scatter"), LEVELS[level] if level else None)
         if figure is None:
             raise UserError(f"{self.places[0]}: fewer than two defences have both figures; nothing to compare")
         return _shown(figure)

@@ -218,18 +218,26 @@ def paired(folder: Path, one: str, other: str, fmt: Any) -> None:
 
 @click.command()
 @_run_argument
+@click.option("--level", default="", metavar="LEVEL", help="Up to this level of knowledge, such as enrolment.")
 @click.option("--output", "-o", type=UserPath(), help="Base name (default: RUN/scatter).")
-def scatter(folder: Path, output: Path | None) -> None:
-    """Plot accuracy against the best reconstruction of any attack, as PNG and SVG."""
-    from bench.errors import UserError
+def scatter(folder: Path, level: str, output: Path | None) -> None:
+    """Plot accuracy against the best reconstruction of any attack, as PNG and SVG.
+
+    With --level: against the best reconstruction, and the best linkage, of attacks up to that level of knowledge.
+    """
+    from bench.errors import UserError, near_miss
+    from bench.labels import Knowledge
     from bench.report.heatmap import save
     from bench.report.scatter import scatter as draw
     from bench.storage.records import Run
 
-    figure = draw(Run(folder))
+    known = {str(one): one for one in Knowledge if one > Knowledge.BLIND}
+    if level and level not in known:
+        raise UserError(f"--level: no level {level!r}.{near_miss(level, known)}")
+    figure = draw(Run(folder), known.get(level))
     if figure is None:
         raise UserError(f"{folder}: fewer than two defences have both figures; nothing to compare")
-    for path in save(figure, output or folder / "scatter"):
+    for path in save(figure, output or folder / (f"scatter_{level}" if level else "scatter")):
         click.echo(path)
 
 

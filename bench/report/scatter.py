@@ -1,4 +1,4 @@
-"""Draws privacy against utility (AdvFace paper, section 5.2): the worst attack's result against accuracy."""
+"""Draws privacy against utility (AdvFace paper, section 5.2): the best attack's result against accuracy."""
 
 from __future__ import annotations
 
@@ -13,44 +13,81 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from bench import labels
+from bench.analysis.board import LEVELS, boards
 from bench.analysis.leaderboard import leaderboard
+from bench.labels import Knowledge
 from bench.metrics.catalogue import metric
 from bench.storage.records import Run
 
+#: (column, heading, column of the floor and its name) of each panel
 _PANELS = (
-    ("worst_ssim", f"{metric('ssim').heading} of the worst attack", "blind_ssim"),
-    ("worst_psnr_db", f"{metric('psnr_db').heading} of that attack", "blind_psnr_db"),
+    ("worst_ssim", f"{metric('ssim').heading} of the worst attack", "blind_ssim", "blind floor"),
+    ("worst_psnr_db", f"{metric('psnr_db').heading} of that attack", "blind_psnr_db", "blind floor"),
 )
+
+_CROWDED = 12  #: with more points, the families are named in a legend and only the ends of a sweep are labelled
+_MARKERS = "os^Dv<>PX*ph"
 
 _RING: dict[str, Any] = {"markersize": 11, "markerfacecolor": "none", "color": "0.5", "zorder": 0}
 
 
-def scatter(run: Run) -> Figure | None:
-    """A row of two panels per dataset and recogniser: SSIM and PSNR of the worst attack against accuracy.
+def scatter(run: Run, level: Knowledge | None = None) -> Figure | None:
+    """A row of two panels per dataset and recogniser: what attacks get out of each defence against its accuracy.
 
-    Bars are 95 % intervals. The solid line is the Pareto front: defences that no other beats in both. The dashed line
-    is the blind floor. A ring marks those on the front with size and time as further criteria, up to some level
-    (`bench.analysis.pareto`). The points of a sweep are joined. None if fewer than two defences have both figures.
+    The panels have SSIM and PSNR of the worst attack. With a level, they have the SSIM of the best attack up to that
+    level, and rank 1 of the best linkage attack up to it. Bars are 95 % intervals. The solid line is the Pareto front:
+    defences that no other beats in both. The dashed line is the blind floor, or chance. A ring marks those on the front
+    with size and time as further criteria, up to some level (`bench.analysis.pareto`). The points of a sweep are
+    joined. None if fewer than two defences have both figures.
 
     Raises:
         DataError: there are no records, or damaged ones.
     """
-    frame = leaderboard(run).dropna(subset=["acc", "worst_ssim"])
+    frame, panels = leaderboard(run), _PANELS
+    if level is not None:
+        frame = frame.merge(_names(run, level), how="left", on=["dataset", "recognizer", "defense"])
+        heading = f"{metric('ssim').heading} of the best attack up to {level}"
+        panels = ((f"{level}_ssim", heading, "blind_ssim", "blind floor"),)
+        if frame["rank1"].notna().any():
+            heading = f"{metric('rank1').heading} of the best linkage attack up to {level}"
+            panels += (("rank1", heading, "rank1_chance", "chance"),)
+    frame = frame.dropna(subset=["acc", panels[0][0]])
     groups = [(place, some) for place, some in frame.groupby(["dataset", "recognizer"], sort=False) if len(some) > 1]
     if not groups:
         return None
-    figure = Figure(figsize=(10.5, 4.6 * len(groups)), layout="constrained")
+    crowded = max(len(some) for _, some in groups) > _CROWDED
+    size = (5.25 * len(panels) + 2.2, 5.4 * len(groups)) if crowded else (5.25 * len(panels), 4.6 * len(groups))
+    figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(len(groups), 2, squeeze=False)
+    axes = figure.subplots(len(groups), len(panels), squeeze=False)
     for row, ((dataset, recognizer), some) in zip(axes, groups, strict=True):
-        for axis, (name, heading, floor) in zip(row, _PANELS, strict=True):
-            _draw(axis, some, name, heading, floor)
+        for axis, panel in zip(row, panels, strict=True):
+            _draw(axis, some.dropna(subset=[panel[0]]), panel, crowded)
         row[0].set_title(f"{dataset}, {recognizer}", loc="left", fontsize=11)
+        if crowded:
+            row[-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     figure.draw_without_rendering()  # compute the layout first, because label positions depend on it
     figure.set_layout_engine("none")
     for axis in axes.flat:
         _spread_labels(axis)
     return figure
+
+
+def _names(run: Run, level: Knowledge) -> pd.DataFrame:
+    """Rank 1 of the best linkage attack up to a level, for each defence, with its interval and what chance gives."""
+    rows = []
+    for board in boards(run):
+        for defense in board.defenses:
+            entries = [e for e in board.under(defense, "linkage") if not e.failed and LEVELS[e.cell.level] <= level]
+            figures = [e.metric("rank1") for e in entries if e.metric("rank1").value is not None]
+            place = {"dataset": board.dataset, "recognizer": board.recognizer, "defense": defense}
+            if figures:
+                best = max(figures, key=lambda figure: figure.value or 0.0)
+                place |= {"rank1": best.value, "rank1_low": best.low, "rank1_high": best.high}
+                place |= {"rank1_chance": 1 / best.n if best.n else None}
+            rows.append(place)
+    names = ["dataset", "recognizer", "defense", "rank1", "rank1_low", "rank1_high", "rank1_chance"]
+    return pd.DataFrame(rows, columns=names).astype(dict.fromkeys(names[3:], float))
 
 
 def _spread_labels(axis: Axes) -> None:
@@ -64,23 +101,31 @@ def _spread_labels(axis: Axes) -> None:
     )
 
 
-def _draw(axis: Axes, frame: pd.DataFrame, name: str, heading: str, floor: str) -> None:
+def _draw(axis: Axes, frame: pd.DataFrame, panel: tuple[str, str, str, str], crowded: bool) -> None:
     import seaborn  # the import takes a second, which commands that draw nothing should not spend
 
-    colours = seaborn.color_palette("colorblind", 10)
+    name, heading, floor, floor_name = panel
     families = {label: labels.family(str(label)) for label in frame["defense"]}
-    known = list(dict.fromkeys(families.values()))
+    known = sorted(set(families.values())) if crowded else list(dict.fromkeys(families.values()))
+    colours = seaborn.color_palette("husl", len(known)) if len(known) > 10 else seaborn.color_palette("colorblind", 10)
     for family, some in frame.groupby(frame["defense"].map(families), sort=False):
-        colour = colours[known.index(str(family)) % len(colours)]
+        place = known.index(str(family))
+        colour, marker = colours[place % len(colours)], _MARKERS[place % len(_MARKERS)] if crowded else "o"
         some = some.sort_values(name)
         if len(some) > 1:
             axis.plot(some[name], some["acc"], color=colour, linewidth=1, alpha=0.5, zorder=1)
-        for point in some.to_dict("records"):
+        for number, point in enumerate(some.to_dict("records")):
             across, up = _bar(point, name), _bar(point, "acc")
-            axis.errorbar(point[name], point["acc"], yerr=up, xerr=across, fmt="o", color=colour, elinewidth=1)
+            bars = {"elinewidth": 0.5 if crowded else 1, "markersize": 4.5 if crowded else 6}
+            drawn = axis.errorbar(point[name], point["acc"], yerr=up, xerr=across, fmt=marker, color=colour, **bars)
+            if crowded and number == 0:
+                drawn.set_label(str(family))
             if point["pareto"]:
                 axis.plot(point[name], point["acc"], "o", **_RING)
-            axis.text(point[name], point["acc"], _label(str(point["defense"])), fontsize=8)
+            if not crowded:
+                axis.text(point[name], point["acc"], _label(str(point["defense"])), fontsize=8)
+            elif number in (0, len(some) - 1) and labels.point(str(point["defense"])):
+                axis.text(point[name], point["acc"], _label(str(point["defense"])).partition("=")[2], fontsize=7)
     front = _front(frame, name)
     ink = rcParams["text.color"]  # so that the picture is also readable on a dark page
     axis.step(
@@ -89,11 +134,12 @@ def _draw(axis: Axes, frame: pd.DataFrame, name: str, heading: str, floor: str) 
     if frame["pareto"].any():
         axis.plot([], [], "o", label="front with bytes and ms", **_RING)
     if frame[floor].notna().any():
-        axis.axvline(float(frame[floor].max()), color="0.5", linestyle="--", linewidth=1, label="blind floor")
+        axis.axvline(float(frame[floor].max()), color="0.5", linestyle="--", linewidth=1, label=floor_name)
     axis.set_xlabel(f"{heading} (left: more private)")
     axis.set_ylabel("accuracy")
     axis.margins(0.12)
-    axis.legend(fontsize=8, loc="best", frameon=False)
+    if not crowded:
+        axis.legend(fontsize=8, loc="best", frameon=False)
     seaborn.despine(ax=axis)
 
 
