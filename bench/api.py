@@ -19,6 +19,7 @@ from bench.analysis.compare import compare
 from bench.analysis.leaderboard import leaderboard, merged
 from bench.analysis.submission import unpacked
 from bench.errors import UserError, near_miss
+from bench.labels import Knowledge
 from bench.report.leaderboard import as_html
 from bench.settings.toml import Overrides, tolerances
 from bench.storage.command import Command, note_command
@@ -232,11 +233,14 @@ class Results:
         """Accuracy against the best reconstruction of any attack, or up to a level, with linkage beside it.
 
         Raises:
-            UserError: fewer than two defences have both figures.
+            UserError: fewer than two defences have both figures, or there is no such level.
         """
         from bench.report.scatter import scatter
 
-        figure = scatter(self._only("scatter"), LEVELS[level] if level else None)
+        known = {str(one): one for one in Knowledge if one > Knowledge.BLIND}
+        if level and level not in known:
+            raise UserError(f"scatter: no level {level!r}.{near_miss(level, known)}")
+        figure = scatter(self._only("scatter"), known.get(level))
         if figure is None:
             raise UserError(f"{self.places[0]}: fewer than two defences have both figures; nothing to compare")
         return _shown(figure)

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from support import CONFIG, Cli
 
+from bench.labels import Knowledge
 from bench.report.scatter import _front, scatter
 from bench.storage.records import Cell, Measure, Record, Run
 
@@ -62,6 +63,35 @@ def test_labels_lie_beside_each_other(tmp_path: Path) -> None:
         assert len(boxes) == 7
         for place, box in enumerate(boxes):
             assert not any(box.overlaps(other) for other in boxes[:place])
+
+
+def test_up_to_a_level_names_stand_beside_pictures(tmp_path: Path, cli: Cli) -> None:
+    run = Run(tmp_path / "run")
+    for number in range(14):
+        defense = f"laplace[scale=0.{number:02}]" if number else "unprotected"
+        run.write(
+            Record(Cell("utility", "faces", "net", defense), "k", "ok", metrics={"acc": Measure(0.99 - number / 99)})
+        )
+        for level, leaked in (("encoder", 0.9), ("enrolment", 0.5), ("whitebox", 0.95)):
+            ssim = Measure(leaked - number / 50, n=2)
+            scores = pd.DataFrame({"name": ["a", "b"], "subject": ["a", "b"], "ssim": ssim.value})
+            cell = Cell("reconstruction", "faces", "net", defense, f"decode@{level}", level, "template")
+            run.write(Record(cell, "k", "ok", metrics={"ssim": ssim}), scores)
+        for level, rank1 in (("algorithm", 0.4), ("whitebox", 0.8)):
+            cell = Cell("linkage", "faces", "net", defense, f"link@{level}", level, "template")
+            run.write(Record(cell, "k", "ok", metrics={"rank1": Measure(rank1 - number / 99, n=20)}))
+    figure = scatter(run, Knowledge.ENROLMENT)
+    assert figure is not None
+    pictures, names = figure.axes
+    lines = {line.get_label(): line for line in names.lines}
+    assert lines["chance"].get_xdata()[0] == 1 / 20
+    assert max(point for line in names.lines for point in line.get_xdata()) == 0.4, "no attack above the level"
+    assert max(point for line in pictures.lines for point in line.get_xdata()) <= 0.9
+    legend = names.get_legend()
+    assert legend is not None and {"laplace", "unprotected"} <= {text.get_text() for text in legend.get_texts()}
+    assert {text.get_text() for text in names.texts} == {"0.01", "0.13"}, "the ends of the sweep"
+    assert cli("scatter", str(run.folder), "--level", "enrolment").stdout.count("scatter_enrolment") == 2
+    assert "Did you mean 'enrolment'" in cli("scatter", str(run.folder), "--level", "enrollment", status=2).stderr
 
 
 @pytest.mark.parametrize("place", ["nowhere"])
