@@ -116,7 +116,7 @@ def _draw(axis: Axes, frame: pd.DataFrame, panel: tuple[str, str, str, str], cro
             axis.plot(some[name], some["acc"], color=colour, linewidth=1, alpha=0.5, zorder=1)
         for number, point in enumerate(some.to_dict("records")):
             across, up = _bar(point, name), _bar(point, "acc")
-            bars = {"elinewidth": 0.5 if crowded else 1, "markersize": 4.5 if crowded else 6}
+            bars: dict[str, Any] = {"elinewidth": 0.5 if crowded else 1, "markersize": 4.5 if crowded else 6}
             drawn = axis.errorbar(point[name], point["acc"], yerr=up, xerr=across, fmt=marker, color=colour, **bars)
             if crowded and number == 0:
                 drawn.set_label(str(family))
