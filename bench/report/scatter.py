@@ -19,8 +19,9 @@ from bench.labels import Knowledge
 from bench.metrics.catalogue import metric
 from bench.storage.records import Run
 
-#: (column, heading, column of the floor and its name) of each panel
-_PANELS = (
+#: The column and heading of a panel, and the column and name of its floor.
+_Panel = tuple[str, str, str, str]
+_PANELS: tuple[_Panel, ...] = (
     ("worst_ssim", f"{metric('ssim').heading} of the worst attack", "blind_ssim", "blind floor"),
     ("worst_psnr_db", f"{metric('psnr_db').heading} of that attack", "blind_psnr_db", "blind floor"),
 )
@@ -80,7 +81,7 @@ def _names(run: Run, level: Knowledge) -> pd.DataFrame:
         for defense in board.defenses:
             entries = [e for e in board.under(defense, "linkage") if not e.failed and LEVELS[e.cell.level] <= level]
             figures = [e.metric("rank1") for e in entries if e.metric("rank1").value is not None]
-            place = {"dataset": board.dataset, "recognizer": board.recognizer, "defense": defense}
+            place: dict[str, Any] = {"dataset": board.dataset, "recognizer": board.recognizer, "defense": defense}
             if figures:
                 best = max(figures, key=lambda figure: figure.value or 0.0)
                 place |= {"rank1": best.value, "rank1_low": best.low, "rank1_high": best.high}
@@ -101,7 +102,7 @@ def _spread_labels(axis: Axes) -> None:
     )
 
 
-def _draw(axis: Axes, frame: pd.DataFrame, panel: tuple[str, str, str, str], crowded: bool) -> None:
+def _draw(axis: Axes, frame: pd.DataFrame, panel: _Panel, crowded: bool) -> None:
     import seaborn  # the import takes a second, which commands that draw nothing should not spend
 
     name, heading, floor, floor_name = panel
