@@ -17,12 +17,15 @@ def undefended(board: Board) -> Entry | None:
     return next(found, None)
 
 
-def accuracy_costs(run: Run, board: Board) -> dict[str, Measure]:
+def accuracy_costs(run: Run, board: Board, bare: Entry | None = None) -> dict[str, Measure]:
     """By defence: accuracy without a defence minus accuracy with it, on the same pairs; a fraction, not points.
 
     Without an interval if one side's scores are missing, and without a value if a figure is missing.
+
+    Args:
+        bare: another accuracy cell to compare with.
     """
-    bare = undefended(board)
+    bare = bare or undefended(board)
     return {defense: _cost(run, bare, board.find("utility", defense)) for defense in board.defenses}
 
 

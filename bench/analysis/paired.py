@@ -1,13 +1,17 @@
-"""Compares two defences on the same images, with intervals of the differences."""
+"""Compares two defences on the same images, or all with one on the same pairs, with intervals of the differences."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from bench.analysis.board import Board, boards
+from bench.analysis.cost import accuracy_costs
 from bench.errors import UserError, near_miss
 from bench.metrics.bootstrap import paired_difference
 from bench.metrics.catalogue import metric
@@ -56,3 +60,53 @@ def _rows(board: Board, one: str, other: str) -> list[dict[str, Any]]:
                 row[f"{name}{part}"] = value
         rows.append(row)
     return rows
+
+
+def accuracies(run: Run, reference: str) -> pd.DataFrame:
+    """One row per dataset, recogniser and other defence: its accuracy minus the reference's, on the same pairs.
+
+    `difference` and its ends are fractions. `p` is two-sided, from the interval's centre and width; `p_holm` is
+    corrected for the number of defences on that dataset (Holm 1979).
+
+    Raises:
+        UserError: the reference is not in the run, or nothing can be compared with it.
+        DataError: there are no records, or damaged ones.
+    """
+    rows: list[dict[str, Any]] = []
+    for board in boards(run):
+        bare = board.find("utility", reference)
+        if bare is None:
+            raise UserError(f"the run has no defence {reference!r}.{near_miss(reference, board.defenses)}")
+        own: list[dict[str, Any]] = []
+        for defense, cost in accuracy_costs(run, board, bare).items():
+            if cost.value is None or cost.low is None or cost.high is None:
+                continue
+            place = {"dataset": board.dataset, "recognizer": board.recognizer, "defense": defense}
+            entry = board.find("utility", defense)
+            figures = {"acc": entry.metric("acc").value if entry else None, "difference": -cost.value}
+            ends = {"difference_low": -cost.high, "difference_high": -cost.low, "p": _p_value(cost.low, cost.high)}
+            own.append({**place, "n": entry.metric("acc").n if entry else None, **figures, **ends})
+        for row, corrected in zip(own, holm([row["p"] for row in own]), strict=True):
+            rows.append({**row, "p_holm": corrected})
+    if not rows:
+        raise UserError(f"{run.folder}: no other defence was judged on the pairs of {reference!r}")
+    return pd.DataFrame(rows)
+
+
+def holm(values: Sequence[float]) -> NDArray[np.float64]:
+    """P values corrected for their number, by Holm's step-down method; in the given order."""
+    found = np.asarray(values, dtype=np.float64)
+    order = np.argsort(found, kind="stable")
+    corrected = np.maximum.accumulate(found[order] * np.arange(len(found), 0, -1))
+    result = np.empty_like(found)
+    result[order] = np.minimum(corrected, 1.0)
+    return result
+
+
+def _p_value(low: float, high: float) -> float:
+    """Two-sided, of a normal statistic with this 95 % interval."""
+    normal = NormalDist()
+    spread = (high - low) / (2 * normal.inv_cdf(0.975))
+    if spread == 0:
+        return 1.0 if low == 0 else 0.0
+    return 2 * normal.cdf(-abs(low + high) / 2 / spread)

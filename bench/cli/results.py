@@ -205,15 +205,23 @@ def compare(
 @click.command()
 @_run_argument
 @click.argument("one", metavar="DEFENCE")
-@click.argument("other", metavar="OTHER")
+@click.argument("other", metavar="[OTHER]", required=False)
 @click.option("--format", "fmt", type=click.Choice(["md", "csv", "json"]), default="md", show_default=True)
-def paired(folder: Path, one: str, other: str, fmt: Any) -> None:
-    """Compare two defences of a run on the same images, attack by attack, with intervals of the differences."""
+def paired(folder: Path, one: str, other: str | None, fmt: Any) -> None:
+    """Compare two defences of a run on the same images, attack by attack, with intervals of the differences.
+
+    Without OTHER: compare the accuracy of all others with that of DEFENCE on the same pairs, with p values corrected
+    for the number of comparisons.
+    """
+    from bench.analysis.paired import accuracies
     from bench.analysis.paired import paired as make
-    from bench.report.paired import render_paired
+    from bench.report.paired import render_accuracies, render_paired
     from bench.storage.records import Run
 
-    click.echo(render_paired(make(Run(folder), one, other), fmt))
+    run = Run(folder)
+    click.echo(
+        render_accuracies(accuracies(run, one), one, fmt) if not other else render_paired(make(run, one, other), fmt)
+    )
 
 
 @click.command()

@@ -23,6 +23,7 @@ COMMANDS = {
     "export {run} --output {run}.zip": 0,
     "verify {run}.zip": 0,
     "paired {run} advface laplace": 0,
+    "paired {run} unprotected": 0,
     "costs {run}": 2,  # the reference keeps records only
     "heatmap {run}": 0,
     "curve {run}": 2,  # nothing was swept there
