@@ -42,7 +42,26 @@ def load(
         UserError: one line with the file, the location and the nearest name.
     """
     path = path or default_path()
-    return _resolve(read_file(path, profile, overrides), path, given or {})
+    file = read_file(path, profile, overrides)
+    if overrides:
+        _check_labels(file, read_file(path, profile, ()), path)
+    return _resolve(file, path, given or {})
+
+
+def _check_labels(file: File, before: File, path: Path) -> None:
+    """Checks that labels which only the overrides have mean something: a misspelt one would have no effect.
+
+    Raises:
+        UserError: a label is not in the file, names no plugin, and the run does not use it.
+    """
+    named = {"attacks": [file.run.pictures], "recognizers": [file.run.judge]}
+    named["datasets"] = [file.run.public_defender, file.run.public_attacker]
+    for section, kind in _KINDS.items():
+        own, old = getattr(file, section), getattr(before, section)
+        known = [*old, *getattr(file.run, section), *named.get(section, []), *registry.names(kind)]
+        for label in own:
+            if label not in known and not {"plugin", "stack"} & set(own[label]):
+                raise UserError(f"{path}: nothing in this run is called {section}.{label}.{near_miss(label, known)}")
 
 
 def _resolve(file: File, path: Path, given: Mapping[str, Mapping[str, Any]]) -> Settings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from bench.storage.files import read_text, shipped
 
 #: Settings that override the file: KEY=VALUE as on the command line, or a table by dotted names.
 Overrides = Sequence[str] | Mapping[str, Any]
+_DOT = re.compile(r"""\.(?=(?:[^"']|"[^"]*"|'[^']*')*$)""")  #: outside quotes
 
 
 def default_path() -> Path:
@@ -129,9 +131,17 @@ def _parse_override(text: str, option: str = "--set") -> dict[str, Any]:
 
 
 def _nested(key: str, value: Any) -> dict[str, Any]:
-    """Converts a dotted name and its value to nested tables."""
-    first, *rest = key.split(".")
-    return {first: _nested(".".join(rest), value) if rest else value}
+    """Converts a dotted name and its value to nested tables; a part in quotes may have dots, as in TOML."""
+    first, *rest = split_name(key)
+    for name in reversed(rest):
+        value = {name: value}
+    return {first: value}
+
+
+def split_name(key: str) -> list[str]:
+    """The parts of a dotted name: attacks."resrec@enrolment".width has three."""
+    parts = _DOT.split(key)
+    return [part[1:-1] if len(part) > 1 and part[0] == part[-1] and part[0] in "'\"" else part for part in parts]
 
 
 def _plain(value: Any) -> Any:

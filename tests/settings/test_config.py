@@ -39,6 +39,8 @@ MISTAKES = [
     ("run.device='abacus'", "unknown device 'abacus'"),
     ("run.device='cuda:99'", "cuda"),
     ("run.public_defender='moon'", "unknown dataset 'moon'"),
+    ("defenses.advfaec.epsilon=0.1", "nothing in this run is called defenses.advfaec. Did you mean 'advface'?"),
+    ('attacks."resrec@enrolmnt".width=8', "nothing in this run is called attacks.resrec@enrolmnt."),
     ("nonsense", "write it as section.name.parameter=value"),
 ]
 
@@ -52,6 +54,14 @@ def test_a_mistake_is_named_with_its_place_and_near_miss(config: Path, override:
     message = str(caught.value)
     assert expected in message
     assert "\n" not in message
+
+
+def test_a_name_in_quotes_may_have_dots_and_levels(config: Path) -> None:
+    found = _load(config, 'run.attacks=["resrec", "resrec@enrolment"]', 'attacks."resrec@enrolment".width=12')
+    assert (found.attacks["resrec"].width, found.attacks["resrec@enrolment"].width) != (12, 12)
+    assert found.attacks["resrec@enrolment"].width == 12
+    swept = _load(config, "defenses.'advface'.sweep.epsilon=[0.1]")
+    assert "advface[epsilon=0.1]" in swept.defenses
 
 
 @pytest.mark.parametrize(
