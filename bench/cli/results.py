@@ -208,20 +208,19 @@ def compare(
 @click.argument("other", metavar="[OTHER]", required=False)
 @click.option("--format", "fmt", type=click.Choice(["md", "csv", "json"]), default="md", show_default=True)
 def paired(folder: Path, one: str, other: str | None, fmt: Any) -> None:
-    """Compare two defences of a run on the same images, attack by attack, with intervals of the differences.
+    """Compare two defences of a run or archive on the same images, attack by attack, with intervals of the differences.
 
     Without OTHER: compare the accuracy of all others with that of DEFENCE on the same pairs, with p values corrected
     for the number of comparisons.
     """
     from bench.analysis.paired import accuracies
     from bench.analysis.paired import paired as make
+    from bench.analysis.submission import unpacked
     from bench.report.paired import render_accuracies, render_paired
-    from bench.storage.records import Run
 
-    run = Run(folder)
-    click.echo(
-        render_accuracies(accuracies(run, one), one, fmt) if not other else render_paired(make(run, one, other), fmt)
-    )
+    with unpacked(folder) as run:
+        text = render_paired(make(run, one, other), fmt) if other else render_accuracies(accuracies(run, one), one, fmt)
+    click.echo(text)
 
 
 @click.command()
