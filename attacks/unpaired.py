@@ -6,19 +6,18 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from bench.contracts import FaceSet, ImageRng, Knowledge, Leak, Oracle, ReconstructionAttack, Rng, State
-from bench.errors import NotApplicable
-from bench.toolkit.embedding_training import Recipe, train_embedding
+from bench.toolkit.embedding_training import Recipe
+from bench.toolkit.own_recogniser import train_network
 from bench.toolkit.unpaired_alignment import aligned
 
 _BATCH = 50
 _BYTES = 2**29  #: of stolen templates to read; fewer of large ones
 _COLUMNS = 2000  #: unknowns of the map from a template's neighbourhood to pixels: with more channels, no neighbours
 _PLACES = 16  #: a template with fewer places has no map to compare with the mean face
-_OWN = 128  #: dimensions of the own embedding
 _PENALTY = 0.3  #: of the decoder of own embeddings, relative to their mean variance; as ridge regression's
 
 
@@ -97,15 +96,9 @@ class Unpaired(ReconstructionAttack):
 
     def _vectors(self, oracle: Oracle, public: FaceSet, rng: Rng) -> State:
         """An own recogniser, the alignment of the stolen vectors with its embeddings, and a linear decoder of these."""
-        if public.subjects is None or len(set(public.subjects)) == len(public):
-            raise NotApplicable("no two public faces are known to show one person: no own recogniser can be trained")
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(rng.child("weights").seed)
-            network = _recogniser()
         recipe = replace(self.recipe, loss="softmax+triplet")
-        account = train_embedding(
-            network, lambda images: images, public, recipe, rng.child("own"), oracle.device, "unpaired: own recogniser"
-        ).info
+        network, trained = train_network(public, recipe, rng, oracle.device, "unpaired: own recogniser")
+        account = trained.info
         own, pictures = [], []
         for start in range(0, len(public), _BATCH):
             images = public.batch(slice(start, start + _BATCH), oracle.device)
@@ -160,11 +153,3 @@ def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:
 
 def _unit(values: Tensor) -> Tensor:
     return functional.normalize(values.flatten(1).float())
-
-
-def _recogniser() -> nn.Sequential:
-    """Images (B, 3, H, W) to embeddings (B, 128), not normalised."""
-    parts: list[nn.Module] = []
-    for inputs, outputs in ((3, 24), (24, 48), (48, 96), (96, 128)):
-        parts += [nn.Conv2d(inputs, outputs, 3, 2, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
-    return nn.Sequential(*parts, nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(128 * 16, _OWN), nn.BatchNorm1d(_OWN))

@@ -471,9 +471,12 @@ class _Planner:
         copy = self._surrogate(own) if attack.asks_surrogate else ()
         fitted = self._learned(own, label, attack)
         leaked = own.embeddings if attack.leaks == "embedding" else own.templates
-        parts = tuple(self._attacked(own, part, self.settings.part(part))[1] for part in attack.parts)
-        needs = (leaked, fitted, own.state, *asked, *copy, *parts)
+        needs = (leaked, fitted, own.state, *asked, *copy, *self._parts(own, attack))
         return fitted, self._task("reconstruction", *needs, defense=own.name, attack=label, **recogniser, **fewer)
+
+    def _parts(self, own: _Defended, attack: Attack) -> tuple[Task, ...]:
+        """The reconstructions that an attack is given."""
+        return tuple(self._attacked(own, part, self.settings.part(part))[1] for part in attack.parts)
 
     def _surrogate(self, own: _Defended) -> tuple[Task]:
         plugin = _identity(own.plugin.at("fit"))
@@ -512,13 +515,14 @@ class _Planner:
 
     def _linked(self, own: _Defended, label: str, attack: LinkageAttack) -> Job:
         fitted = self._learned(own, label, attack)
-        needs = (own.templates, fitted, own.state, *own.server, own.embeddings)
+        needs = (own.templates, fitted, own.state, *own.server, own.embeddings, *self._parts(own, attack))
         scores = self._task("linkage", *needs, defense=own.name, attack=label, server=own.serves)
         return self._job("linkage", own.name, label, scores, fitted, own.embeddings, own.state)
 
     def _inferred(self, own: _Defended, label: str, attack: TraitAttack) -> Job:
         fitted = self._learned(own, label, attack)
-        found = self._task("traits", own.templates, fitted, own.state, defense=own.name, attack=label)
+        needs = (own.templates, fitted, own.state, *self._parts(own, attack))
+        found = self._task("traits", *needs, defense=own.name, attack=label)
         scene = self.scene
         on: dict[str, Any] = {"faces": scene.faces_key, "public": scene.attacker_key, "traits": scene.traits_key}
         clean = self._task("clean_traits", attack=label, plugin=self.known[label], **on)

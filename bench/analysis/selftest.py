@@ -14,8 +14,8 @@ from bench.seeds import derive_seed
 from bench.storage.records import Run
 
 _SHARE = 0.5  #: a valid attack closes this fraction of the gap between the blind floor and 1, unless it declares less
-_NAMED = 0.5  #: a valid linkage attack names this fraction of the people whom a login names on a broken system
-_KEPT = 0.5  #: a valid attack on traits keeps this fraction of what it has above chance on clean features
+_NAMED = 0.5  #: a valid linkage attack names this fraction of those whom a login names, unless it declares less
+_KEPT = 0.5  #: a valid attack on traits keeps this much of what it has above chance on clean features, or as declared
 _CHANCE_AUC = 0.5
 _ERROR = 0.05  #: probability that a valid attack fails on the safe system, over all attacks of a board together
 
@@ -45,9 +45,10 @@ def board_trials(board: Board) -> list[Trial]:
     template is independent of the image, so reconstructions must not be more similar to their own image than to another
     person's. The interval of the difference must contain 0, at a level that accounts for all attacks.
 
-    An attack that links templates to people must name half as many as a login does on a broken system, and no more than
-    chance allows on the safe one. An attack on traits must keep half of what its balanced accuracy exceeds chance by on
-    clean features, and be no better than chance on the safe one. An attack on keyed templates must reach the cosine or
+    An attack that links templates to people must name half as many as a login does on a broken system, or the share
+    that it declares, and no more than chance allows on the safe one. An attack on traits must keep half of what its
+    balanced accuracy exceeds chance by on clean features, or the share that it declares, and be no better than chance
+    on the safe one. An attack on keyed templates must reach the cosine or
     AUC that it declares on the defence that it declares, and be no better than chance on `sealed`.
     """
     kinds = ("reconstruction", "linkage", "traits", "crossmatch", "inversion")
@@ -88,7 +89,8 @@ def _links(entry: Entry, safe: bool) -> tuple[bool, str]:
     reached = named.value or 0.0
     if safe:
         return (named.low or 0.0) <= chance, f"rank 1 {reached:.3f}, chance {chance:.3f}"
-    wanted = max(_NAMED * (login.value or 0.0), 2 * chance)
+    share = float(entry.records[0].info.get("required", _NAMED))
+    wanted = max(share * (login.value or 0.0), 2 * chance)
     return reached >= wanted, f"rank 1 {reached:.3f}, at least {wanted:.3f} wanted"
 
 
@@ -99,7 +101,8 @@ def _infers(entry: Entry, safe: bool) -> tuple[bool, str]:
         return False, "no trait recognised in clean features"
     if safe:
         return (reached.low or 0.0) <= chance, f"balanced accuracy {reached.value:.3f}, chance {chance:.3f}"
-    wanted = chance + _KEPT * (clean.value - chance)
+    share = float(entry.records[0].info.get("required", _KEPT))
+    wanted = chance + share * (clean.value - chance)
     return reached.value >= wanted, f"balanced accuracy {reached.value:.3f}, at least {wanted:.3f} wanted"
 
 

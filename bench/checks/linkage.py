@@ -13,6 +13,8 @@ from bench.errors import KnowledgeError
 def check_linkage(attack: LinkageAttack, scene: Scene) -> str:
     """Scores (B, N) must be finite, and better than chance where nothing is protected.
 
+    An attack with `parts` is given the original images as what they rebuilt.
+
     Raises:
         Wrong: they are not, or the attack asks for more than its level allows.
     """
@@ -28,7 +30,8 @@ def check_linkage(attack: LinkageAttack, scene: Scene) -> str:
     if attack.base is not None:
         state = stored_state(attack.adapt(fitting, scene.public, Rng(0).child("adapt"), state))
     gallery = scene.test.subset(range(1, 2 * people, 2))
-    leak = Leak(templates, rows=tuple(range(people)))
+    originals = scene.images()[0::2]  # in place of what its parts would rebuild
+    leak = Leak(templates, rows=tuple(range(people)), guesses=tuple(originals for _ in attack.parts))
     try:
         scores = attack.score(oracle, state, leak, gallery, Rng(0).images(names[0::2]))
     except KnowledgeError as error:

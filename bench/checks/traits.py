@@ -27,6 +27,8 @@ def half_negative(faces: FaceSet) -> FaceSet:
 def check_traits(attack: TraitAttack, scene: Scene) -> str:
     """Learns from faces half of which are negatives, and must recognise those among other people's.
 
+    An attack with `parts` is given the original images as what they rebuilt.
+
     Raises:
         Wrong: it asks for more than its level allows, returns no probabilities, or does not recognise them.
     """
@@ -36,7 +38,9 @@ def check_traits(attack: TraitAttack, scene: Scene) -> str:
         state = stored_state(attack.fit(fitting, half_negative(scene.public), Rng(0).child("fit")))
         assert state is not None
         with torch.no_grad():
-            leak = Leak(system.encode(test.batch(slice(None))), rows=tuple(range(len(test))))
+            images = test.batch(slice(None))
+            guesses = tuple(images for _ in attack.parts)
+            leak = Leak(system.encode(images), rows=tuple(range(len(test))), guesses=guesses)
         found = attack.infer(Oracle(attack.level, system, Rng(0)), state, leak, Rng(0).images(test.names))
     except KnowledgeError as error:
         raise Wrong(f"what level '{attack.level}' allows", str(error), "Declare the higher level.") from error

@@ -55,6 +55,15 @@ class Attack(ABC):
         """Whether `Oracle.surrogate` is asked for: the harness then fits one on the attacker's faces. Default: no."""
         return False
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Labels in `bench.toml` of attacks whose reconstructions it is given (`Leak.guesses`). Default: none.
+
+        They must be among `run.attacks`, need no higher level, and steal the same values. Their trained states and
+        reconstructions are shared with their own cells. Images that a part leaves out are left out.
+        """
+        return ()
+
     def shown(self, scores: Tensor) -> Tensor:
         """What the oracle shows of the scores of logins (see `bench.toolkit.shown_scores`). Default: all of them."""
         return scores
@@ -80,15 +89,6 @@ class ReconstructionAttack(Attack):
     def copies(self) -> int:
         """The number of templates stolen per image if the defence is randomised. Default: only the stored one."""
         return 1
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """Labels in `bench.toml` of attacks whose reconstructions it is given (`Leak.guesses`). Default: none.
-
-        They must be among `run.attacks`, need no higher level, and steal the same values. Their trained states and
-        reconstructions are shared with their own cells. Images that a part leaves out are left out.
-        """
-        return ()
 
     @property
     def coupled(self) -> bool:
@@ -130,6 +130,8 @@ class LinkageAttack(Attack):
     """
 
     asks_server: ClassVar[bool] = True
+    #: Share of those whom a login names that it must name on a broken system, to be trusted.
+    required: ClassVar[float] = 0.5
 
     @property
     def base(self) -> LinkageAttack | None:
@@ -154,7 +156,14 @@ class LinkageAttack(Attack):
 
 @dataclass(frozen=True, kw_only=True)
 class TraitAttack(Attack):
-    """Infers traits (age, glasses, a beard) of the person behind a template, without a picture."""
+    """Infers traits (age, glasses, a beard) of the person behind a template.
+
+    The same attack on unprotected features says how much there was to find. One with `parts`, which reads the pictures
+    that these rebuilt, is compared with itself on the original photographs instead.
+    """
+
+    #: Share of what it has above chance on clean features that it must keep on a broken system, to be trusted.
+    required: ClassVar[float] = 0.5
 
     @abstractmethod
     def fit(self, oracle: Oracle, public: FaceSet, rng: Rng) -> State:

@@ -31,6 +31,7 @@ from bench.runner import artefacts
 from bench.runner.batches import attacked_first, halving, plain_batches
 from bench.runner.context import RunContext
 from bench.runner.defending import protect
+from bench.runner.parts import guesses, in_all, parts_of
 from bench.runner.traits import answered, questions
 from bench.storage.arrays import Rows, read_state, write_state
 from bench.toolkit.progress import track
@@ -105,9 +106,8 @@ def make_reconstruction(context: RunContext, task: Task, folder: Path) -> None:
     test = loaded.test
     limits = [limit for limit in (context.settings.run.images, attack.subset(system.defense)) if limit is not None]
     rows = np.sort(attacked_first(loaded.pairs, len(test))[: min(limits, default=len(test))])
-    parts = [artefacts.Reconstructions.read(context.ready(t)) for t in task.needs if t.kind == "reconstruction"]
-    for part in parts:
-        rows = np.intersect1d(rows, part.rows)
+    parts = parts_of(context, task)
+    rows = in_all(parts, rows)
     images = artefacts.Reconstructions.create(folder, rows, test.image_size).images
     batches = plain_batches(len(rows))
     clamped = 0
@@ -121,8 +121,7 @@ def make_reconstruction(context: RunContext, task: Task, folder: Path) -> None:
         stolen = torch.from_numpy(values[batch]).to(context.device, torch.float32)
         copies = attack.copies if system.defense.randomized else 1
         others = _others(system, test, batch, names, rng.child("copies"), copies)
-        guesses = tuple(_guessed(part, batch, context.device) for part in parts)
-        leak = Leak(stolen, subjects, tuple(batch.tolist()), others, guesses)
+        leak = Leak(stolen, subjects, tuple(batch.tolist()), others, guesses(parts, batch, context.device))
         return reconstructed(task.attack, attack, oracle, prepared, leak, rng.images(names), test.image_size)
 
     for whole in track(batches, f"attacking: {task.defense} x {task.attack}", len(batches)):
@@ -162,11 +161,6 @@ def reconstructed(
     return made.detach().cpu()
 
 
-def _guessed(part: artefacts.Reconstructions, batch: NDArray[np.int64], device: torch.device) -> Tensor:
-    """What another attack made of the same test images, (B, 3, H, W)."""
-    return torch.from_numpy(part.images[np.searchsorted(part.rows, batch)]).to(device, torch.float32)
-
-
 def _others(
     system: System, test: FaceSet, batch: NDArray[Any], names: Sequence[str], rng: Rng, copies: int
 ) -> Iterator[Tensor]:
@@ -184,12 +178,12 @@ def make_linkage(context: RunContext, task: Task, folder: Path) -> None:
 
     The stolen templates are the left images of genuine pairs, one per person. The gallery consists of their right
     images, which the attacker found together with a name. `targets` and `gallery` are the indices of these test images,
-    row by row.
+    row by row. An attack with `parts` links the images that these rebuilt.
     """
-    loaded = context.loaded(task.scene)
+    loaded, parts = context.loaded(task.scene), parts_of(context, task)
     attack = context.settings.attacks[task.attack]
     assert isinstance(attack, LinkageAttack)
-    targets, gallery = gallery_of(loaded.pairs, loaded.test)
+    targets, gallery = gallery_of(loaded.pairs, loaded.test, in_all(parts, np.arange(len(loaded.test))))
     fitted, leaked, embedded = task.need("attack_state"), task.need("templates"), task.need("embeddings")
     assert fitted is not None and leaked is not None and embedded is not None
     values = artefacts.read_templates(context.ready(leaked))
@@ -198,24 +192,31 @@ def make_linkage(context: RunContext, task: Task, folder: Path) -> None:
     system, taken = context.system(task, recognises=True), stolen_values(context, task, attack)
     oracle = Oracle(attack.level, system, rng.child("oracle"), stored, None, taken, show=attack.shown)
     state = read_state(context.ready(fitted))
-    faces = loaded.test.subset(gallery)
-    parts = []
+    faces, found = loaded.test.subset(gallery), []
     batches = plain_batches(len(targets))
     for place in track(batches, f"linking: {task.defense} x {task.attack}", len(batches)):
         batch = targets[place]
         stolen = torch.from_numpy(values[batch]).to(context.device, torch.float32)
-        leak = Leak(stolen, rows=tuple(batch.tolist()))
+        leak = Leak(stolen, rows=tuple(batch.tolist()), guesses=guesses(parts, batch, context.device))
         made = attack.score(oracle, state, leak, faces, rng.images([loaded.test.names[i] for i in batch]))
         if tuple(made.shape) != (len(batch), len(gallery)) or not torch.isfinite(made).all():
             raise ValueError(f"{task.attack} returned scores of shape {tuple(made.shape)}, or some that are not finite")
-        parts.append(made.detach().float().cpu().numpy())
-    artefacts.Linkage(np.concatenate(parts), targets, gallery).write(folder)
+        found.append(made.detach().float().cpu().numpy())
+    artefacts.Linkage(np.concatenate(found), targets, gallery).write(folder)
     write_state(folder, State(info={"queries": dict(oracle.queries)}))
 
 
-def gallery_of(pairs: Pairs, test: FaceSet) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(targets, gallery): the two images of one genuine pair per person, in the order of the pairs."""
+def gallery_of(
+    pairs: Pairs, test: FaceSet, attacked: NDArray[np.int64] | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(targets, gallery): the two images of one genuine pair per person, in the order of the pairs.
+
+    Args:
+        attacked: the test images of which a target may be; None: all.
+    """
     genuine = np.flatnonzero(pairs.genuine & (pairs.left != pairs.right))
+    if attacked is not None:
+        genuine = genuine[np.isin(pairs.left[genuine], attacked)]
     if not len(genuine):
         raise ValueError("the protocol has no genuine pairs to link")
     people = np.array(test.subjects or test.names, dtype=object)[pairs.left[genuine]]

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from bench.contracts import Defense, KeyedAttack, ReconstructionAttack, ReplayAttack
+from bench.contracts import Defense, KeyedAttack, LinkageAttack, ReconstructionAttack, ReplayAttack, TraitAttack
 from bench.metrics.bootstrap import measure
 from bench.metrics.catalogue import MEAN_INTERVAL, PSNR_CAP_DB, RATE_INTERVAL, SHARE_INTERVAL
 from bench.metrics.image import IMAGE_SETTINGS, image_scores
@@ -218,6 +218,13 @@ class Judge:
                 found[kind] = dict(state.info)
         return found
 
+    def _required(self, job: Job) -> dict[str, float]:
+        """What the attack must reach on a broken system, where that is not what its kind must."""
+        attack = self.context.settings.attacks[job.cell.attack]
+        assert isinstance(attack, ReconstructionAttack | LinkageAttack | TraitAttack)
+        usual = next(kind for kind in (ReconstructionAttack, LinkageAttack, TraitAttack) if isinstance(attack, kind))
+        return {} if attack.required == usual.required else {"required": attack.required}
+
     def _defense_flags(self, job: Job) -> tuple[str, ...]:
         defense = self.context.settings.defenses[job.cell.defense]
         flags = []
@@ -294,10 +301,7 @@ class Judge:
         }
         attacked = read_state(self.context.ready(made))
         info = {**self._fit_info(job), "reconstruction": dict(attacked.info) if attacked else {}, **judged}
-        attack = self.context.settings.attacks[job.cell.attack]
-        assert isinstance(attack, ReconstructionAttack)
-        if attack.required != ReconstructionAttack.required:
-            info["required"] = attack.required
+        info |= self._required(job)
         samples = self._samples(loaded, images, rows)
         flags = self._defense_flags(job)
         flags += _attack_flags(attacked.info if attacked else {}, metrics)
@@ -360,6 +364,7 @@ class Judge:
         metrics["rank1_login"] = proportion((login.argmax(1) == np.arange(len(login))) & usable, owners)
         asked = read_state(self.context.ready(task))
         info = {**self._fit_info(job), "gallery": len(gallery), "linkage": dict(asked.info) if asked else {}}
+        info |= self._required(job)
         settings = {
             "rank1": "share of stolen templates whose person scores highest in a gallery of one photograph each",
             "rank1_login": "the same by the system's own similarity to unprotected probes: what recognition is for",
@@ -386,7 +391,7 @@ class Judge:
             seed=derive_seed("bootstrap", job.cell.dataset),
             resamples=self.context.settings.metrics.bootstrap,
         )
-        info = {**self._fit_info(job), **judged.info, "inferred": asked["traits"]}
+        info = {**self._fit_info(job), **judged.info, "inferred": asked["traits"], **self._required(job)}
         settings = {
             "trait_accuracy": "balanced accuracy; yes if its probability exceeds its share among the attacker's faces",
             "trait_ece": "expected calibration error of the probability of yes, ten bins of equal width",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from bench.plan import Task
 from bench.runner import artefacts
 from bench.runner.batches import plain_batches
 from bench.runner.context import LoadedScene, RunContext
+from bench.runner.parts import guesses, in_all, parts_of
 from bench.settings.controls import Canary
 from bench.storage.arrays import read_state, write_state
 from bench.storage.records import Measure
@@ -64,29 +65,43 @@ def answered(faces: FaceSet, asked: Mapping[str, Question]) -> FaceSet:
 
 
 def make_traits(context: RunContext, task: Task, folder: Path) -> None:
-    """Probabilities of yes for every test image, inferred from its stored template."""
+    """Probabilities of yes for every test image, inferred from its stored template.
+
+    An attack with `parts` infers them from the images that these rebuilt; those of other images are NaN.
+    """
     attack, fitted, leaked = _attack(context, task), task.need("attack_state"), task.need("templates")
     assert fitted is not None and leaked is not None
     rng = context.rng(task.seed, "attack", type(attack).__name__, task.defense)
     oracle = Oracle(attack.level, context.system(task), rng.child("oracle"))
     state = read_state(context.ready(fitted))
-    values = artefacts.read_templates(context.ready(leaked))
-    _infer(context, task, folder, oracle, state, lambda batch: torch.from_numpy(values[batch]), rng)
+    values, parts = artefacts.read_templates(context.ready(leaked)), parts_of(context, task)
+    rows = in_all(parts, np.arange(len(context.loaded(task.scene).test)))
+
+    def leak(batch: NDArray[np.int64]) -> Leak:
+        stolen = torch.from_numpy(values[batch]).to(context.device, torch.float32)
+        return Leak(stolen, rows=tuple(batch.tolist()), guesses=guesses(parts, batch, context.device))
+
+    _infer(context, task, folder, oracle, state, rows, leak, rng)
 
 
 def make_clean_traits(context: RunContext, task: Task, folder: Path) -> None:
-    """The same from unprotected features, by the same attack trained on these."""
+    """The same from unprotected features, by the same attack trained on these.
+
+    An attack with `parts` is given the original photographs in place of what these would rebuild.
+    """
     attack, loaded = _attack(context, task), context.loaded(task.scene)
     system = System(loaded.network, Canary(kind="open"), device=context.device)
     rng = context.rng(task.seed, "attack", type(attack).__name__)
     oracle = Oracle(attack.level, system, rng.child("oracle"))
     state = attack.fit(oracle, answered(loaded.attacker, questions(loaded)), rng.child("fit"))
 
-    def features(batch: NDArray[np.int64]) -> torch.Tensor:
+    def leak(batch: NDArray[np.int64]) -> Leak:
+        images = loaded.test.batch(batch, context.device)
         with torch.no_grad():
-            return system.encode(loaded.test.batch(batch, context.device))
+            stolen = system.encode(images).float()
+        return Leak(stolen, rows=tuple(batch.tolist()), guesses=tuple(images for _ in attack.parts))
 
-    _infer(context, task, folder, oracle, state, features, rng)
+    _infer(context, task, folder, oracle, state, np.arange(len(loaded.test)), leak, rng)
 
 
 def _attack(context: RunContext, task: Task) -> TraitAttack:
@@ -96,19 +111,28 @@ def _attack(context: RunContext, task: Task) -> TraitAttack:
 
 
 def _infer(
-    context: RunContext, task: Task, folder: Path, oracle: Oracle, state: State | None, stolen: Any, rng: Rng
+    context: RunContext,
+    task: Task,
+    folder: Path,
+    oracle: Oracle,
+    state: State | None,
+    rows: NDArray[np.int64],
+    leak: Callable[[NDArray[np.int64]], Leak],
+    rng: Rng,
 ) -> None:
+    """Infers the traits of the test images `rows`."""
     attack, test = _attack(context, task), context.loaded(task.scene).test
     assert state is not None
-    made: dict[str, list[NDArray[Any]]] = {}
-    batches = plain_batches(len(test))
-    for batch in track(batches, f"inferring traits: {task.defense or 'clean features'} x {task.attack}", len(batches)):
-        leak = Leak(stolen(batch).to(context.device, torch.float32), rows=tuple(batch.tolist()))
-        for name, values in attack.infer(oracle, state, leak, rng.images([test.names[i] for i in batch])).items():
+    made: dict[str, NDArray[np.float64]] = {}
+    batches = plain_batches(len(rows))
+    for place in track(batches, f"inferring traits: {task.defense or 'clean features'} x {task.attack}", len(batches)):
+        batch = rows[place]
+        found = attack.infer(oracle, state, leak(batch), rng.images([test.names[i] for i in batch]))
+        for name, values in found.items():
             if tuple(values.shape) != (len(batch),) or not bool(((values >= 0) & (values <= 1)).all()):
                 raise ValueError(f"{task.attack}: {name}: expected {len(batch)} probabilities in [0, 1]")
-            made.setdefault(name, []).append(values.detach().double().cpu().numpy())
-    artefacts.write_traits(folder, {name: np.concatenate(parts) for name, parts in made.items()})
+            made.setdefault(name, np.full(len(test), np.nan))[batch] = values.detach().double().cpu().numpy()
+    artefacts.write_traits(folder, made)
     write_state(folder, State(info={"traits": list(made), "queries": dict(oracle.queries)}))
 
 
@@ -133,7 +157,7 @@ def judge_traits(
     """Measures every trait. One that the attack does not find in clean features is void, and left out of the means.
 
     Args:
-        inferred: probabilities (N,) of yes by trait, from what is stored.
+        inferred: probabilities (N,) of yes by trait, from what is stored; NaN for images that were not attacked.
         clean: the same from unprotected features.
     """
     asked, owners = questions(loaded), np.array(loaded.test.subjects or loaded.test.names, dtype=object)
@@ -146,7 +170,7 @@ def judge_traits(
         if name not in inferred or name not in clean:
             metrics[f"trait_accuracy_{name}"] = Measure(None, note="unavailable: too few of the attacker's faces")
             continue
-        known = np.isfinite(truth[name])
+        known = np.isfinite(truth[name]) & np.isfinite(inferred[name]) & np.isfinite(clean[name])
         both = [
             Inferred.decided(
                 truth[name][known] == 1,
@@ -167,12 +191,13 @@ def judge_traits(
         table |= {f"true_{name}": truth[name], f"p_{name}": inferred[name], f"clean_p_{name}": clean[name]}
     for prefix, some in zip(("", "clean_"), zip(*valid, strict=True) if valid else ((), ()), strict=True):
         metrics[f"{prefix}trait_accuracy"] = mean_accuracy(some, seed=seed, resamples=resamples)
+    attacked = max((int(np.isfinite(values).sum()) for values in inferred.values()), default=0)
     info = {
         "traits": {
             name: {"split": question.split, "attackers_share": round(question.share, 4), "void": name in void}
             for name, question in asked.items()
         },
-        "images": len(loaded.test),
+        "images": attacked,
         "people": len(set(owners)),
         "chance": CHANCE,
     }

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from bench import labels
-from bench.contracts import InversionAttack, Knowledge, ReconstructionAttack, ReplayAttack
+from bench.contracts import Attack, InversionAttack, Knowledge, ReconstructionAttack, ReplayAttack
 from bench.errors import UserError, near_miss
 from bench.labels import PluginKind, kind_name
 from bench.settings import controls, keyed_canaries, registry
@@ -99,7 +99,7 @@ def _resolve(file: File, path: Path, given: Mapping[str, Mapping[str, Any]]) -> 
         if isinstance(attack, ReplayAttack) and not isinstance(attacks[attack.attack], ReconstructionAttack):
             raise UserError(f"{path}: [attacks.{label}] {attack.attack!r} reconstructs no images to replay")
     for label, attack in attacks.items():
-        if isinstance(attack, ReconstructionAttack):
+        if attack.parts:
             _check_parts(label, attack, attacks, path)
     lenders = {file.run.public_defender, file.run.public_attacker} - {"rest"}
     metrics = file.metrics.model_dump()
@@ -123,7 +123,7 @@ def _resolve(file: File, path: Path, given: Mapping[str, Mapping[str, Any]]) -> 
     )
 
 
-def _check_parts(label: str, attack: ReconstructionAttack, attacks: Mapping[str, Any], path: Path) -> None:
+def _check_parts(label: str, attack: Attack, attacks: Mapping[str, Any], path: Path) -> None:
     """Checks the attacks whose reconstructions another one is given.
 
     Raises:

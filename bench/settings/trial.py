@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.contracts import (
+    Attack,
     Dataset,
     Defense,
     InversionAttack,
@@ -154,7 +155,7 @@ class _Standard:
             if not issubclass(one, kind) or one.yardstick or levels(one)[:1] in ((), (_BLIND,)):
                 return False
             # An attack that combines others needs all of them in the run.
-            return not issubclass(one, ReconstructionAttack) or one.parts is ReconstructionAttack.parts
+            return one.parts is Attack.parts
 
         near = self._nearest("attack", plugin, {label}, rivals)
         higher = [f"{label}@{level}" for level in levels(plugin)[1:]]

@@ -12,7 +12,7 @@ import torch
 from support import CONFIG, Cli
 from torch import Tensor
 
-from attacks.trait_probe import TraitProbe, _folds
+from attacks.trait_probe import TraitProbe
 from bench.analysis.rivals import rivals
 from bench.analysis.selftest import trials
 from bench.checks import assert_sound, check, failures
@@ -23,6 +23,7 @@ from bench.errors import KnowledgeError, NotApplicable
 from bench.forecast.plugin import plugin_cost
 from bench.settings.resolve import load
 from bench.storage.records import Run
+from bench.toolkit.trait_probes import _folds
 
 
 @pytest.fixture(scope="module")

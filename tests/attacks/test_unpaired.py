@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from attacks.shadow_client import ShadowClient, ShadowTraining
+from attacks.shadow_client import ShadowClient
 from attacks.unpaired import Unpaired
 from bench.checks.attacks import check_attack
 from bench.checks.scene import Open, Scene
@@ -18,6 +18,7 @@ from bench.metrics.image import image_scores
 from bench.settings.controls import Canary
 from bench.toolkit.decoders.training import Training
 from bench.toolkit.embedding_training import Recipe
+from bench.toolkit.shadow_training import ShadowTraining
 from bench.toolkit.unpaired_alignment import aligned
 
 SHADOW = ShadowClient(width=16, shadow=ShadowTraining(steps=30, batch=8), training=Training(epochs=5, batch=8))
