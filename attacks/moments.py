@@ -15,6 +15,9 @@ from bench.toolkit.progress import track
 _KEPT = 0.02  #: variance of a direction that is aligned, relative to the largest
 _GRID = 2000  #: quantiles that are compared
 _RATE, _MOMENTUM = 0.5, 0.9  #: of the steps on rotations
+_EARLY = 0.3  #: share of the steps after which all but one start are given up
+_JUDGED = 512  #: directions on which the starts are compared
+_CAUTION = 4.0  #: divides the log odds of signs, which take matched eigenvectors for exact
 _ISOMETRIC = 1e-3  #: largest spread of the templates' lengths that still counts as a rotation
 _SOLVED = 1e-9  #: residual of the conjugate gradients, relative to the first
 
@@ -27,6 +30,10 @@ class Moments(InversionAttack):
     matches the eigenvectors of both covariances by the order of their variances, and their signs by the means and the
     third moments E[(z_i^2 - 1) z_j]. Then gradient steps on the rotation lower the sliced Wasserstein distance: the
     squared difference of the sorted values along random directions.
+
+    These steps end in a local optimum that depends on the signs at the start. So there are several starts: the first
+    has the likeliest signs, and the others draw each sign from its posterior, so that uncertain ones change. Each goes
+    a part of the steps. The one with the smallest distance, on directions that all of them share, goes the rest.
 
     The templates of a general matrix are made a rotation first: embeddings have length 1, so t A t' = 1 for each
     template t and A = (K' K)^-1, which are linear equations for the D (D + 1) / 2 entries of A. So many templates
@@ -41,10 +48,11 @@ class Moments(InversionAttack):
     templates: int = 0  #: maximum number of stolen templates; 0: all
     steps: int = 1000  #: on the rotation, after the start
     directions: int = 64  #: random directions in a step
+    starts: int = 4  #: number of sign patterns; all but the best are given up early
 
     def __post_init__(self) -> None:
-        if min(self.templates, self.steps) < 0 or self.directions < 1 or self.key != "own":
-            raise ValueError("templates and steps must be at least 0, directions at least 1, and no key leaks")
+        if min(self.templates, self.steps) < 0 or min(self.directions, self.starts) < 1 or self.key != "own":
+            raise ValueError("templates and steps must be at least 0, directions and starts at least 1, no key leaks")
 
     @property
     def knows(self) -> Literal["none"]:
@@ -72,27 +80,58 @@ class Moments(InversionAttack):
         axes, turned, variance, spread = axes[:, :kept], turned[:, :kept], variance[:kept], spread[:kept]
         known, unknown = (law - mean) @ axes, (stolen - centre) @ turned
         drift = (mean @ axes) * (centre @ turned) / (variance * (1 / len(law) + 1 / len(stolen)))
-        rotation = torch.diag(_signs(known / variance.sqrt(), unknown / spread.sqrt(), drift))
-        rotation = self._refined(rotation, known.float(), unknown.float(), rng)
+        log_odds = _log_odds(known / variance.sqrt(), unknown / spread.sqrt(), drift)
+        rotation = self._rotation(log_odds, known.float(), unknown.float(), rng)
         return mean + (wanted - centre) @ turned @ rotation.T @ axes.T
 
-    def _refined(self, rotation: Tensor, known: Tensor, unknown: Tensor, rng: Rng) -> Tensor:
+    def _rotation(self, log_odds: Tensor, known: Tensor, unknown: Tensor, rng: Rng) -> Tensor:
+        """The rotation (R, R) of unknown (M, R) onto known (N, R) that the best of several starts leads to."""
+        drawn = torch.rand(self.starts - 1, len(log_odds), generator=rng.child("signs").torch()).to(log_odds)
+        patterns = [log_odds >= 0, *(drawn < torch.sigmoid(log_odds / _CAUTION))]
+        starts = [torch.diag(torch.where(pattern, 1.0, -1.0)).to(known) for pattern in patterns]
+        early = round(_EARLY * self.steps) if self.starts > 1 else 0
+        found = [self._refined(start, known, unknown, early, rng.child("start")) for start in starts]
+        if self.starts > 1:
+            distances = [_distance(rotation, known, unknown, rng.child("judge")) for rotation in found]
+            best = found[distances.index(min(distances))]
+        else:
+            best = found[0]
+        return self._refined(best, known, unknown, self.steps - early, rng.child("directions")).double()
+
+    def _refined(self, rotation: Tensor, known: Tensor, unknown: Tensor, steps: int, rng: Rng) -> Tensor:
         """The rotation (R, R) of unknown (M, R) after steps that lower its distance to known (N, R)."""
-        generator, size = rng.child("directions").torch(), len(rotation)
+        generator, size = rng.torch(), len(rotation)
         unit = float(known.square().mean())
-        grid = torch.linspace(0, 1, _GRID)
-        here, there = ((grid * (len(part) - 1)).round().long() for part in (known, unknown))
-        found, speed, identity = rotation.float(), torch.zeros(size, size), torch.eye(size)
-        for step in track(range(self.steps), "rotating the database", self.steps):
-            slopes = functional.normalize(torch.randn(size, self.directions, generator=generator), dim=0)
+        found, speed = rotation, torch.zeros_like(rotation)
+        identity = torch.eye(size).to(rotation)
+        for step in track(range(steps), "rotating the database", steps):
+            slopes = _slopes(size, self.directions, generator).to(rotation)
             found.requires_grad_()
-            seen, shown = (known @ slopes).sort(0).values[here], (unknown @ found.T @ slopes).sort(0).values[there]
-            (gradient,) = torch.autograd.grad((seen - shown).square().mean() * size / unit, found)
+            (gradient,) = torch.autograd.grad(_apart(found, known, unknown, slopes) * size / unit, found)
             found = found.detach()
             speed = _MOMENTUM * speed + (gradient @ found.T - found @ gradient.T) / 2
-            half = _RATE * (1 - step / self.steps) / 2 * speed
+            half = _RATE * (1 - step / steps) / 2 * speed
             found = torch.linalg.solve(identity + half, (identity - half) @ found)  # Cayley: stays orthogonal
-        return found.double()
+        return found
+
+
+def _slopes(size: int, count: int, generator: torch.Generator) -> Tensor:
+    """Random directions (R, count)."""
+    return functional.normalize(torch.randn(size, count, generator=generator), dim=0)
+
+
+def _apart(rotation: Tensor, known: Tensor, unknown: Tensor, slopes: Tensor) -> Tensor:
+    """The mean squared difference between quantiles of known (N, R) and of turned unknown (M, R) along directions."""
+    grid = torch.linspace(0, 1, _GRID)
+    here, there = ((grid * (len(part) - 1)).round().long().to(known.device) for part in (known, unknown))
+    seen, shown = (known @ slopes).sort(0).values[here], (unknown @ rotation.T @ slopes).sort(0).values[there]
+    return (seen - shown).square().mean()
+
+
+def _distance(rotation: Tensor, known: Tensor, unknown: Tensor, rng: Rng) -> float:
+    """The sliced Wasserstein distance, on directions that are the same for every rotation."""
+    slopes = _slopes(len(rotation), _JUDGED, rng.torch()).to(rotation)
+    return float(_apart(rotation, known, unknown, slopes))
 
 
 def _numbers(templates: Tensor) -> Tensor:
@@ -107,11 +146,11 @@ def _principal(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return rows.mean(0), values.flip(0), vectors.flip(1)
 
 
-def _signs(known: Tensor, unknown: Tensor, drift: Tensor) -> Tensor:
-    """The more likely sign (R,) of each direction of unknown (M, R), given known (N, R), both of variance 1."""
+def _log_odds(known: Tensor, unknown: Tensor, drift: Tensor) -> Tensor:
+    """Log odds (R,) that a direction of unknown (M, R) has the sign of that of known (N, R), both of variance 1."""
     third = [(rows.square() - 1).T @ rows / len(rows) for rows in (known, unknown)]
-    evidence = (third[0] * third[1]).sum(0) / (2 / len(known) + 2 / len(unknown)) + drift
-    return torch.where(evidence >= 0, 1.0, -1.0).to(known)
+    odds: Tensor = 2 * ((third[0] * third[1]).sum(0) / (2 / len(known) + 2 / len(unknown)) + drift)
+    return odds
 
 
 def _to_rotation(stolen: Tensor) -> Tensor:

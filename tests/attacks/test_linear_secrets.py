@@ -106,6 +106,15 @@ def _skewed(count: int, width: int, seed: int) -> Tensor:
     return functional.normalize(drawn * torch.linspace(2, 0.5, width))
 
 
+def test_of_several_starts_the_one_counts_that_fits() -> None:
+    """Steps keep the determinant, so one start with a single wrong sign can never arrive."""
+    known, unknown = (rows - rows.mean(0) for rows in (_skewed(1500, 6, 1), _skewed(1500, 6, 2)))
+    doubtful = torch.tensor([3.0, 3.0, -0.5, 3.0, 3.0, 3.0])
+    turned = {n: Moments(steps=60, starts=n)._rotation(doubtful, known, unknown, Rng(0)) for n in (1, 8)}
+    assert float(turned[1].det()) < 0 < float(turned[8].det())
+    assert float(turned[8].diagonal().min()) > 0.8
+
+
 @pytest.mark.parametrize("matrices", ["orthogonal", "general"])
 def test_a_database_opens_a_matrix_without_a_pair(matrices: str) -> None:
     width, defense = 6, Matrix(matrices=matrices)  # type: ignore[arg-type]
