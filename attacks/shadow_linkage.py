@@ -59,7 +59,7 @@ class ShadowLinkage(LinkageAttack):
             oracle, public, taken, self.width, self.shadow, self.shuffled, rng.child("shadow")
         )
         with torch.no_grad():
-            mean = torch.cat([oracle.recognise(some) for some in taken[:_SEEN].split(_BATCH)]).float().mean(0)
+            mean = torch.cat([oracle.recognise(some) for some in torch.split(taken[:_SEEN], _BATCH)]).float().mean(0)
         tensors = {name: value.cpu().contiguous() for name, value in client.state_dict().items()}
         return State({**tensors, "mean": mean.cpu()}, {"shadow": account})
 
