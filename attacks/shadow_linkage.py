@@ -24,8 +24,9 @@ class ShadowLinkage(LinkageAttack):
     server itself is the recogniser, so no picture is needed. Both kinds of embeddings are taken from their mean: what g
     makes of all faces alike is no part of a name.
 
-    `shuffled` is the control, as in `shadow_client`: it says what the stolen templates' moments are worth without the
-    server's network. With `shadow.match = 0` as well, it must be at chance.
+    `shuffled` is the control, as in `shadow_client`: it says what the stolen templates' moments are worth without
+    training through the server's network, which still recognises both sides in the end. With `shadow.match = 0` as
+    well, nothing true is learned, and little may be left: what any map of a photograph keeps of it.
 
     Source: ours; the shadow client is that of He et al. (ACSAC 2019), see `shadow_client`.
     """
