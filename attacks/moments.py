@@ -31,9 +31,10 @@ class Moments(InversionAttack):
     third moments E[(z_i^2 - 1) z_j]. Then gradient steps on the rotation lower the sliced Wasserstein distance: the
     squared difference of the sorted values along random directions.
 
-    These steps end in a local optimum that depends on the signs at the start. So there are several starts: the first
-    has the likeliest signs, and the others draw each sign from its posterior, so that uncertain ones change. Each goes
-    a part of the steps. The one with the smallest distance, on directions that all of them share, goes the rest.
+    The steps keep the rotation's determinant, and end near where the signs at the start lead. With several `starts`, the
+    first has the likeliest signs, and the others draw each sign from its posterior, so that uncertain ones change. Each
+    goes a part of the steps. The one with the smallest distance, on directions that all of them share, goes the rest.
+    With few templates the distance does not tell a right rotation from a wrong one, so the default is one start.
 
     The templates of a general matrix are made a rotation first: embeddings have length 1, so t A t' = 1 for each
     template t and A = (K' K)^-1, which are linear equations for the D (D + 1) / 2 entries of A. So many templates
@@ -48,7 +49,7 @@ class Moments(InversionAttack):
     templates: int = 0  #: maximum number of stolen templates; 0: all
     steps: int = 1000  #: on the rotation, after the start
     directions: int = 64  #: random directions in a step
-    starts: int = 4  #: number of sign patterns; all but the best are given up early
+    starts: int = 1  #: number of sign patterns; all but the best are given up early
 
     def __post_init__(self) -> None:
         if min(self.templates, self.steps) < 0 or min(self.directions, self.starts) < 1 or self.key != "own":
