@@ -31,10 +31,10 @@ class Moments(InversionAttack):
     third moments E[(z_i^2 - 1) z_j]. Then gradient steps on the rotation lower the sliced Wasserstein distance: the
     squared difference of the sorted values along random directions.
 
-    The steps keep the rotation's determinant, and end near where the signs at the start lead. With several `starts`, the
-    first has the likeliest signs, and the others draw each sign from its posterior, so that uncertain ones change. Each
-    goes a part of the steps. The one with the smallest distance, on directions that all of them share, goes the rest.
-    With few templates the distance does not tell a right rotation from a wrong one, so the default is one start.
+    The steps keep the rotation's determinant, and end near where the signs at the start lead. With several `starts`,
+    the first has the likeliest signs, and the others draw each sign from its posterior, so that uncertain ones change.
+    Each goes a part of the steps. The one with the smallest distance, on directions that all of them share, goes the
+    rest. With few templates the distance does not tell a right rotation from a wrong one, so the default is one start.
 
     The templates of a general matrix are made a rotation first: embeddings have length 1, so t A t' = 1 for each
     template t and A = (K' K)^-1, which are linear equations for the D (D + 1) / 2 entries of A. So many templates
