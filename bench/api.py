@@ -71,7 +71,7 @@ def run(
     # imported here because these import torch, which reading results must not require
     from bench.plan import plan
     from bench.runner.cluster.submit import Cluster, carry_out
-    from bench.runner.serial import costs
+    from bench.runner.keeping import costs
     from bench.settings.resolve import load
     from bench.storage.store import Store
 
