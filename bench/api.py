@@ -70,9 +70,8 @@ def run(
     """
     # imported here because these import torch, which reading results must not require
     from bench.plan import plan
-    from bench.report.write import write_reports
     from bench.runner.cluster.submit import Cluster, carry_out
-    from bench.runner.serial import costs
+    from bench.runner.keeping import costs
     from bench.settings.resolve import load
     from bench.storage.store import Store
 
@@ -94,6 +93,8 @@ def run(
     finally:  # an interrupted run tells too what it did
         folder.note_costs(costs(planned, store, {row["key"] for row in folder.costs()}))
     if outcome.done or outcome.failed or not (folder.folder / "leaderboard.md").exists():
+        from bench.report.write import write_reports  # loads matplotlib
+
         write_reports(folder)
     return Results((folder.folder,), outcome)
 

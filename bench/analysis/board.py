@@ -6,6 +6,8 @@ import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from pathlib import Path
 
 import pandas as pd
 
@@ -89,31 +91,41 @@ class Board:
 
     def find(self, kind: str, defense: str, attack: str = "") -> Entry | None:
         """The entry of this kind, if there is one."""
-        for entry in self.entries:
-            if (entry.cell.kind, entry.cell.defense, entry.cell.attack) == (kind, defense, attack):
-                return entry
-        return None
+        return next((e for e in self._by_row.get((defense, kind), ()) if e.cell.attack == attack), None)
 
     def under(self, defense: str, kind: str) -> list[Entry]:
         """All entries of a kind for one defence."""
-        return [e for e in self.entries if e.cell.defense == defense and e.cell.kind == kind]
+        return list(self._by_row.get((defense, kind), ()))
+
+    @cached_property
+    def _by_row(self) -> dict[tuple[str, str], list[Entry]]:
+        found: dict[tuple[str, str], list[Entry]] = {}
+        for entry in self.entries:
+            found.setdefault((entry.cell.defense, entry.cell.kind), []).append(entry)
+        return found
 
 
 def boards(run: Run) -> list[Board]:
-    """One board per dataset and recogniser.
+    """One board per dataset and recogniser, read once for all tables of a run: again only if a record has changed.
 
     Raises:
         DataError: there are no records, or damaged ones.
     """
+    return list(_boards(run.folder.absolute(), run.state()))
+
+
+@lru_cache(maxsize=2)
+def _boards(folder: Path, _: object) -> tuple[Board, ...]:
+    run = Run(folder)
     places: dict[tuple[str, str], dict[tuple[str, str, str], list[Record]]] = {}
     for record in run.records():
         cell = record.cell
         entries = places.setdefault((cell.dataset, cell.recognizer), {})
         entries.setdefault((cell.kind, cell.defense, cell.attack), []).append(record)
-    return [
+    return tuple(
         Board(dataset, recognizer, tuple(_entry(run, records) for records in entries.values()))
         for (dataset, recognizer), entries in sorted(places.items())
-    ]
+    )
 
 
 def _entry(run: Run, records: list[Record]) -> Entry:

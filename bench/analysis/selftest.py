@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -146,6 +147,7 @@ def blind_floor(board: Board) -> float:
     return max((e.metric("ssim").value or 0.0 for e in blind), default=0.0)
 
 
-def void_attacks(board: Board) -> set[str]:
+@lru_cache(maxsize=4)  # every row of a board's tables asks
+def void_attacks(board: Board) -> frozenset[str]:
     """Attacks whose figures are not trusted, for or against any defence."""
-    return {trial.attack for trial in board_trials(board) if not trial.passed}
+    return frozenset(trial.attack for trial in board_trials(board) if not trial.passed)

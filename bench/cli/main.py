@@ -50,6 +50,7 @@ class _Group(click.Group):
     def main(self, *args: Any, **kwargs: Any) -> Any:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, _terminate)
+        gc.set_threshold(20_000)  # importing torch makes many objects, all of which stay
         atexit.register(gc.freeze)  # at its end, Python would look through all of torch for garbage
         write_any_text()
         try:

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.spatial import KDTree
 
 from bench.contracts import Originals
 from bench.datasets.align import ImageSource
@@ -83,6 +82,8 @@ def copies(one: Originals, other: Originals) -> list[tuple[int, int]]:
     found = {(i, j) for j, digest in enumerate(other.digests) for i in at.get(digest, ())}
     (first, here), (second, there) = _shapes(one), _shapes(other)
     if len(here) and len(there):
+        from scipy.spatial import KDTree  # slow to import, and most runs have no other set to look for copies in
+
         # Averaging pixels only reduces differences, so images that are close at 16 x 16 are close at 4 x 4.
         near = KDTree(_coarse(first)).query_ball_point(_coarse(second), r=np.sqrt(_SAME) * _COARSE, workers=1)
         for j, candidates in enumerate(near):

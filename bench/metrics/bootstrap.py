@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,14 +20,22 @@ def resample_weights(owners: NDArray[Any], seed: int, resamples: int) -> NDArray
     """
     names, inverse = np.unique(owners, return_inverse=True)
     inverse = inverse.reshape(owners.shape)
-    rng = np.random.default_rng(seed)
-    counts = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples).astype(np.float64)
+    counts = _drawn(len(names), seed, resamples).astype(np.float64)
     if owners.ndim == 1:
         return counts[:, inverse]
     left, right = inverse[:, 0], inverse[:, 1]
     weights = counts[:, left]
     weights[:, left != right] *= counts[:, right[left != right]]
     return weights
+
+
+@lru_cache(maxsize=4)
+def _drawn(people: int, seed: int, resamples: int) -> NDArray[np.uint32]:
+    """How often each person is drawn in each resample, (R, P): the same for all figures of a set of people."""
+    rng = np.random.default_rng(seed)
+    counts = rng.multinomial(people, np.full(people, 1 / people), size=resamples).astype(np.uint32)
+    counts.setflags(write=False)
+    return counts
 
 
 def _interval(values: NDArray[np.float64], weights: NDArray[np.float64], level: float) -> tuple[float, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 import traceback
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,6 +22,7 @@ from bench.plan import PROTOCOL, Job, Plan, Task, every_task
 from bench.runner import attacking, defending, key_learning, keyed, pictures, traits
 from bench.runner.context import RunContext
 from bench.runner.judging import Judge
+from bench.runner.keeping import Keeper
 from bench.runner.messages import Failure
 from bench.settings.model import Settings
 from bench.storage.records import Record, Run
@@ -150,21 +151,6 @@ class Executor:
         return JudgedCell(record, verdict.scores, verdict.samples)
 
 
-def costs(planned: Plan, store: Store, noted: Collection[str] = ()) -> list[dict[str, Any]]:
-    """What each artefact of a plan took to make, whenever that was: its names, `wall_s` and `processor_s`.
-
-    Args:
-        noted: keys of artefacts to leave out, whose manifests need not be read again.
-    """
-    rows = []
-    for task in planned.tasks():
-        if task.key not in noted and (took := store.took(task.kind, task.key)) is not None:
-            scene = {"dataset": task.scene.dataset, "recognizer": task.scene.recognizer, "seed": task.seed}
-            names = {"kind": task.kind, "defense": task.defense, "attack": task.attack, "key": task.key}
-            rows.append({**names, **scene, **took})
-    return rows
-
-
 def _failure(error: Exception, label: str = "") -> Failure:
     """A failure from an exception that is being handled."""
     if isinstance(error, NotApplicable):
@@ -208,6 +194,7 @@ def execute(
         report(Advance(what, ended, artefacts + len(jobs), cells, len(jobs), share))
 
     executor = Executor(settings, store, say)
+    keeper = Keeper(settings.run.keep, plan, jobs, store, run)
     broken = []
     for job in jobs:
         say(job.label)
@@ -216,6 +203,7 @@ def execute(
         cells += 1
         if judged.record.status == "error":
             broken.append(job.cell.name)
+        keeper.judged(job, failed=judged.record.status == "error")
     if jobs:
         report(Advance("", artefacts + len(jobs), artefacts + len(jobs), len(jobs), len(jobs)))
     return Outcome(len(jobs) - len(broken), len(plan.jobs) - len(jobs), tuple(broken))

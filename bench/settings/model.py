@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator
 
@@ -14,6 +14,7 @@ from bench.metrics.catalogue import METRICS, Metric
 if TYPE_CHECKING:  # results can be read without torch
     from bench.contracts import Attack, Dataset, Defense, Recognizer, ReconstructionAttack, ReplayAttack
 
+Keep = Literal["records", "templates", "all"]
 _SECTIONS = ("datasets", "recognizers", "defenses", "attacks")
 
 
@@ -46,6 +47,7 @@ class RunSettings(Strict):
     time_limit: float | None = Field(default=None, gt=0)  #: seconds after which a worker's task is stopped
     output: str = "results/latest"
     store: str = "results/.store"
+    keep: Keep = "all"  #: which artefacts stay when no cell waits for them: none, what the system consists of, or all
     mirror: str = ""  #: an fsspec URL with which artefacts are synchronised: s3://BUCKET/FOLDER
     cache: str = "results/.cache"
     samples: int = Field(default=8, ge=0)  #: number of reconstructions stored for the grids

@@ -9,6 +9,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -101,6 +102,7 @@ def locked(path: Path, setting: str, timeout: float = -1) -> Iterator[None]:
 _NAME_LIMIT = 160  #: characters of a name's readable part; the whole name stays within the limits of all file systems
 
 
+@lru_cache(maxsize=32768)  # a cell is asked for its name many times
 def file_name(*parts: str, divider: str = "--") -> str:
     """Makes a file name from some texts: readable, of bounded length, and unique to these texts.
 

@@ -185,6 +185,11 @@ class Run:
         """Sorted names of the cells that have a record."""
         return sorted(path.stem for path in self._records.glob("*.json"))
 
+    def state(self) -> tuple[tuple[str, int, int], ...]:
+        """Changes when a record does: the name, the time of writing (ns) and the size of each."""
+        about = ((path.stem, path.stat()) for path in sorted(self._records.glob("*.json")))
+        return tuple((name, found.st_mtime_ns, found.st_size) for name, found in about)
+
     def read(self, name: str) -> Record | None:
         """The record with this name; None if there is none.
 

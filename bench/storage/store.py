@@ -38,6 +38,7 @@ class Store:
         self.root = root
         self._mirror = Mirror(mirror) if mirror else None
         self._verified: set[Path] = set()
+        self._own_lock: Path | None = None
         try:
             root.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=root):
@@ -147,12 +148,34 @@ class Store:
         """Within the block, `clean` removes nothing, because a run writes its records after its artefacts."""
         locks = self.root / _LOCKS
         locks.mkdir(exist_ok=True)
-        path = locks / f"run-{uuid.uuid4().hex}.lock"
+        path = self._own_lock = locks / f"run-{uuid.uuid4().hex}.lock"
         try:
             with locked(path, "run.store"):
                 yield
         finally:
             path.unlink(missing_ok=True)
+            self._own_lock = None
+
+    def used_alone(self) -> bool:
+        """Whether no other run uses the store; removes the locks of killed ones."""
+        for path in (self.root / _LOCKS).glob("run-*.lock"):
+            if path != self._own_lock:
+                try:
+                    with locked(path, "run.store", timeout=0):
+                        pass
+                except Timeout:
+                    return False
+                path.unlink(missing_ok=True)
+        return True
+
+    def free(self, kind: str, key: str) -> None:
+        """Removes an artefact from this store; a mirror keeps its copy."""
+        folder = self.folder(kind, key)
+        with self._locked(kind, key):
+            self._verified.discard(folder)
+            aside = folder.with_name(f".part-{uuid.uuid4().hex}")  # a kill from now on leaves no half of an artefact
+            folder.rename(aside)
+            shutil.rmtree(aside)
 
     def clean(self, keep: set[str], dry_run: bool = False) -> tuple[int, int]:
         """Removes artefacts whose key is not in `keep`, and leftovers of killed runs. Returns (number, bytes).
@@ -160,13 +183,8 @@ class Store:
         Raises:
             UserError: a run is using the store.
         """
-        for path in (self.root / _LOCKS).glob("run-*.lock"):
-            try:
-                with locked(path, "run.store", timeout=0):
-                    pass
-            except Timeout as error:
-                raise UserError(f"{self.root}: a run is using this store; wait for it or stop it first") from error
-            path.unlink(missing_ok=True)
+        if not self.used_alone():
+            raise UserError(f"{self.root}: a run is using this store; wait for it or stop it first")
         count = size = 0
         for folder in sorted(self.root.glob("*/*")):
             if not folder.is_dir() or folder.name in keep or folder.parent.name == _LOCKS:

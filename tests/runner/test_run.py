@@ -251,6 +251,34 @@ def test_clean_frees_only_what_no_record_needs(config: Path, cli: Cli) -> None:
     assert said["done"] == 0
 
 
+def test_a_run_that_keeps_records_only_can_be_killed_and_extended(finished: Path, config: Path, cli: Cli) -> None:
+    def kept() -> set[str]:
+        return {path.parent.parent.name for path in Path("store").rglob("manifest.json")}
+
+    few = ("--set", 'run.defenses=["unprotected","laplace"]')
+    frugal = ("run", "-q", *few, "--set", 'run.keep="records"')
+    running = subprocess.Popen(
+        [sys.executable, "-m", "bench", *frugal, "--set", 'run.attacks=["mean_face"]'],
+        stdout=subprocess.DEVNULL,
+        env=ENVIRONMENT,
+    )
+    while running.poll() is None and not list(Path("out/main").glob("records/*.json")):
+        time.sleep(0.05)
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    cli(*frugal, "--set", 'run.attacks=["mean_face"]')
+    assert not kept()
+    said = json.loads(cli(*frugal, "--json").stdout)  # an attack more
+    assert (said["done"], said["kept"]) == (4, 4)
+    assert not kept()
+    whole = figures(finished / "out" / "main")
+    assert figures(Path("out/main")).items() <= whole.items() and len(figures(Path("out/main"))) == 8
+    made = {row["kind"] for row in json.loads(Path("out/main/costs.json").read_text())}
+    assert {"templates", "attack_state", "reconstruction"} <= made  # what they took is noted before they are freed
+    cli("run", "-q", *few, "--set", 'run.keep="templates"', "--set", "defenses.laplace.scale=0.4")
+    assert "templates" in kept() and not kept() & {"attack_state", "reconstruction", "login"}
+
+
 def test_dry_run_makes_nothing_and_says_what_it_would_cost(config: Path, cli: Cli) -> None:
     said = cli("run", "--dry-run").stdout
     assert f"{CELLS} cells to judge, 0 already finished" in said

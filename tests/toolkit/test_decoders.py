@@ -127,6 +127,13 @@ def test_too_short_a_training_is_not_called_converged(scene) -> None:  # type: i
     assert _train(scene, "res", epochs=1)[1].info["converged"] is False
 
 
+def test_a_training_stops_once_its_loss_has_settled(scene) -> None:  # type: ignore[no-untyped-def]
+    long = _train(scene, "res", schedule="settle")[1].info
+    assert long["epochs"] == len(long["curve_held_out_l1"]) < 40 and "settled" in long["stopped"]
+    short = _train(scene, "res", schedule="settle", epochs=3)[1].info
+    assert (short["epochs"], short["stopped"]) == (3, "after all epochs")
+
+
 def test_training_wants_faces(scene) -> None:  # type: ignore[no-untyped-def]
     network, public, _ = scene
     one: FaceSet = public.subset([0])

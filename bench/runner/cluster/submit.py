@@ -19,6 +19,7 @@ from bench.errors import UserError
 from bench.plan import Job, Plan, Task
 from bench.runner.cluster.submission import Submission
 from bench.runner.context import RunContext
+from bench.runner.keeping import Keeper
 from bench.runner.messages import Failure, RunSpec
 from bench.runner.serial import JudgedCell, Outcome, execute, failed, missing_tasks, pending, provenance
 from bench.settings.model import Settings
@@ -87,6 +88,7 @@ def carry_out(
     """
     jobs = pending(plan, run)
     if not jobs:
+        Keeper(settings.run.keep, plan, jobs, store, run)
         return Outcome(0, len(plan.jobs), ())
     with run.timed(cluster.workers):
         if not (cluster.workers or cluster.scheduler):
@@ -114,6 +116,7 @@ def _on_dask(
         "threads": spec.threads,
     }  # for tasks that killed all their workers
     broken: list[str] = []
+    keeper = Keeper(settings.run.keep, plan, jobs, store, run)
     with _client(cluster) as client:
         gpu = pick_device(settings.run.device).type == "cuda"
         results = Submission(client, cluster.scheduler or "the local cluster", spec, store, gpu).results(jobs)
@@ -126,6 +129,7 @@ def _on_dask(
                     cells += 1
                     if judged.record.status == "error":
                         broken.append(item.cell.name)
+                    keeper.judged(item, failed=judged.record.status == "error")
                 effort += item.effort if isinstance(item, Task) else 1
                 # A task that killed a worker ends more than once.
                 share = min(1.0, effort / whole)

@@ -20,16 +20,19 @@ from bench.toolkit.progress import track
 
 _HELD_OUT = 64  #: maximum number of held-out images, on which the curve is measured
 _SETTLED = 0.02  #: converged: the held-out loss improved by less than this fraction over the last fifth of the epochs
+_PATIENCE = 2  #: epochs in which a loss that improves by less than `_SETTLED` has settled (schedule = "settle")
+_FALL = 4  #: the rate falls to zero over one in so many epochs (schedule = "settle")
 
 
 @dataclass(frozen=True)
 class Training:
     """Settings of a decoder's training. The paper uses Adam at a constant 1e-4."""
 
-    epochs: int = 10  #: passes over the faces
+    epochs: int = 10  #: passes over the faces; with schedule = "settle" the most
     batch: int = 16  #: images per step
     learning_rate: float = 2e-3  #: Adam's peak learning rate
-    schedule: Literal["cosine", "constant"] = "cosine"  #: cosine: falls to zero at the end
+    #: cosine: falls to zero at the end; settle: constant until the held-out loss has settled, then falls to zero
+    schedule: Literal["cosine", "constant", "settle"] = "cosine"
     flip: bool = True  #: mirror half of the images, as augmentation
     images: int | None = None  #: train on the first so many images; None: all
 
@@ -38,11 +41,38 @@ class Training:
             raise ValueError("epochs, batch and images must be at least 1, and learning_rate above 0")
 
 
-def _learning_rate(settings: Training, step: int, steps: int) -> float:
-    if settings.schedule == "constant":
-        return settings.learning_rate
-    warm = min(1.0, (step + 1) / max(1, steps // 20))
-    return settings.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / steps))
+class _Rate:
+    """The learning rate of each step, and when the training ends.
+
+    Under a cosine, the held-out loss improves until the end and never settles. With `settle` the rate is constant until
+    it has, or for three quarters of the epochs, and then falls linearly to zero within a quarter of them (Hu et al.
+    2024, MiniCPM, section 4).
+    """
+
+    def __init__(self, settings: Training, batches: int) -> None:
+        self._settings, self._batches = settings, batches
+        self._steps = settings.epochs * batches
+        self._fall = max(1, settings.epochs // _FALL) * batches
+        self.settled = False
+        self.end = self._steps  #: number of steps
+        self._from = self._steps - self._fall  #: the step at which the rate starts to fall (schedule = "settle")
+
+    def at(self, step: int) -> float:
+        """The rate of a step."""
+        peak = self._settings.learning_rate
+        if self._settings.schedule == "constant":
+            return peak
+        warm = min(1.0, (step + 1) / max(1, self._steps // 20))
+        if self._settings.schedule == "settle":
+            return peak * warm * min(1.0, (self.end - step) / self._fall)
+        return peak * warm * 0.5 * (1 + math.cos(math.pi * step / self._steps))
+
+    def look(self, step: int, curve: Sequence[float]) -> None:
+        """After an epoch: lets the rate fall from now on if the held-out loss has settled."""
+        if self._settings.schedule != "settle" or step + 1 >= self._from or len(curve) <= _PATIENCE:
+            return
+        if min(curve[-_PATIENCE:]) > (1 - _SETTLED) * min(curve[:-_PATIENCE]):
+            self.settled, self._from, self.end = True, step + 1, step + 1 + self._fall
 
 
 def _anew(encode: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Sequence[int]], Tensor]:
@@ -108,6 +138,7 @@ def train_decoder(
     shuffle = rng.child("order").numpy()
     batches = math.ceil(len(seen) / settings.batch)
     steps = settings.epochs * batches
+    rate = _Rate(settings, batches)
     made = FeatureCache(encode) if fixed and device.type == "cpu" else _anew(encode)
     see = made if disturb is None else lambda images, names: disturb(made(images, names))
     curve: list[float] = []
@@ -129,26 +160,28 @@ def train_decoder(
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         for group in optimiser.param_groups:
-            group["lr"] = _learning_rate(settings, step, steps)
+            group["lr"] = rate.at(step)
         optimiser.step()
         if (step + 1) % batches == 0:
             curve.append(_held_out_loss(decoder, faces, held, see, device))
+            rate.look(step, curve)
+        if step + 1 == rate.end:
+            break
     return State(
         {name: value.detach().cpu().contiguous() for name, value in decoder.state_dict().items()},
-        _account(curve, settings, len(seen), steps, time.perf_counter() - started, device),
+        _account(curve, rate, len(seen), time.perf_counter() - started, device),
     )
 
 
-def _account(
-    curve: list[float], settings: Training, images: int, steps: int, seconds: float, device: torch.device
-) -> dict[str, Any]:
+def _account(curve: list[float], rate: _Rate, images: int, seconds: float, device: torch.device) -> dict[str, Any]:
     before = curve[max(0, len(curve) - 1 - max(1, len(curve) // 5))]
     return {
         "curve_held_out_l1": [round(loss, 6) for loss in curve],
         "converged": len(curve) > 1 and (before - curve[-1]) < _SETTLED * before,
         "images": images,
-        "epochs": settings.epochs,
-        "steps": steps,
+        "epochs": len(curve),
+        "stopped": "the held-out loss had settled" if rate.settled else "after all epochs",
+        "steps": rate.end,
         "precision": precision_name(device),
         "train_s": round(seconds, 2),
     }
