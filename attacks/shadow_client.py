@@ -59,6 +59,11 @@ class ShadowClient(ReconstructionAttack):
         """The server's network, and the stolen templates; no client."""
         return Knowledge.SERVER
 
+    @property
+    def control(self) -> bool:
+        """With shuffled channels."""
+        return self.shuffled
+
     def fit(self, oracle: Oracle, public: FaceSet, rng: Rng) -> State:
         """Trains the shadow client, then the decoder.
 

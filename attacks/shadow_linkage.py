@@ -49,6 +49,11 @@ class ShadowLinkage(LinkageAttack):
         """The server's network, and the stolen templates; no client."""
         return Knowledge.SERVER
 
+    @property
+    def control(self) -> bool:
+        """With shuffled channels."""
+        return self.shuffled
+
     def fit(self, oracle: Oracle, public: FaceSet, rng: Rng) -> State:
         """Trains the shadow client.
 

@@ -253,7 +253,7 @@ class _Looks:
     def opens(self) -> str:
         """Its score must exceed the blind floor significantly: paired difference over its standard error."""
         self._open_or_skip()
-        if self.attack.level == Knowledge.BLIND or self.attack.yardstick:
+        if self.attack.level == Knowledge.BLIND or self.attack.yardstick or self.attack.control:
             raise Pointless("not meant as a strong attack: a reference for others")
         made = self.made().clamp(0, 1)
         public = self.scene.public

@@ -51,6 +51,11 @@ class Attack(ABC):
         """The declared level of knowledge."""
 
     @property
+    def control(self) -> bool:
+        """Whether it is a control, from which something was taken: no broken canary is to be opened. Default: no."""
+        return False
+
+    @property
     def asks_surrogate(self) -> bool:
         """Whether `Oracle.surrogate` is asked for: the harness then fits one on the attacker's faces. Default: no."""
         return False

@@ -159,8 +159,10 @@ class Canary(HarnessDefense):
         return self.kind == "affine"
 
     def faces(self, attack: Attack) -> bool:
-        """Whether the attack should succeed, by its level; every attack above `blind` should fail on `closed`."""
+        """Whether the attack is tried: where it should succeed, by its level, and above `blind` on `closed`."""
         if attack.level == Knowledge.BLIND or attack.leaks == "embedding" or attack.yardstick:
+            return False
+        if attack.control and self.kind != "closed":
             return False
         if attack.wants_affine:
             return self.kind == "affine"

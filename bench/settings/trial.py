@@ -93,8 +93,9 @@ def trial(
     kind = registry.find_kind(place, kind, "try")
     entries: Mapping[str, dict[str, Any]] = getattr(file, _SECTIONS[kind])
     named = {label for label, entry in entries.items() if entry.get("plugin") == place and "sweep" not in entry}
-    label = min(named, default="") or _label(place, {*registry.names(kind), *entries, profile})
-    section = {**({"plugin": place} if registry.is_place(place) and not named else {}), **parameters}
+    foreign = registry.is_place(place)  # a built-in plugin's variants are other settings of it
+    label = min(named if foreign else (), default="") or _label(place, {*registry.names(kind), *entries, profile})
+    section = {**({"plugin": place} if foreign and not named else {}), **parameters}
     plugin = registry.find(kind, place, "try")
     if issubclass(plugin, KeyedAttack):
         raise UserError(
@@ -158,8 +159,9 @@ class _Standard:
             return one.parts is Attack.parts
 
         near = self._nearest("attack", plugin, {label}, rivals)
-        higher = [f"{label}@{level}" for level in levels(plugin)[1:]]
-        attacks = [*self._blind(), *near, label, *higher]
+        parts = self._parts(label, plugin)
+        higher = [] if parts else [f"{label}@{level}" for level in levels(plugin)[1:]]
+        attacks = [*self._blind(), *near, *parts, label, *higher]
         bare = self._undefended()
         others = [name for name in self.file.run.defenses if name != bare]
         return near, {"defenses": [bare, *others], "attacks": list(dict.fromkeys(attacks)), "canaries": True}
@@ -199,6 +201,14 @@ class _Standard:
         some = [name for name, one in known.items() if issubclass(one, KeyedAttack)]
         inversions = [name for name in some if issubclass(known[name], InversionAttack)]
         return [*some, *map(leaked_key, inversions)]
+
+    def _parts(self, label: str, plugin: type[Any]) -> tuple[str, ...]:
+        """The attacks whose reconstructions this one is given; the run needs them."""
+        if plugin.parts is Attack.parts:
+            return ()
+        entry = {name: value for name, value in self.file.attacks.get(label, {}).items() if name != "plugin"}
+        parts: tuple[str, ...] = registry.make(plugin, entry, f"{self.path}: [attacks.{label}]").parts
+        return parts
 
     def _decodes(self, label: str) -> bool:
         return levels(self.plugin("attack", label))[:1] == (str(Knowledge.ENCODER),)

@@ -108,6 +108,9 @@ def test_the_standard_set_of_the_shipped_settings(kind: PluginKind, wanted: dict
 
 def test_a_file_that_is_called_like_a_built_in_gets_a_label_of_its_own(tmp_path: Path) -> None:
     path = scaffold("defense", "laplace", tmp_path)
+    mixed = trial("best_of", default_path(), "quick").run["attacks"]
+    assert mixed[-1] == "best_of" and {"resrec", "resrec_noisy"} <= set(mixed), "with the attacks that it chooses from"
+    assert trial("picture_linkage", default_path(), "quick").label == "picture_linkage", "and none of its controls"
     assert trial(str(path), default_path(), "quick").label == "my_laplace"
     assert trial("laplace", default_path(), "quick").section == {}
     assert as_toml({"a b": [1, "ü\n", True]}) == '{ "a b" = [1, "ü\\n", true] }'
