@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from bench import labels
 from bench.analysis.board import LEVELS, boards
@@ -28,6 +29,8 @@ _PANELS: tuple[_Panel, ...] = (
 
 _CROWDED = 12  #: with more points, the families are named in a legend and only the ends of a sweep are labelled
 _MARKERS = "os^Dv<>PX*ph"
+_WIDE = 0.2  #: range of accuracies beyond which the axis is in logits
+_TICKS = [0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998]
 
 _RING: dict[str, Any] = {"markersize": 11, "markerfacecolor": "none", "color": "0.5", "zorder": 0}
 
@@ -48,7 +51,7 @@ def scatter(run: Run, level: Knowledge | None = None) -> Figure | None:
     if level is not None:
         frame = frame.merge(_names(run, level), how="left", on=["dataset", "recognizer", "defense"])
         heading = f"{metric('ssim').heading} of the best attack up to {level}"
-        panels = ((f"{level}_ssim", heading, "blind_ssim", "blind floor"),)
+        panels = ((f"{level}_ssim", heading, "blind_ssim", "blind floor, or chance"),)
         if frame["rank1"].notna().any():
             heading = f"{metric('rank1').heading} of the best linkage attack up to {level}"
             panels += (("rank1", heading, "rank1_chance", "chance"),)
@@ -62,11 +65,18 @@ def scatter(run: Run, level: Knowledge | None = None) -> Figure | None:
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(groups), len(panels), squeeze=False)
     for row, ((dataset, recognizer), some) in zip(axes, groups, strict=True):
+        looks = _looks([labels.family(str(label)) for label in some["defense"]], crowded)
         for axis, panel in zip(row, panels, strict=True):
-            _draw(axis, some.dropna(subset=[panel[0]]), panel, crowded)
+            _draw(axis, some.dropna(subset=[panel[0]]), panel, looks, crowded)
         row[0].set_title(f"{dataset}, {recognizer}", loc="left", fontsize=11)
         if crowded:
-            row[-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+            row[-1].legend(
+                *row[0].get_legend_handles_labels(),
+                fontsize=8,
+                loc="center left",
+                bbox_to_anchor=(1.01, 0.5),
+                frameon=False,
+            )
     figure.draw_without_rendering()  # compute the layout first, because label positions depend on it
     figure.set_layout_engine("none")
     for axis in axes.flat:
@@ -102,16 +112,25 @@ def _spread_labels(axis: Axes) -> None:
     )
 
 
-def _draw(axis: Axes, frame: pd.DataFrame, panel: _Panel, crowded: bool) -> None:
+def _looks(families: Sequence[str], crowded: bool) -> dict[str, tuple[Any, str]]:
+    """The colour and the marker of each family, the same in all panels."""
     import seaborn  # the import takes a second, which commands that draw nothing should not spend
+
+    known = sorted(set(families)) if crowded else list(dict.fromkeys(families))
+    colours = seaborn.color_palette("husl", len(known)) if len(known) > 10 else seaborn.color_palette("colorblind", 10)
+    return {
+        family: (colours[place % len(colours)], _MARKERS[place % len(_MARKERS)] if crowded else "o")
+        for place, family in enumerate(known)
+    }
+
+
+def _draw(axis: Axes, frame: pd.DataFrame, panel: _Panel, looks: Mapping[str, tuple[Any, str]], crowded: bool) -> None:
+    import seaborn
 
     name, heading, floor, floor_name = panel
     families = {label: labels.family(str(label)) for label in frame["defense"]}
-    known = sorted(set(families.values())) if crowded else list(dict.fromkeys(families.values()))
-    colours = seaborn.color_palette("husl", len(known)) if len(known) > 10 else seaborn.color_palette("colorblind", 10)
     for family, some in frame.groupby(frame["defense"].map(families), sort=False):
-        place = known.index(str(family))
-        colour, marker = colours[place % len(colours)], _MARKERS[place % len(_MARKERS)] if crowded else "o"
+        colour, marker = looks[str(family)]
         some = some.sort_values(name)
         if len(some) > 1:
             axis.plot(some[name], some["acc"], color=colour, linewidth=1, alpha=0.5, zorder=1)
@@ -139,6 +158,14 @@ def _draw(axis: Axes, frame: pd.DataFrame, panel: _Panel, crowded: bool) -> None
     axis.set_xlabel(f"{heading} (left: more private)")
     axis.set_ylabel("accuracy")
     axis.margins(0.12)
+    if (
+        frame["acc"].max() - frame["acc"].min() > _WIDE
+    ):  # so that one that recognises nobody does not squeeze the others
+        axis.set_yscale("logit", nonpositive="clip")
+        axis.set_ylim(max(0.01, frame["acc"].min() - 0.05), 1 - min(0.002, (1 - frame["acc"].max()) / 2 or 0.002))
+        axis.yaxis.set_major_locator(FixedLocator(_TICKS))
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:g}"))
+        axis.yaxis.set_minor_locator(NullLocator())
     if not crowded:
         axis.legend(fontsize=8, loc="best", frameon=False)
     seaborn.despine(ax=axis)
