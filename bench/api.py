@@ -19,7 +19,6 @@ from bench.analysis.compare import compare
 from bench.analysis.leaderboard import leaderboard, merged
 from bench.analysis.submission import unpacked
 from bench.errors import UserError, near_miss
-from bench.labels import Knowledge
 from bench.report.leaderboard import as_html
 from bench.settings.toml import Overrides, tolerances
 from bench.storage.command import Command, note_command
@@ -238,10 +237,7 @@ class Results:
         """
         from bench.report.scatter import scatter
 
-        known = {str(one): one for one in Knowledge if one > Knowledge.BLIND}
-        if level and level not in known:
-            raise UserError(f"scatter: no level {level!r}.{near_miss(level, known)}")
-        figure = scatter(self._only("scatter"), known.get(level))
+        figure = scatter(self._only("scatter"), level)
         if figure is None:
             raise UserError(f"{self.places[0]}: fewer than two defences have both figures; nothing to compare")
         return _shown(figure)

@@ -19,11 +19,12 @@ from bench import __version__
 from bench.cli.audit import audit
 from bench.cli.console import write_any_text
 from bench.cli.data import data
+from bench.cli.figures import curve, grid, heatmap, scatter
 from bench.cli.options import err
 from bench.cli.paper import paper
 from bench.cli.plugins import check, list_, new, show
 from bench.cli.recognizer import recognizer
-from bench.cli.results import compare, costs, curve, export, grid, heatmap, leaderboard, paired, report, scatter, verify
+from bench.cli.results import compare, costs, export, leaderboard, paired, report, verify
 from bench.cli.run import clean, config, plan, run
 from bench.cli.site import repeat, site
 from bench.cli.standalone import attack, protect

@@ -26,6 +26,11 @@ out = Console()
 err = Console(stderr=True)
 
 
+def run_argument(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the folder of a finished run, as `folder`."""
+    return click.argument("folder", metavar="RUN", type=UserPath())(command)
+
+
 def with_config(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds --config, --profile and --set, as `config`, `profile` and `overrides`."""
     for option in (

@@ -1,17 +1,17 @@
-"""The commands about finished runs: tables, figures, pages, comparisons and archives."""
+"""The commands about finished runs: tables, pages, comparisons and archives."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
 
-from bench.cli.options import UserPath, out, with_config
+from bench.cli.options import UserPath, out, run_argument, with_config
 
 _FORMATS = ("md", "csv", "tex", "json")
 
@@ -25,10 +25,6 @@ def print_leaderboard(frame: Any, columns: Sequence[str] = ()) -> None:
         return
     table = wide_table(frame, columns)
     Console(width=max(out.width, needed_width(table, out))).print(table, highlight=False)
-
-
-def _run_argument(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.argument("folder", metavar="RUN", type=UserPath())(command)
 
 
 @click.command()
@@ -96,7 +92,7 @@ def leaderboard(
 
 
 @click.command()
-@_run_argument
+@run_argument
 @click.option("--by", type=click.Choice(["kind", "defense", "attack"]), default="kind", help="What to add up.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def costs(folder: Path, by: Any, as_json: bool) -> None:
@@ -124,7 +120,7 @@ def costs(folder: Path, by: Any, as_json: bool) -> None:
 
 
 @click.command()
-@_run_argument
+@run_argument
 @click.option("--output", "-o", type=UserPath(), help="The archive to write (default: RUN.zip).")
 @click.option("--plugin", "plugins", multiple=True, type=UserPath(), help="Add the .py file of an own plugin.")
 def export(folder: Path, output: Path | None, plugins: tuple[Path, ...]) -> None:
@@ -203,7 +199,7 @@ def compare(
 
 
 @click.command()
-@_run_argument
+@run_argument
 @click.argument("one", metavar="DEFENCE")
 @click.argument("other", metavar="[OTHER]", required=False)
 @click.option("--format", "fmt", type=click.Choice(["md", "csv", "json"]), default="md", show_default=True)
@@ -224,84 +220,7 @@ def paired(folder: Path, one: str, other: str | None, fmt: Any) -> None:
 
 
 @click.command()
-@_run_argument
-@click.option("--level", default="", metavar="LEVEL", help="Up to this level of knowledge, such as enrolment.")
-@click.option("--output", "-o", type=UserPath(), help="Base name (default: RUN/scatter).")
-def scatter(folder: Path, level: str, output: Path | None) -> None:
-    """Plot accuracy against the best reconstruction of any attack, as PNG and SVG.
-
-    With --level: against the best reconstruction, and the best linkage, of attacks up to that level of knowledge.
-    """
-    from bench.errors import UserError, near_miss
-    from bench.labels import Knowledge
-    from bench.report.heatmap import save
-    from bench.report.scatter import scatter as draw
-    from bench.storage.records import Run
-
-    known = {str(one): one for one in Knowledge if one > Knowledge.BLIND}
-    if level and level not in known:
-        raise UserError(f"--level: no level {level!r}.{near_miss(level, known)}")
-    figure = draw(Run(folder), known.get(level))
-    if figure is None:
-        raise UserError(f"{folder}: fewer than two defences have both figures; nothing to compare")
-    for path in save(figure, output or folder / (f"scatter_{level}" if level else "scatter")):
-        click.echo(path)
-
-
-@click.command()
-@_run_argument
-@click.option("--metric", default="ssim", show_default=True, help="ssim, psnr_db, mse, lpips or cosine.")
-@click.option("--output", "-o", type=UserPath(), help="Base name (default: RUN/curve_METRIC).")
-def curve(folder: Path, metric: str, output: Path | None) -> None:
-    """Plot the result of an attack along a sweep of one of its parameters, as PNG and SVG."""
-    from bench.errors import UserError, near_miss
-    from bench.report.curve import curve as draw
-    from bench.report.heatmap import METRICS, save
-    from bench.storage.records import Run
-
-    if metric not in METRICS:
-        raise UserError(f"no curve of {metric!r}.{near_miss(metric, METRICS)}")
-    figure = draw(Run(folder), metric)
-    if figure is None:
-        raise UserError(f"{folder}: no attack was swept; set [attacks.NAME] sweep.PARAMETER = [1, 2, 3]")
-    for path in save(figure, output or folder / f"curve_{metric.removesuffix('_db')}"):
-        click.echo(path)
-
-
-@click.command()
-@_run_argument
-@click.option(
-    "--metric",
-    default="ssim",
-    show_default=True,
-    help="ssim, psnr_db, mse, lpips or cosine; of keyed templates inverted_cosine or picture_ssim.",
-)
-@click.option("--output", "-o", type=UserPath(), help="Base name (default: RUN/heatmap_METRIC).")
-def heatmap(folder: Path, metric: str, output: Path | None) -> None:
-    """Plot defences against attacks as a heatmap, as PNG and SVG."""
-    from bench.report.heatmap import heatmap as draw
-    from bench.report.heatmap import save
-    from bench.storage.records import Run
-
-    run = Run(folder)
-    for path in save(draw(run, metric), output or folder / f"heatmap_{metric.removesuffix('_db')}"):
-        click.echo(path)
-
-
-@click.command()
-@_run_argument
-@click.option("--defense", "-d", help="Only this defence.")
-def grid(folder: Path, defense: str | None) -> None:
-    """Draw originals beside their reconstructions, one picture per defence."""
-    from bench.report.grid import write_grids
-    from bench.storage.records import Run
-
-    for path in write_grids(Run(folder), defense):
-        click.echo(path)
-
-
-@click.command()
-@_run_argument
+@run_argument
 @click.option("--output", "-o", type=UserPath(), help="The folder to write (default: RUN/report).")
 def report(folder: Path, output: Path | None) -> None:
     """Write a folder with a single page, index.html, that shows all results and needs no network."""

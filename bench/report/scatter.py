@@ -16,6 +16,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from bench import labels
 from bench.analysis.board import LEVELS, boards
 from bench.analysis.leaderboard import leaderboard
+from bench.errors import UserError, near_miss
 from bench.labels import Knowledge
 from bench.metrics.catalogue import metric
 from bench.storage.records import Run
@@ -35,7 +36,7 @@ _TICKS = [0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998]
 _RING: dict[str, Any] = {"markersize": 11, "markerfacecolor": "none", "color": "0.5", "zorder": 0}
 
 
-def scatter(run: Run, level: Knowledge | None = None) -> Figure | None:
+def scatter(run: Run, level: str = "") -> Figure | None:
     """A row of two panels per dataset and recogniser: what attacks get out of each defence against its accuracy.
 
     The panels have SSIM and PSNR of the worst attack. With a level, they have the SSIM of the best attack up to that
@@ -46,10 +47,14 @@ def scatter(run: Run, level: Knowledge | None = None) -> Figure | None:
 
     Raises:
         DataError: there are no records, or damaged ones.
+        UserError: there is no such level.
     """
+    known = [str(one) for one in Knowledge if one > Knowledge.BLIND]
+    if level and level not in known:
+        raise UserError(f"no level of knowledge {level!r}.{near_miss(level, known)}")
     frame, panels = leaderboard(run), _PANELS
-    if level is not None:
-        frame = frame.merge(_names(run, level), how="left", on=["dataset", "recognizer", "defense"])
+    if level:
+        frame = frame.merge(_names(run, LEVELS[level]), how="left", on=["dataset", "recognizer", "defense"])
         heading = f"{metric('ssim').heading} of the best attack up to {level}"
         panels = ((f"{level}_ssim", heading, "blind_ssim", "blind floor, or chance"),)
         if frame["rank1"].notna().any():

@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 from support import CONFIG, Cli
 
-from bench.labels import Knowledge
 from bench.report.scatter import _front, scatter
 from bench.storage.records import Cell, Measure, Record, Run
 
@@ -80,7 +79,7 @@ def test_up_to_a_level_names_stand_beside_pictures(tmp_path: Path, cli: Cli) -> 
         for level, rank1 in (("algorithm", 0.4), ("whitebox", 0.8)):
             cell = Cell("linkage", "faces", "net", defense, f"link@{level}", level, "template")
             run.write(Record(cell, "k", "ok", metrics={"rank1": Measure(rank1 - number / 99, n=20)}))
-    figure = scatter(run, Knowledge.ENROLMENT)
+    figure = scatter(run, "enrolment")
     assert figure is not None
     pictures, names = figure.axes
     lines = {line.get_label(): line for line in names.lines}
