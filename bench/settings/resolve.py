@@ -15,7 +15,7 @@ from bench.labels import PluginKind, kind_name
 from bench.settings import controls, keyed_canaries, registry
 from bench.settings.model import File, MetricSettings, Settings
 from bench.settings.stack import stack
-from bench.settings.toml import Overrides, default_path, overlay, read_file
+from bench.settings.toml import Overrides, default_path, named, overlay, read_file, with_profile
 from bench.settings.values import expand
 from bench.storage.keys import source_hash
 
@@ -43,25 +43,25 @@ def load(
     """
     path = path or default_path()
     file = read_file(path, profile, overrides)
-    if overrides:
-        _check_labels(file, read_file(path, profile, ()), path)
+    _check_labels(file, overrides, path, profile)
     return _resolve(file, path, given or {})
 
 
-def _check_labels(file: File, before: File, path: Path) -> None:
-    """Checks that labels which only the overrides have mean something: a misspelt one would have no effect.
+def _check_labels(file: File, overrides: Overrides, path: Path, profile: str | None) -> None:
+    """Checks that labels which only the overrides name mean something: a misspelt one would have no effect.
 
     Raises:
         UserError: a label is not in the file, names no plugin, and the run does not use it.
     """
-    named = {"attacks": [file.run.pictures], "recognizers": [file.run.judge]}
-    named["datasets"] = [file.run.public_defender, file.run.public_attacker]
-    for section, kind in _KINDS.items():
-        own, old = getattr(file, section), getattr(before, section)
-        known = [*old, *getattr(file.run, section), *named.get(section, []), *registry.names(kind)]
-        for label in own:
-            if label not in known and not {"plugin", "stack"} & set(own[label]):
-                raise UserError(f"{path}: nothing in this run is called {section}.{label}.{near_miss(label, known)}")
+    told = [name[:2] for name in named(overrides) if len(name) > 2 and name[0] in _KINDS]
+    before = with_profile(path, profile) if told else {}
+    used = {"attacks": [file.run.pictures], "recognizers": [file.run.judge]}
+    used["datasets"] = [file.run.public_defender, file.run.public_attacker]
+    for section, label in told:
+        known = [*before.get(section, {}), *getattr(file.run, section), *used.get(section, [])]
+        known += registry.names(_KINDS[section])
+        if label not in known and not {"plugin", "stack"} & set(getattr(file, section)[label]):
+            raise UserError(f"{path}: nothing in this run is called {section}.{label}.{near_miss(label, known)}")
 
 
 def _resolve(file: File, path: Path, given: Mapping[str, Mapping[str, Any]]) -> Settings:

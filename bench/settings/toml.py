@@ -60,10 +60,7 @@ def read_file(path: Path, profile: str | None, overrides: Overrides) -> File:
     Raises:
         UserError: the file or profile is missing, the file is not TOML, or a key is unknown.
     """
-    raw = _raw(path)
-    known = raw.pop("profile", {})
-    if profile is not None:
-        raw = overlay(raw, _profile(profile, known, path))
+    raw = with_profile(path, profile)
     for section, value in raw.items():
         refuse_odd_values(value, f"{path}: {section}")
     if isinstance(overrides, Mapping):
@@ -77,6 +74,23 @@ def read_file(path: Path, profile: str | None, overrides: Overrides) -> File:
         return File.model_validate(raw)
     except ValidationError as error:
         raise UserError(explained(error, path)) from error
+
+
+def with_profile(path: Path, profile: str | None) -> dict[str, Any]:
+    """The file's tables with those of its profile, not validated.
+
+    Raises:
+        UserError: the file or profile is missing, or the file is not TOML.
+    """
+    raw = _raw(path)
+    known = raw.pop("profile", {})
+    return raw if profile is None else overlay(raw, _profile(profile, known, path))
+
+
+def named(overrides: Overrides) -> list[list[str]]:
+    """The parts of the names that are overridden."""
+    texts = overrides if isinstance(overrides, Mapping) else [text.partition("=")[0].strip() for text in overrides]
+    return [split_name(str(text)) for text in texts]
 
 
 def _profile(name: str, profiles: Mapping[str, Any], path: Path) -> dict[str, Any]:
