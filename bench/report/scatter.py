@@ -58,7 +58,7 @@ def scatter(run: Run, level: str = "") -> Figure | None:
         heading = f"{metric('ssim').heading} of the best attack up to {level}"
         panels = ((f"{level}_ssim", heading, "blind_ssim", "blind floor, or chance"),)
         if frame["rank1"].notna().any():
-            heading = f"{metric('rank1').heading} of the best linkage attack up to {level}"
+            heading = f"{metric('rank1').heading} of linkage up to {level}"
             panels += (("rank1", heading, "rank1_chance", "chance"),)
     frame = frame.dropna(subset=["acc", panels[0][0]])
     groups = [(place, some) for place, some in frame.groupby(["dataset", "recognizer"], sort=False) if len(some) > 1]
