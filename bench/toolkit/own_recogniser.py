@@ -10,6 +10,7 @@ from torch.nn import functional
 from bench.contracts import FaceSet, Rng, State
 from bench.errors import NotApplicable
 from bench.toolkit.embedding_training import Recipe, train_embedding
+from bench.toolkit.principal import principal_axes
 
 DIMENSIONS = 128  #: of the network's embedding
 _BATCH = 50
@@ -72,7 +73,7 @@ def fisherfaces(public: FaceSet, device: torch.device) -> State:
     ).double()
     centre = rows.mean(0)
     rows -= centre
-    components = _components(rows)
+    components = principal_axes(rows, _COMPONENTS)
     seen = rows @ components
     people = torch.from_numpy(np.unique(np.array(public.subjects, dtype=object), return_inverse=True)[1]).to(device)
     counts = torch.bincount(people)
@@ -100,16 +101,3 @@ def _small(images: Tensor) -> Tensor:
     return functional.interpolate(images, (_SIDE, _SIDE), mode="bilinear", antialias=True, align_corners=False).flatten(
         1
     )
-
-
-def _components(rows: Tensor) -> Tensor:
-    """Principal axes (D, K) of centred rows (N, D), from the smaller of the two matrices of products."""
-    count, size = rows.shape
-    if size <= count:
-        lengths, axes = torch.linalg.eigh(rows.T @ rows)
-    else:
-        lengths, sides = torch.linalg.eigh(rows @ rows.T)
-        axes = rows.T @ sides / lengths.clamp_min(1e-12).sqrt()
-    kept = torch.nonzero(lengths > 1e-6 * lengths[-1]).flatten()[-_COMPONENTS:]
-    found: Tensor = axes[:, kept]
-    return found

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from bench.contracts import FaceSet, Rng, State
 from bench.errors import NotApplicable
+from bench.toolkit.principal import principal_axes
 
 LEAST = 4  #: people of each answer without which a trait cannot be learned
 _FOLDS = 4  #: of the attacker's people
@@ -48,7 +49,7 @@ def train_probes(
         raise NotApplicable(f"no trait of the attacker's faces has {LEAST} people of each answer")
     values = values.double()
     mean, scale = values.mean(0), values.std(0).clamp_min(1e-6)
-    axes = _principal((values - mean) / scale)
+    axes = principal_axes((values - mean) / scale, _COMPONENTS)
     seen = ((values - mean) / scale @ axes).float()
     tensors = {"mean": mean.float(), "scale": scale.float(), "axes": axes.float()}
     losses = {}
@@ -126,19 +127,6 @@ def _network(seen: Tensor, truth: Tensor, held: Tensor, told: Tensor, hidden: in
             if since >= _PATIENCE:
                 break
     return best
-
-
-def _principal(values: Tensor) -> Tensor:
-    """The first principal axes (D, K) of centred values (N, D), from the smaller of the two matrices of products."""
-    count, size = values.shape
-    if size <= count:
-        lengths, axes = torch.linalg.eigh(values.T @ values)
-    else:
-        lengths, sides = torch.linalg.eigh(values @ values.T)
-        axes = values.T @ sides / lengths.clamp_min(1e-12).sqrt()
-    kept = torch.nonzero(lengths > 1e-6 * lengths[-1]).flatten()[-_COMPONENTS:]
-    found: Tensor = axes[:, kept].flip(1)
-    return found
 
 
 def _folds(owners: NDArray[np.object_], answers: NDArray[np.float32], rng: Rng) -> Tensor:
