@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,12 @@ def leaderboard(run: Run) -> pd.DataFrame:
     Raises:
         DataError: there are no records, or damaged ones.
     """
-    rows = []
+    return _leaderboard(run.folder.absolute(), run.state()).copy()
+
+
+@lru_cache(maxsize=2)  # a report needs it for its tables, its page and its figures
+def _leaderboard(folder: Path, _: object) -> pd.DataFrame:
+    run, rows = Run(folder), []
     for board in boards(run):
         costs = accuracy_costs(run, board)
         rows += [_row(board, defense, costs[defense]) for defense in board.defenses]

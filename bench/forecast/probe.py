@@ -49,7 +49,7 @@ _STEPS = 4  #: timed steps of an attack's optimisation
 _FURTHER = 2  #: timed epochs after the first
 _FIT_STEPS = 2  #: timed training steps of a defence
 _TRAITS = 5  #: traits of a timed attack on these
-_LONG = 5.0  #: seconds beyond which warm-up does not matter
+_LONG = 1.0  #: seconds beyond which warm-up does not matter
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,9 @@ def _shortened(plugin: Any) -> Any:
 
 def _hastened(attack: ReconstructionAttack) -> tuple[ReconstructionAttack, float]:
     """The attack with a short search, and how many times longer the full one takes."""
-    for name, few in (("iterations", _STEPS), ("queries", getattr(attack, "candidates", 1) + 1)):
+    for name, few in (
+        ("iterations", _STEPS), ("rounds", _STEPS), ("queries", getattr(attack, "candidates", 1) + 1)
+    ):  # fmt: skip
         asked = getattr(attack, name, few)
         if asked > few:
             return replace(attack, **{name: few}), asked / few
@@ -217,9 +219,12 @@ class Probe:
         for _ in range(bases):
             attack = attack.base
         # The cost depends on the defence if the attack runs it; a decoder costs the same for all that share a client.
+        # On a control, an attack costs what it costs on the defence itself.
+        if isinstance(self.settings.defenses[defense], Control):
+            defense = harness_part(defense)[0]
+        plugin = self.settings.defenses[defense]
         apart = attack.level >= Knowledge.ALGORITHM or attack.asks_stolen or attack.depends_on_server
-        apart = apart or self.settings.defenses[defense].has_own_client
-        key = (label, defense if apart else "", bases)
+        key = (label, _costs_like(plugin) if apart or plugin.has_own_client else "", bases)
         if key not in self._attacked:
             try:
                 self._attacked[key] = self._probed(attack, self._defense(defense))

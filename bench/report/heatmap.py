@@ -45,8 +45,11 @@ def heatmap(run: Run, metric: str = "ssim") -> Figure:
     figure = Figure(figsize=(width, sum(heights)), layout="constrained")
     FigureCanvasAgg(figure)  # seaborn needs a renderer
     axes = figure.subplots(len(some), 1, squeeze=False, height_ratios=heights)[:, 0]
+    # seaborn draws the whole figure after each map, only to look for tick labels that overlap
+    figure.set_visible(False)
     for axis, board in zip(axes, some, strict=True):
         _draw(axis, board, metric, kind)
+    figure.set_visible(True)
     return figure
 
 

@@ -35,13 +35,17 @@ def render_accuracies(frame: pd.DataFrame, reference: str, fmt: Format) -> str:
     rows = [["dataset", "recogniser", "defence", "ACC", f"minus {reference}", "p", "p (Holm)", "pairs"]]
     for row in frame.to_dict("records"):
         difference = figure_text(row["difference"], row["difference_low"], row["difference_high"], 3)
-        place, shares = [row["dataset"], row["recognizer"], row["defense"]], [f"{row[p]:.3f}" for p in ("p", "p_holm")]
+        place, shares = [row["dataset"], row["recognizer"], row["defense"]], [_p(row[p]) for p in ("p", "p_holm")]
         rows.append([*place, f"{row['acc']:.3f}", difference, *shares, str(row["n"])])
     note = (
         "Differences on the same pairs, with 95 % intervals that allow for pairs that share a person. p (Holm) is "
         "corrected for the number of defences on the dataset."
     )
     return f"## Accuracy, against {reference}\n\n{markdown(rows)}\n\n{note}\n"
+
+
+def _p(value: float) -> str:
+    return "≤ .001" if value <= 0.001 else f"{value:.3f}".removeprefix("0")
 
 
 def _for_scripts(frame: pd.DataFrame, fmt: Format) -> str:
