@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -188,6 +189,7 @@ _FACELESS_JUDGED = "judged photographs without a face, counted as failures"
 _JUDGED = "public photographs that are copies of judged ones, left out"
 _TWICE = "public photographs that are copies of another person's, left out"
 _DOUBTFUL = "judged photographs that are copies of one another"
+_SHOWN = 3  #: parts of a file's path that tell it from others: CFP's are 001/frontal/01.jpg
 
 
 def _without_copies(public: FaceSet, judged: FaceSet) -> tuple[FaceSet, dict[str, Sequence[str]]]:
@@ -195,9 +197,9 @@ def _without_copies(public: FaceSet, judged: FaceSet) -> tuple[FaceSet, dict[str
     if public.originals is None or judged.originals is None:
         return public, {}
     own, theirs, people = public.originals, judged.originals, public.subjects or public.names
-    known = {j: f"{own.files[j]} = {theirs.files[i]}" for i, j in copies(theirs, own)}
+    known = {j: _same(own.files[j], theirs.files[i]) for i, j in copies(theirs, own)}
     again = {
-        j: f"{own.files[j]} = {own.files[i]}"
+        j: _same(own.files[j], own.files[i])
         for i, j in copies(own, own)
         if i < j and people[i] != people[j] and i not in known and j not in known
     }
@@ -211,8 +213,13 @@ def copies_among(judged: FaceSet) -> dict[str, Sequence[str]]:
     if judged.originals is None:
         return {}
     files = judged.originals.files
-    found = [f"{files[j]} = {files[i]}" for i, j in copies(judged.originals, judged.originals) if i < j]
+    found = [_same(files[j], files[i]) for i, j in copies(judged.originals, judged.originals) if i < j]
     return {_DOUBTFUL: found} if found else {}
+
+
+def _same(one: str, other: str) -> str:
+    """Two copies, without the folders above their set: records are published."""
+    return " = ".join("/".join(Path(file).parts[-_SHOWN:]) for file in (one, other))
 
 
 def split_public(public: FaceSet, rng: Rng) -> tuple[FaceSet, FaceSet]:

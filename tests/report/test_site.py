@@ -122,6 +122,8 @@ def test_the_committed_archives_are_sound(path: Path) -> None:
     assert verify(path) == []
     with unpacked(path) as run:
         assert read_command(run.folder), "it says how to repeat it"
+        for file in run.folder.rglob("*.json"):
+            assert not re.search(r'"/\w+/', file.read_text()), f"{file.name} names a folder of somebody's machine"
 
 
 def test_the_committed_leaderboard_is_small_and_builds(cli: Cli, tmp_path: Path) -> None:
