@@ -21,6 +21,7 @@ from bench.storage.records import Run
 
 _PEOPLE = 8  #: maximum number of columns
 _WIDTH, _GAP, _CAPTION, _TITLE = 1.0, 0.06, 0.17, 0.5  #: inches: picture, gap, space under a picture, space above all
+_DPI = 150  #: so a face of 112 pixels is hardly enlarged
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +122,7 @@ def write_grids(run: Run, defense: str | None = None) -> list[Path]:
                 name = _place(board, label, some)
                 if shared[name] > 1:  # for example a_b with c, and a with b_c
                     name = file_name(board.dataset, board.recognizer, label)
-                written += save(figure, run.folder / f"grid_{name}", ("png",))
+                written += save(figure, run.folder / f"grid_{name}", ("png",), _DPI)
     return written
 
 

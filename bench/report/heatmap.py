@@ -146,7 +146,7 @@ def _label(value: float, decimals: int) -> str:
     return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text
 
 
-def save(figure: Figure, base: Path, formats: tuple[str, ...] = ("png", "svg")) -> list[Path]:
+def save(figure: Figure, base: Path, formats: tuple[str, ...] = ("png", "svg"), dpi: int = 200) -> list[Path]:
     """Writes BASE.png and BASE.svg; the same picture gives the same bytes."""
     written = []
     for suffix in formats:
@@ -155,7 +155,7 @@ def save(figure: Figure, base: Path, formats: tuple[str, ...] = ("png", "svg")) 
         if suffix == "png":  # faster than zlib's default level, an eighth larger
             how = {"metadata": {"Software": None}, "pil_kwargs": {"compress_level": 3}}
         with replacing(path) as temporary, rc_context({"svg.hashsalt": "veilbench", "svg.fonttype": "none"}):
-            figure.savefig(temporary, format=suffix, dpi=200, **how)
+            figure.savefig(temporary, format=suffix, dpi=dpi, **how)
         figure.set_layout_engine("none")  # the layout is final, so compute it only once
         written.append(path)
     return written
