@@ -99,7 +99,7 @@ def defense_page(label: str) -> str:
 
 
 def read(archives: Sequence[Path]) -> list[Row]:
-    """The rows of all archives, by family, dataset, recogniser and defence.
+    """The rows of all archives, by family, dataset, recogniser and archive; those that no attack faced are last.
 
     Raises:
         DataError: an archive cannot be read, or was changed after it was made.
@@ -113,7 +113,7 @@ def read(archives: Sequence[Path]) -> list[Row]:
             for board in some:
                 found += _keyed_rows(board, place.name, told)
     order = list(FAMILIES)
-    return sorted(found, key=lambda r: (order.index(r.family), r.dataset, r.recognizer, r.archive))
+    return sorted(found, key=lambda r: (order.index(r.family), not r.levels, r.dataset, r.recognizer, r.archive))
 
 
 # ----------------------------------------------------------------------------------------- features and frequencies
