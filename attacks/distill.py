@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from bench.contracts import Defense, FaceSet, ImageRng, Knowledge, Leak, LinkageAttack, Oracle, Rng, State
 from bench.errors import NotApplicable
-from bench.toolkit.decoders.disturbed import grainy
+from bench.toolkit.decoders.disturbed import TrainingNoise
 from bench.toolkit.embedding_training import Recipe, train_embedding
 from bench.toolkit.own_templates import own_templates
 from bench.toolkit.template_cache import TemplateCache
@@ -82,10 +82,11 @@ class Distill(LinkageAttack):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(rng.child("weights").seed)
             clean = _student(oracle.feature_shape, self.width, size)
-        noise, features = rng.child("augment").torch(), self._features(oracle, len(public))
+        noise = TrainingNoise(self.augment, rng.child("augment").torch())
+        features = self._features(oracle, len(public))
         first = train_embedding(
             clean,
-            lambda images: grainy(features(images), self.augment, noise),
+            lambda images: noise.grainy(features(images)),
             public,
             replace(self.recipe, loss="softmax+triplet" if teacher is None else "distill"),
             rng.child("clean"),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bench.contracts import Defense, FaceSet, ImageRng, Knowledge, Leak, Oracle, ReconstructionAttack, Rng, State
 from bench.errors import NotApplicable
 from bench.toolkit.decoders import DecoderAttack, Training, build_decoder, filled_decoder, train_decoder
-from bench.toolkit.decoders.disturbed import disturbing, grainy
+from bench.toolkit.decoders.disturbed import TrainingNoise
 from bench.toolkit.decoders.networks import Architecture
 from bench.toolkit.image_search import SEARCHES, Posterior, Search, best_search
 from bench.toolkit.noise_law import NoiseLaw, noise_law
@@ -101,18 +101,18 @@ class Snap(DecoderAttack):
             )
 
         shapes = (oracle.feature_shape, oracle.layout, oracle.image_size)
-        source = rng.child("disturb").torch()
+        noise = TrainingNoise(self.augment, rng.child("disturb").torch())
         first = trained(
             lambda: build_decoder(self._spec, *shapes),
             self.training,
-            lambda features: grainy(features, self.augment, source),
+            noise.grainy,
             rng,
             "training Snap's decoder on noise",
         )
         second = trained(
             lambda: filled_decoder(self._spec, first, *shapes),
             replace(self.training, learning_rate=self.training.learning_rate / 2),
-            disturbing(self.augment, source),
+            noise.mixed,
             rng.child("corrections"),
             "training Snap's decoder on corrections",
         )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.contracts import Conv, Defense, FaceSet, ImageRng, Knowledge, Leak, Oracle, ReconstructionAttack, Rng, State
-from bench.toolkit.decoders.disturbed import grainy
+from bench.toolkit.decoders.disturbed import TrainingNoise
 from bench.toolkit.decoders.networks import Architecture, DecoderSpec, Norm, build_decoder, set_batch_statistics
 from bench.toolkit.decoders.training import Training, train_decoder
 from bench.toolkit.own_templates import own_templates
@@ -185,5 +185,5 @@ class DecoderAttack(ReconstructionAttack):
 
 def _noisy(encode: Callable[[Tensor], Tensor], most: float, rng: Rng) -> Callable[[Tensor], Tensor]:
     """Features with many kinds of noise, so that the decoder depends less on single values."""
-    source = rng.torch()
-    return lambda images: grainy(encode(images), most, source)
+    noise = TrainingNoise(most, rng.torch())
+    return lambda images: noise.grainy(encode(images))
