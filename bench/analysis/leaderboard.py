@@ -40,7 +40,8 @@ def leaderboard(run: Run) -> pd.DataFrame:
     `acc_cost`: accuracy of the undefended system minus this one's. Attacks that failed the run's self-test do not
     count. `best_known_*`: published elsewhere, on other data, never ranked. `bound_ssim`: the best attack per image,
     averaged (an upper bound that no single attack reaches). If an attack that other defences faced is missing, it is
-    empty, `bound_note` says so, and `worst_*` is a lower bound. `blind_*`: the best guess that ignores the template.
+    empty, `bound_note` says so, and `worst_*` is a lower bound, as are the levels' figures for which `LEVEL_bound_note`
+    names an attack. `blind_*`: the best guess that ignores the template.
     `mse_floor`: the van Trees bound, for noise of a known law; `lowest_mse`: the best attack's on one template.
     `pareto`: the levels up to which the row is on the front over privacy, accuracy, size and time
     (`bench.analysis.pareto`). `failed`: cells without a figure. Keyed defences have a leaderboard of their own
@@ -68,6 +69,9 @@ def lower_bound(row: Mapping[Any, Any], name: str) -> str:
     """The reason why a figure of a row is only a lower bound ("≥"); empty if it is not."""
     if name == "worst_ssim":
         return str(row["bound_note"])
+    level, _, metric = name.partition("_")
+    if level in LEVELS and metric in ("ssim", "psnr_db"):
+        return str(row.get(f"{level}_bound_note", ""))
     trained_on = name in ("acc", "acc_raw_probe") and UNFINISHED_SERVER in row["flags"].split("; ")
     return UNFINISHED_SERVER if trained_on else ""
 
@@ -143,9 +147,13 @@ def _row(board: Board, defense: str, cost: Measure) -> dict[str, Any]:
     row["worst_optimism"] = worst.optimism.get("ssim", 0.0) if worst else None
     for name in ("ssim", "psnr_db", "cosine", "judge_cosine", "lpips"):
         put(f"worst_{name}", worst.metric(name) if worst else UNKNOWN)
+    missing = _missing(board, attacks, void)
+    levels = {e.cell.attack: LEVELS[e.cell.level] for e in board.entries if e.cell.kind == "reconstruction"}
     for level in Knowledge:
         if level > Knowledge.BLIND:
             best = up_to.get(level)
+            below = [name for name in missing if levels[name] <= level]
+            row[f"{level}_bound_note"] = f"incomplete: {', '.join(below)}" if best and below else ""
             row[f"{level}_attack"] = best.entry.cell.attack if best else ""
             for name in ("ssim", "psnr_db"):
                 put(f"{level}_{name}", best.metric(name) if best else UNKNOWN)
@@ -153,7 +161,7 @@ def _row(board: Board, defense: str, cost: Measure) -> dict[str, Any]:
     row["best_known_ssim"], row["best_known_source"] = (known.ssim, known.source) if known else (None, "")
     for name in ("ssim", "psnr_db"):
         put(f"blind_{name}", blind.metric(name) if blind else UNKNOWN)
-    bound, note = _bound(board, [e for e in attacks if e.skipped], [e for e in good if e.cell.attack not in void])
+    bound, note = _bound(board, missing, [e for e in good if e.cell.attack not in void])
     put("bound_ssim", bound)
     row["bound_note"] = note
     replays = [
@@ -218,9 +226,14 @@ def _presents_template_images(board: Board, replay: Entry) -> bool:
     return info.get("presents") == "image" and (wrapped is None or wrapped.cell.leaks == "template")
 
 
-def _bound(board: Board, skipped: list[Entry], good: list[Entry]) -> tuple[Measure, str]:
+def _missing(board: Board, attacks: Sequence[Entry], void: Collection[str]) -> list[str]:
+    """The attacks that other defences faced, and this one did not, though they apply to it."""
+    faced = {e.cell.attack for e in attacks if e.skipped or not e.failed}
+    return sorted(set(board.attacks) - set(void) - faced)
+
+
+def _bound(board: Board, missing: Sequence[str], good: list[Entry]) -> tuple[Measure, str]:
     """The highest SSIM of any attack per image (the oracle upper bound)."""
-    missing = sorted(set(board.attacks) - void_attacks(board) - {e.cell.attack for e in [*good, *skipped]})
     if missing or not good:
         return UNKNOWN, f"incomplete: {', '.join(missing) or 'no attack'}"
     tables = [e.scores.set_index("name") for e in good if e.scores is not None]

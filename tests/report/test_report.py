@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from bench.analysis.leaderboard import leaderboard
+from bench.analysis.leaderboard import leaderboard, lower_bound
 from bench.errors import DataError, UserError
 from bench.report.grid import write_grids
 from bench.report.heatmap import heatmap, save
@@ -85,6 +85,15 @@ def test_what_failed_is_shown_and_never_averaged_away(run: Run) -> None:
     assert "failed: error: RuntimeError: out of luck" in text
     assert "skipped: not asked for" in text and "failed: skipped" not in text
     assert "unavailable: no backbone" in text
+
+
+def test_a_level_is_a_lower_bound_if_an_attack_of_it_is_missing(run: Run) -> None:
+    _reconstruction(run, "veil_1", "guess", "encoder", 0.2)
+    board = leaderboard(run).set_index("defense")
+    assert lower_bound(board.loc["mist"], "encoder_ssim") == "incomplete: guess"
+    assert lower_bound(board.loc["veil_1"], "encoder_ssim") == lower_bound(board.loc["veil_1"], "blind_ssim") == ""
+    row = next(line for line in render(leaderboard(run), "md").splitlines() if line.startswith("| mist"))
+    assert row.count("≥") == 2
 
 
 def test_a_row_below_the_blind_floor_is_flagged(run: Run) -> None:
