@@ -132,6 +132,7 @@ def test_a_training_stops_once_its_loss_has_settled(scene) -> None:  # type: ign
     assert long["epochs"] == len(long["curve_held_out_l1"]) < 40 and "settled" in long["stopped"]
     short = _train(scene, "res", schedule="settle", epochs=3)[1].info
     assert (short["epochs"], short["stopped"]) == (3, "after all epochs")
+    assert (long["converged"], short["converged"]) == (True, False)
 
 
 def test_training_wants_faces(scene) -> None:  # type: ignore[no-untyped-def]

@@ -20,7 +20,7 @@ from bench.toolkit.template_cache import TemplateCache
 
 _BATCH = 50  #: number of faces enrolled together, unless the defence specifies it
 _ENROLLED = 500
-_ADAPTATION = Training(epochs=10, learning_rate=1e-3, flip=False)
+_ADAPTATION = Training(epochs=7, learning_rate=1e-3, flip=False, schedule="settle")
 
 
 def restore_decoder(

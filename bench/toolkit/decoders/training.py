@@ -19,7 +19,9 @@ from bench.toolkit.precision import as_decoder_input, autocast, precision_name
 from bench.toolkit.progress import track
 
 _HELD_OUT = 64  #: maximum number of held-out images, on which the curve is measured
-_SETTLED = 0.02  #: converged: the held-out loss improved by less than this fraction over the last fifth of the epochs
+#: converged: the held-out loss improved by less than this fraction, over the last fifth of the epochs; with schedule =
+#: "settle", over `_PATIENCE` epochs of a constant rate
+_SETTLED = 0.02
 _PATIENCE = 2  #: epochs in which a loss that improves by less than `_SETTLED` has settled (schedule = "settle")
 _FALL = 4  #: the rate falls to zero over one in so many epochs (schedule = "settle")
 
@@ -53,7 +55,7 @@ class _Rate:
         self._settings, self._batches = settings, batches
         self._steps = settings.epochs * batches
         self._fall = max(1, settings.epochs // _FALL) * batches
-        self.settled = False
+        self.settles, self.settled = settings.schedule == "settle", False
         self.end = self._steps  #: number of steps
         self._from = self._steps - self._fall  #: the step at which the rate starts to fall (schedule = "settle")
 
@@ -63,13 +65,13 @@ class _Rate:
         if self._settings.schedule == "constant":
             return peak
         warm = min(1.0, (step + 1) / max(1, self._steps // 20))
-        if self._settings.schedule == "settle":
+        if self.settles:
             return peak * warm * min(1.0, (self.end - step) / self._fall)
         return peak * warm * 0.5 * (1 + math.cos(math.pi * step / self._steps))
 
     def look(self, step: int, curve: Sequence[float]) -> None:
         """After an epoch: lets the rate fall from now on if the held-out loss has settled."""
-        if self._settings.schedule != "settle" or step + 1 >= self._from or len(curve) <= _PATIENCE:
+        if not self.settles or step + 1 >= self._from or len(curve) <= _PATIENCE:
             return
         if min(curve[-_PATIENCE:]) > (1 - _SETTLED) * min(curve[:-_PATIENCE]):
             self.settled, self._from, self.end = True, step + 1, step + 1 + self._fall
@@ -175,9 +177,11 @@ def train_decoder(
 
 def _account(curve: list[float], rate: _Rate, images: int, seconds: float, device: torch.device) -> dict[str, Any]:
     before = curve[max(0, len(curve) - 1 - max(1, len(curve) // 5))]
+    calm = len(curve) > 1 and (before - curve[-1]) < _SETTLED * before
     return {
         "curve_held_out_l1": [round(loss, 6) for loss in curve],
-        "converged": len(curve) > 1 and (before - curve[-1]) < _SETTLED * before,
+        # A falling rate always lowers the loss: what counts is whether it had settled before.
+        "converged": rate.settled if rate.settles else calm,
         "images": images,
         "epochs": len(curve),
         "stopped": "the held-out loss had settled" if rate.settled else "after all epochs",
