@@ -85,7 +85,7 @@ def _trade_off(filled: Filled) -> Figure:
         )
     axis.set(xlabel="PSNR of ResRec's reconstructions, dB (lower: more private)", ylabel="accuracy, %")
     axis.grid(lw=0.3, alpha=0.6)
-    axis.legend(frameon=False, loc="lower right")
+    figure.legend(frameon=False, loc="outside upper left")  # points and their bars may lie anywhere
     _under(
         figure,
         f"{caption(filled)} Along each line, from the right: bounds of {', '.join(f'{b:g}' for b in BOUNDS)}. "
