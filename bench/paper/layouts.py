@@ -89,7 +89,8 @@ def layout(name: str, paper: PaperSettings, knowledge: str = "") -> Layout:
     Raises:
         UserError: `[paper]` lacks something that it needs.
     """
-    for part in ("recognizer", "methods", "shadows", "attacks", "bounds"):
+    swept = ("bounds",) if name in ("figure3", "figure4") else ()
+    for part in ("recognizer", "methods", "shadows", "attacks", *swept):
         if not getattr(paper, part):
             raise UserError(f"[paper] {part} is not set: it must name the label for this part of the paper")
     if MAIN not in paper.attacks:

@@ -154,12 +154,13 @@ def test_no_data_at_all_leaves_the_published_figures(tmp_path: Path, cli: Cli, m
 def test_settings_that_do_not_fit_are_one_line(tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     config = ("--config", str(ROOT / "bench.toml"), "-p", "tiny", "-q")
-    for arguments, said in (
-        (("--knowledge", "omniscient"), "resrec@omniscient"),
-        (("--set", "paper.bounds="), "[paper] bounds is not set"),
-        (("--set", "paper.datasets.lwf=x"), "paper.datasets.lwf"),
+    for what, arguments, said in (
+        ("table4", ("--knowledge", "omniscient"), "resrec@omniscient"),
+        ("figure4", ("--set", "paper.bounds="), "[paper] bounds is not set"),
+        ("table4", ("--set", "paper.recognizer="), "[paper] recognizer is not set"),
+        ("table4", ("--set", "paper.datasets.lwf=x"), "paper.datasets.lwf"),
     ):
-        done = cli("paper", "table4", *config, *arguments, status=2)
+        done = cli("paper", what, *config, *arguments, status=2)
         assert len(done.stderr.strip().splitlines()) == 1 and said.split("@")[-1] in done.stderr, done.stderr
 
 
