@@ -8,20 +8,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 
 from bench.contracts import Defense, KeyedAttack, LinkageAttack, ReconstructionAttack, ReplayAttack, TraitAttack
 from bench.metrics.bootstrap import measure
 from bench.metrics.catalogue import MEAN_INTERVAL, PSNR_CAP_DB, RATE_INTERVAL, SHARE_INTERVAL
-from bench.metrics.image import IMAGE_SETTINGS, image_scores
-from bench.metrics.perceptual import Lpips, Unavailable
+from bench.metrics.image import IMAGE_SETTINGS
+from bench.metrics.perceptual import Unavailable
 from bench.metrics.proportions import CHOSEN_THRESHOLDS, proportion
 from bench.metrics.rates import accuracy_share, error_rates
 from bench.metrics.verification import FoldAccuracy, Impostors, accepted, fold_accuracy
@@ -29,17 +26,15 @@ from bench.plan import Job
 from bench.runner import artefacts
 from bench.runner.batches import attacked_first
 from bench.runner.context import LoadedScene, RunContext
+from bench.runner.image_scores import ImageScorer, owners_of
 from bench.runner.keyed_judging import judge_crossmatch, judge_inversion, judge_protection, leaks
 from bench.runner.pictures import judge_pictures, picture_samples
 from bench.runner.second_recognizer import SETTINGS as SECOND
-from bench.runner.second_recognizer import KnownFaces, SecondRecognizer
 from bench.runner.traits import judge_traits
 from bench.seeds import derive_seed
 from bench.storage.arrays import Rows, read_state
 from bench.storage.records import Measure
-from bench.toolkit.progress import track
 
-_BATCH = 50
 _CONVERGED = 0.9  #: a record is flagged as not converged if fewer than this fraction of its images converged
 _VANISHED = 1e-10  #: a smaller gradient norm has no effect; a norm larger than its inverse has too much
 _NAMED = 5  #: the number of odd files that a record names
@@ -65,7 +60,7 @@ class Judge:
 
     def __init__(self, context: RunContext) -> None:
         self.context = context
-        self._known: dict[str, KnownFaces] = {}
+        self._scorer = ImageScorer(context)
 
     def judge(self, job: Job) -> Verdict:
         """Judges one cell, whose artefacts exist."""
@@ -81,18 +76,6 @@ class Judge:
             "picture": self._under_keys,
         }
         return by_kind[job.cell.kind](job)
-
-    @cached_property
-    def _lpips(self) -> Lpips | Unavailable:
-        metrics = self.context.settings.metrics
-        if not metrics.lpips:
-            return Unavailable("switched off: metrics.lpips")
-        backbone = Path(metrics.lpips_backbone) if metrics.lpips_backbone else None
-        return Lpips.load(backbone, device=self.context.device, download=metrics.lpips_download)
-
-    def _owners(self, loaded: LoadedScene) -> NDArray[np.object_]:
-        """The person that each test image shows; each unknown person counts as a different one."""
-        return np.array(loaded.test.subjects or loaded.test.names, dtype=object)
 
     def _measure(self, job: Job, values: NDArray[Any], owners: NDArray[np.object_]) -> Measure:
         # Every cell of a dataset uses the same resamples, so that differences are paired.
@@ -119,7 +102,7 @@ class Judge:
     def _utility(self, job: Job) -> Verdict:
         loaded = self.context.loaded(job.scene)
         stored, probes = self._embeddings(job)
-        pairs, owners = loaded.pairs, self._owners(loaded)
+        pairs, owners = loaded.pairs, owners_of(loaded)
         similarity, decisions = self._decisions(loaded, stored, stored)
         raw_similarity, raw_decisions = self._decisions(loaded, stored, probes)
         pair_owners = np.stack([owners[pairs.left], owners[pairs.right]], 1)
@@ -243,52 +226,29 @@ class Judge:
 
     def _reconstruction(self, job: Job) -> Verdict:
         loaded = self.context.loaded(job.scene)
-        made, identity = job.need("reconstruction"), job.need("identity")
-        assert made is not None and identity is not None
+        made = job.need("reconstruction")
+        assert made is not None
         rebuilt_by = artefacts.Reconstructions.read(self.context.ready(made))
         images, rows = rebuilt_by.images, rebuilt_by.rows
-        clean = artefacts.read_identity(self.context.ready(identity))[rows]
         test = loaded.test.subset(rows)
-        owners = self._owners(loaded)[rows]
-        strangers = test.subset(_somebody_else(owners))
-        second = self._second(job, loaded)
-        columns: dict[str, list[NDArray[Any]]] = {}
-        crops: list[NDArray[Any]] = []
-        steps = range(0, len(test), _BATCH)
-        for start in track(steps, f"judging: {job.cell.defense} x {job.cell.attack}", len(steps)):
-            some = slice(start, start + _BATCH)
-            original = test.batch(some)
-            rebuilt = torch.from_numpy(images[some]).float()
-            scores = dict(image_scores(original, rebuilt))
-            if not isinstance(self._lpips, Unavailable):
-                scores["lpips"] = self._lpips(original, rebuilt)
-            with torch.no_grad():
-                again = loaded.network.embed(loaded.network.extract(rebuilt.to(self.context.device))).cpu().numpy()
-            scores["cosine"] = (again * clean[some]).sum(1).astype(np.float64)
-            if second is not None:
-                judge, known = second
-                seen = known.embeddings[rows[some]]
-                scores["judge_cosine"] = (judge.see(rebuilt) * seen).sum(1).astype(np.float64)
-                if judge.transform is not None:
-                    crops.append((judge.see(original) * seen).sum(1))
-            scores["ssim_other"] = image_scores(strangers.batch(some), rebuilt)["ssim"]
-            for name, values in scores.items():
-                columns.setdefault(name, []).append(values)
-        table = pd.DataFrame({name: np.concatenate(parts) for name, parts in columns.items()})
-        metrics = {name: self._measure(job, table[name].to_numpy(), owners) for name in columns}
+        owners = owners_of(loaded)[rows]
+        second = self._scorer.second(job, loaded)
+        table, in_this_crop = self._scorer.scores(job, loaded, images, rows)
+        metrics = {name: self._measure(job, table[name].to_numpy(), owners) for name in map(str, table)}
         judged: dict[str, Any] = {}
         if second is not None:
             shares, accepted = second[1].accepted(table["judge_cosine"].to_numpy(), rows)
             metrics |= shares
             table = table.assign(**accepted)
             judged = {"judge": self.context.settings.run.judge}
-            if crops:  # what a perfect reconstruction would reach, which lacks what lies outside its crop
-                judged["judge_cosine_of_the_original_in_this_crop"] = round(float(np.concatenate(crops).mean()), 4)
+            # What a perfect reconstruction would reach, which lacks what lies outside its crop.
+            if in_this_crop is not None:
+                judged["judge_cosine_of_the_original_in_this_crop"] = round(in_this_crop, 4)
         lpips: dict[str, Any] = {}
-        if isinstance(self._lpips, Unavailable):
-            metrics["lpips"] = Measure(None, note=f"unavailable: {self._lpips.reason}")
+        if isinstance(self._scorer.lpips, Unavailable):
+            metrics["lpips"] = Measure(None, note=f"unavailable: {self._scorer.lpips.reason}")
         else:
-            lpips = {"lpips": self._lpips.settings}
+            lpips = {"lpips": self._scorer.lpips.settings}
         table.insert(0, "name", list(test.names))
         table.insert(1, "subject", owners)
         settings = {
@@ -307,18 +267,9 @@ class Judge:
         flags += _attack_flags(attacked.info if attacked else {}, metrics)
         return Verdict(metrics, table, samples, self._parameters(job), {}, flags, info, settings)
 
-    def _second(self, job: Job, loaded: LoadedScene) -> tuple[SecondRecognizer, KnownFaces] | None:
-        """The recogniser of `run.judge` and the test images as it sees them, if there is one."""
-        task = job.need("judge_identity")
-        if task is None:
-            return None
-        if task.key not in self._known:
-            self._known[task.key] = KnownFaces(*artefacts.read_judged(self.context.ready(task)), self._owners(loaded))
-        return self.context.judge(job.scene), self._known[task.key]
-
     def _samples(self, loaded: LoadedScene, images: Rows, rows: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Saves a few reconstructions beside their originals, of different people, the same ones in every cell."""
-        owners = self._owners(loaded)
+        owners = owners_of(loaded)
         order = attacked_first(loaded.pairs, len(loaded.test))
         _, first = np.unique(owners[order], return_index=True)
         chosen = order[np.sort(first)][: self.context.settings.run.samples]
@@ -341,7 +292,7 @@ class Judge:
         assert task is not None and embedded is not None
         linked = artefacts.Linkage.read(self.context.ready(task))
         scores, targets, gallery = linked.scores, linked.targets, linked.gallery
-        owners = self._owners(loaded)[targets]
+        owners = owners_of(loaded)[targets]
         own = np.diagonal(scores)
         # A tie counts as a miss; otherwise a constant score would name everybody correctly.
         rank = 1 + (scores >= own[:, None]).sum(1) - 1
@@ -407,7 +358,7 @@ class Judge:
     def _under_keys(self, job: Job) -> Verdict:
         """A keyed defence's accuracy and renewability, its unlinkability by one score, or an inversion."""
         loaded = self.context.loaded(job.scene)
-        owners = self._owners(loaded)
+        owners = owners_of(loaded)
         protected, crossed, inverted = (job.need(kind) for kind in ("protected", "crossmatch", "inversion"))
         if job.cell.kind == "picture":
             return self._pictures(job)
@@ -449,7 +400,7 @@ class Judge:
     def _pictures(self, job: Job) -> Verdict:
         """Faces made of the embeddings that an inversion recovered, beside those made of the true ones."""
         loaded = self.context.loaded(job.scene)
-        owners, protected, identity = self._owners(loaded), job.need("protected"), job.need("identity")
+        owners, protected, identity = owners_of(loaded), job.need("protected"), job.need("identity")
         assert protected is not None and identity is not None
         made_from = [task for task in job.needs if task.kind == "pictures"]
         made = {
@@ -463,7 +414,7 @@ class Judge:
         def mean(values: NDArray[Any], people: NDArray[np.object_]) -> Measure:
             return self._measure(job, values, people)
 
-        judged = judge_pictures(loaded, found, made, clean, owners, mean, self._second(job, loaded))
+        judged = judge_pictures(loaded, found, made, clean, owners, mean, self._scorer.second(job, loaded))
         decoder = made_from[0].need("picture_decoder")
         trained, asked = (
             read_state(self.context.ready(task)) if task is not None else None for task in (decoder, made_from[0])
@@ -489,7 +440,7 @@ class Judge:
         attack = self.context.settings.attacks[job.cell.attack]
         assert isinstance(attack, ReplayAttack)
         stored, _ = self._embeddings(job)
-        pairs, owners = loaded.pairs, self._owners(loaded)
+        pairs, owners = loaded.pairs, owners_of(loaded)
         _, decisions = self._decisions(loaded, stored, stored)
         shown_task = job.need("login")
         shown_at = artefacts.Login.read(self.context.ready(shown_task)) if shown_task else None
@@ -521,18 +472,6 @@ class Judge:
         }
         info = {"presents": attack.present, "wraps": attack.attack}
         return Verdict(metrics, table, None, self._parameters(job), {}, self._defense_flags(job), info, settings)
-
-
-def _somebody_else(owners: NDArray[np.object_]) -> NDArray[np.int64]:
-    """For each image, the index of an image of another person, if there is one."""
-    count = len(owners)
-    places = np.arange(count)
-    chosen = np.roll(places, -(count // 2)) if count > 1 else places
-    for place in places:
-        others = np.flatnonzero(owners != owners[place])
-        if len(others) and owners[chosen[place]] == owners[place]:
-            chosen[place] = others[place % len(others)]
-    return chosen
 
 
 def _attack_flags(info: Mapping[str, Any], metrics: Mapping[str, Measure]) -> tuple[str, ...]:

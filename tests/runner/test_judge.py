@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,10 +11,12 @@ import torch
 from support import CONFIG, TOYS, Cli
 
 from bench.analysis.board import boards
+from bench.api import run
 from bench.contracts import Alignment
 from bench.errors import DataError, UserError
-from bench.plan import plan
+from bench.plan import Job, plan
 from bench.recognizers.mobilefacenet import MobileFaceNet
+from bench.runner.image_scores import ImageScorer
 from bench.runner.second_recognizer import KnownFaces, SecondRecognizer, crop_transform
 from bench.settings.resolve import load
 from bench.storage.records import Run
@@ -61,6 +64,26 @@ def test_a_run_with_a_judge_has_its_figures_beside_srra(judged: Path, cli: Cli) 
     # Without a judge neither column nor figure.
     cli("run", "-q", "--set", 'run.judge=""', "-o", "out/alone")
     assert "judge" not in Path("out/alone/leaderboard.md").read_text()
+
+
+def test_the_same_pictures_are_scored_once(judged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scored: list[str] = []
+    score = ImageScorer._score
+
+    def counted(self: ImageScorer, job: Job, *rest: Any) -> Any:
+        scored.append(f"{job.cell.defense} {job.cell.attack}")
+        return score(self, job, *rest)
+
+    monkeypatch.setattr(ImageScorer, "_score", counted)
+    off = {"run.canaries": False, "run.controls": False}
+    run(judged, overrides={"run.attacks": ["mean_face", "resrec"], **off})
+    assert sorted(scored) == ["laplace resrec", "unprotected mean_face", "unprotected resrec"]
+    records = Path("out/main/records")
+    one, other = (
+        json.loads((records / f"reconstruction--blobs--tiny--{name}--mean_face--seed0.json").read_text())
+        for name in ("unprotected", "laplace")
+    )
+    assert one["metrics"] == other["metrics"]
 
 
 @pytest.mark.parametrize(
