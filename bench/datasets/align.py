@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bench.contracts import Alignment
+from bench.datasets.detections import Detections, Face
 from bench.datasets.face_cache import CHUNK, cached_faces
 from bench.errors import DataError
 from bench.storage.keys import content_key
@@ -93,7 +94,7 @@ def align(
     if known is not None:
         parts["known"] = known.identity()
     folder = cache / content_key(**parts, detector=version("facenet-pytorch"))
-    cut = _resizer(alignment) if aligned else _Cutter(alignment, known).cut
+    cut = _resizer(alignment) if aligned else _Cutter(alignment, known, cache).cut
     count = len(source.names)
 
     def chunks(first: int) -> Iterator[tuple[list[NDArray[np.uint8]], list[bool]]]:
@@ -132,8 +133,10 @@ def _mtcnn(smallest: int) -> Any:
 class _Cutter:
     """Cuts faces out, by facenet-pytorch's MTCNN (Zhang et al. 2016) or by known points."""
 
-    def __init__(self, alignment: Alignment, known: KnownPoints | None = None) -> None:
+    def __init__(self, alignment: Alignment, known: KnownPoints | None, cache: Path) -> None:
         self._alignment, self._known = alignment, known
+        detector = f"MTCNN {version('facenet-pytorch')} {ALGORITHM}"
+        self._detections = Detections(cache / "detections.sqlite", detector) if not known or known.detect else None
 
     def cut(self, index: int, image: Image.Image, where: str) -> tuple[NDArray[np.uint8], bool]:
         """Returns the image's face, and whether there was one.
@@ -141,10 +144,10 @@ class _Cutter:
         Processes one image at a time, because MTCNN may choose another box in a batch. It is just as fast.
         """
         known = self._known
-        if known is not None and not known.detect:
+        if known is not None and self._detections is None:
             return self._by_points(image, known.points[index], where), True
         try:
-            face = self._detect(image)
+            face = self._detections.face(image, lambda: self._detect(image)) if self._detections else None
             if face is not None:
                 return self._crop(image, *face), True
         except Exception as error:  # any error: the user needs to know which file caused it
@@ -163,7 +166,7 @@ class _Cutter:
             raise DataError(f"{where}: the points that the data set states for it do not fit this photograph")
         return self._crop(image, box_of(points), points)
 
-    def _detect(self, image: Image.Image) -> tuple[NDArray[Any], NDArray[Any]] | None:
+    def _detect(self, image: Image.Image) -> Face | None:
         """Box and five points of the face nearest to the centre."""
         if min(image.size) < _MTCNN_SMALLEST:
             return None
