@@ -285,12 +285,30 @@ def _resuming(part: Path) -> Callable[[str, str, Any], None]:
     return download
 
 
+def _inside(tar: tarfile.TarFile, folder: Path) -> list[tarfile.TarInfo]:
+    """The members, all of which must be files and folders inside `folder`.
+
+    Raises:
+        tarfile.TarError: one is something else, such as a link.
+    """
+    members = tar.getmembers()
+    for member in members:
+        place = (folder / member.name).resolve()
+        if not (member.isfile() or member.isdir()) or not place.is_relative_to(folder.resolve()):
+            raise tarfile.TarError(f"{member.name} is no file or folder inside the archive")
+        member.mode = 0o755 if member.isdir() else 0o644
+    return members
+
+
 def _unpack(archive: Path, target: Path) -> None:
     """Unpacks the archive's one folder as `target`, completely or not at all."""
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".unpack-") as temporary:
         try:
             with tarfile.open(archive) as tar:
-                tar.extractall(temporary, filter="data")  # rejects members that would be written elsewhere
+                if hasattr(tarfile, "data_filter"):
+                    tar.extractall(temporary, filter="data")  # rejects members that would be written elsewhere
+                else:  # Python 3.11.0 to 3.11.3
+                    tar.extractall(temporary, members=_inside(tar, Path(temporary)))
         except (tarfile.TarError, OSError, EOFError) as error:
             raise DataError(f"{archive}: not a readable archive ({error})") from error
         inside = list(Path(temporary).iterdir())
