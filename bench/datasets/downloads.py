@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import tarfile
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.datasets.unpacking import unpack
 from bench.errors import DataError, UserError, near_miss
 from bench.storage.files import file_hash
 from bench.toolkit.progress import track
@@ -253,7 +252,7 @@ def _retrieve(url: str, sha256: str, remote: Remote, target: Path) -> None:
     except ValueError as error:  # pooch's exception for a wrong hash; it has already deleted the file
         raise DataError(f"{url}: the downloaded file does not have the sha256 {sha256}; deleted ({error})") from error
     if remote.unpack:
-        _unpack(got, target)
+        unpack(got, target)
         got.unlink()
 
 
@@ -283,35 +282,3 @@ def _resuming(part: Path) -> Callable[[str, str, Any], None]:
         shutil.move(part, output_file)
 
     return download
-
-
-def _inside(tar: tarfile.TarFile, folder: Path) -> list[tarfile.TarInfo]:
-    """The members, all of which must be files and folders inside `folder`.
-
-    Raises:
-        tarfile.TarError: one is something else, such as a link.
-    """
-    members = tar.getmembers()
-    for member in members:
-        place = (folder / member.name).resolve()
-        if not (member.isfile() or member.isdir()) or not place.is_relative_to(folder.resolve()):
-            raise tarfile.TarError(f"{member.name} is no file or folder inside the archive")
-        member.mode = 0o755 if member.isdir() else 0o644
-    return members
-
-
-def _unpack(archive: Path, target: Path) -> None:
-    """Unpacks the archive's one folder as `target`, completely or not at all."""
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".unpack-") as temporary:
-        try:
-            with tarfile.open(archive) as tar:
-                if hasattr(tarfile, "data_filter"):
-                    tar.extractall(temporary, filter="data")  # rejects members that would be written elsewhere
-                else:  # Python 3.11.0 to 3.11.3
-                    tar.extractall(temporary, members=_inside(tar, Path(temporary)))
-        except (tarfile.TarError, OSError, EOFError) as error:
-            raise DataError(f"{archive}: not a readable archive ({error})") from error
-        inside = list(Path(temporary).iterdir())
-        if len(inside) != 1 or not inside[0].is_dir():
-            raise DataError(f"{archive}: expected one folder in it, found {len(inside)} entries")
-        inside[0].rename(target)
