@@ -168,7 +168,8 @@ def test_filters_and_headings_work_by_keyboard(browser: Any, pages: Path) -> Non
     tab.keyboard.press("Enter")
     assert [text.split()[0] for text in shown()] == ["veil", "<img", "unprotected"]
     tab.get_by_role("button", name="Show all").press("Enter")
-    tab.wait_for_function("document.getElementById('left').textContent === '7 of 7 rows'")
+    # Not wait_for_function, which polls by eval, and the page's content security policy refuses that.
+    tab.locator("#left", has_text="7 of 7 rows").wait_for()
     tab.get_by_label("Level").select_option("encoder")
     assert len(shown()) == 7 and heading.is_visible()
     tab.close()
