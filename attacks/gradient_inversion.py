@@ -98,7 +98,7 @@ class GradientInversion(ReconstructionAttack):
             objective = objective.detach()
             better = objective < lowest
             lowest = torch.where(better, objective, lowest)
-            best[better] = images.detach()[better]
+            best = torch.where(better[:, None, None, None], images.detach(), best)
             if step == mark:
                 before = lowest
             images.grad = gradient

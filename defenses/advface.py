@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from bench.contracts import Defense, FaceSet, ImageRng, Rng, SplitNetwork, State, System
+from bench.toolkit.cuda_graphs import Repeated
 from bench.toolkit.decoders import (
     DecoderSpec,
     Training,
@@ -37,6 +38,48 @@ class _Shadow:
 
     decoder: nn.Module
     unit: float
+    #: on a GPU, the last batch's, whose recorded step serves the next batch of the same size
+    ascents: dict[tuple[object, ...], _Ascent] = field(default_factory=dict, repr=False, compare=False)
+
+    def ascent(self, start: Tensor, image: Tensor, alpha: float, epsilon: float | None) -> _Ascent:
+        """Signed PGD from these shadow features (B, C, h, w) away from these shadow images (B, 3, H, W)."""
+        if start.device.type != "cuda":
+            return _Ascent(self.decoder, start, image, alpha, epsilon)
+        key = (tuple(start.shape), alpha, epsilon)
+        if key not in self.ascents:
+            for old in self.ascents.values():
+                old.repeated.free()
+            self.ascents.clear()
+            self.ascents[key] = _Ascent(self.decoder, start.clone(), image.clone(), alpha, epsilon)
+        found = self.ascents[key]
+        found.begin(start, image)
+        return found
+
+
+class _Ascent:
+    """Steps of signed PGD (Eq. 5 and 6), each from the point of the last."""
+
+    def __init__(self, decoder: nn.Module, start: Tensor, image: Tensor, alpha: float, epsilon: float | None) -> None:
+        """Without `epsilon` the sum of the steps has no bound."""
+        self.noise, self.signs = torch.zeros_like(start), torch.zeros_like(start)
+        self._decoder, self._start, self._image, self._alpha, self._epsilon = decoder, start, image, alpha, epsilon
+        self.repeated = Repeated(self._step, start.device)
+
+    def begin(self, start: Tensor, image: Tensor) -> None:
+        """The same for another batch."""
+        self._start.copy_(start)
+        self._image.copy_(image)
+        self.noise.zero_()
+
+    def _step(self) -> None:
+        with torch.enable_grad(), autocast(self._start.device):
+            point = (self._start + self.noise).requires_grad_()
+            loss = (self._decoder(point) - self._image).abs().sum()
+        (gradient,) = torch.autograd.grad(loss, point)
+        torch.sign(gradient, out=self.signs)
+        self.noise.add_(self.signs, alpha=self._alpha)
+        if self._epsilon is not None:
+            self.noise.clamp_(-self._epsilon, self._epsilon)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,18 +227,16 @@ class AdvFace(Defense):
         image, start = self._shadow(system, features)
         start = start.contiguous(memory_format=torch.channels_last)
         alpha, epsilon = self.alpha * shadow.unit, self.epsilon * shadow.unit
-        noise = torch.zeros_like(start)
+        ascent = (
+            shadow.ascent(start, image, min(alpha, epsilon), None)
+            if self.bound == "step"
+            else shadow.ascent(start, image, alpha, epsilon)
+        )
         for _ in range(self.iterations):
-            with torch.enable_grad(), autocast(system.device):
-                point = (start + noise).requires_grad_()
-                loss = (shadow.decoder(point) - image).abs().sum()
-            (gradient,) = torch.autograd.grad(loss, point)
-            if self.bound == "step":
-                noise.add_(gradient.sign_(), alpha=min(alpha, epsilon))
-            else:
-                noise.add_(gradient.sign_(), alpha=alpha).clamp_(-epsilon, epsilon)
+            ascent.repeated()
+        noise = ascent.noise
         if self.amplitudes == "drawn" and self.iterations:
-            noise = _redrawn(noise, gradient.sign(), rng)
+            noise = _redrawn(noise, ascent.signs, rng)
         return start + noise
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+_SHARE = 8  #: pixels stay on a GPU if they take at most one in so many bytes of its free memory
 
 # --------------------------------------------------------------------------------------------------------- faces
 
@@ -70,7 +72,15 @@ class FaceSet:
     def batch(self, indices: Sequence[int] | NDArray[np.int64] | slice, device: torch.device | None = None) -> Tensor:
         """Images (B, 3, H, W), float32 in [0, 1], at the given positions in the set."""
         chosen = np.ascontiguousarray(self.pixels[self.rows[indices]])
-        return torch.from_numpy(chosen).permute(0, 3, 1, 2).to(device).float().div_(255.0)
+        return _as_images(torch.from_numpy(chosen).to(device))
+
+    def loader(self, device: torch.device) -> Callable[[NDArray[np.int64]], Tensor]:
+        """`batch` on this device, for loops that see every face many times: a GPU keeps the pixels if they fit."""
+        size = len(self) * self.pixels[:1].nbytes
+        if device.type != "cuda" or size > torch.cuda.mem_get_info(device)[0] // _SHARE:
+            return lambda indices: self.batch(indices, device)
+        pixels = torch.from_numpy(self.pixels[self.rows]).to(device)
+        return lambda indices: _as_images(pixels[torch.from_numpy(indices).to(device)])
 
     def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> FaceSet:
         """The subset at the given positions, in that order; shares the pixels."""
@@ -85,6 +95,10 @@ class FaceSet:
             originals=None if self.originals is None else self.originals.subset(chosen),
             traits={name: values[chosen] for name, values in self.traits.items()},
         )
+
+
+def _as_images(pixels: Tensor) -> Tensor:
+    return pixels.permute(0, 3, 1, 2).float().div_(255.0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,7 +27,7 @@ from bench.runner.messages import Failure
 from bench.settings.model import Settings
 from bench.storage.records import Record, Run
 from bench.storage.store import Store
-from bench.toolkit.precision import keep_freed_memory, precision_name
+from bench.toolkit.precision import gpu, keep_freed_memory, precision_name
 from bench.toolkit.progress import Advance
 
 _PACKAGES = ("facenet-pytorch", "lpips", "numpy", "pandas", "scikit-image", "torchvision")
@@ -155,6 +155,9 @@ def _failure(error: Exception, label: str = "") -> Failure:
     """A failure from an exception that is being handled."""
     if isinstance(error, NotApplicable):
         return Failure(str(error), status="skipped")
+    if isinstance(error, torch.OutOfMemoryError):
+        hint = "the same command tries it again, when others use less of the card; a smaller batch or width needs less"
+        return Failure(f"{label}out of memory on the GPU: {hint} ({error})", traceback.format_exc())
     return Failure(f"{label}{type(error).__name__}: {error}", traceback.format_exc())
 
 
@@ -222,6 +225,7 @@ def provenance(context: RunContext) -> dict[str, Any]:
         "protocol": PROTOCOL,
         "device": str(context.device),
         "precision": precision_name(context.device),
+        **gpu(context.device),
         "machine": f"{platform.machine()} {platform.system()}",
         "threads": torch.get_num_threads(),
         "waiting threads": in_force(),

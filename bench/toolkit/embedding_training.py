@@ -174,7 +174,8 @@ def train_embedding(
     curve = checkpoint.restore(parts, optimiser, best)
     batches = ceil(len(seen) / recipe.batch)
     steps, done = recipe.epochs * batches, len(curve) * batches
-    started, loss_sum = time.perf_counter(), 0.0
+    started, loss_sum = time.perf_counter(), torch.zeros((), dtype=torch.float64, device=device)
+    look_at = seen.loader(device)
     for step in track(range(done, steps), label, steps - done):
         epoch, place = divmod(step, batches)
         if place == 0:
@@ -185,11 +186,11 @@ def train_embedding(
                 backbone.eval().requires_grad_(False)
             turn = rng.child("epoch", epoch).numpy()
             order = _order(labels if teacher is None else np.arange(len(seen)), recipe.per_person, turn)
-            loss_sum = 0.0
+            loss_sum.zero_()
         chosen = order[place * recipe.batch :][: recipe.batch]
         if len(chosen) < 2:  # a single image has no batch statistics
             chosen = order[-2:]
-        images = seen.batch(chosen, device)
+        images = look_at(chosen)
         if recipe.flip:
             mirrored = torch.from_numpy(turn.random(len(chosen)) < 0.5).to(device)
             images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
@@ -210,11 +211,11 @@ def train_embedding(
         for group in optimiser.param_groups:
             group["lr"] = recipe.rate(step, steps, batches)
         optimiser.step()
-        loss_sum += float(loss.detach())
+        loss_sum += loss.detach()
         if place == batches - 1:
             parts.eval()
             judged = held_out(module, encode, unseen, teacher, device)
-            curve.append({"loss": round(loss_sum / batches, 5), **judged})
+            curve.append({"loss": round(float(loss_sum) / batches, 5), **judged})
             best.offer(judged, module, len(curve))
             checkpoint.save(parts, optimiser, curve, best)
     module.load_state_dict(best.tensors)

@@ -47,6 +47,8 @@ def _repeatable_cuda() -> None:
     torch.backends.cudnn.benchmark = False
     # Where torch has no deterministic kernel, it warns instead of failing.
     torch.use_deterministic_algorithms(True, warn_only=True)
+    # Else each new tensor is filled with NaN, to find what reads it too early.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 @cache
@@ -73,6 +75,20 @@ def low_precision(device: torch.device) -> bool:
 def precision_name(device: torch.device) -> str:
     """The number format of decoders; part of every key."""
     return "bfloat16" if low_precision(device) else "float32"
+
+
+def gpu(device: torch.device) -> dict[str, object]:
+    """What decides on a GPU's arithmetic, for records; empty on a processor."""
+    if device.type != "cuda":
+        return {}
+    cudnn = torch.backends.cudnn
+    return {
+        "gpu": torch.cuda.get_device_name(device),
+        "cuda": torch.version.cuda,
+        "cudnn": cudnn.version(),  # type: ignore[no-untyped-call]
+        "tf32": {"convolutions": cudnn.allow_tf32, "matrix products": torch.backends.cuda.matmul.allow_tf32},
+        "deterministic": torch.are_deterministic_algorithms_enabled() and not cudnn.benchmark,
+    }
 
 
 def autocast(device: torch.device) -> torch.autocast:

@@ -18,12 +18,19 @@ def _digest(image: Tensor) -> str:
 
 
 class TemplateCache:
-    """Maps faces to the server's templates, each computed once and stored in half precision."""
+    """Maps faces to the server's templates, each computed once and stored in half precision.
+
+    They stay on a GPU if at least half of its memory is free.
+    """
 
     def __init__(self, enrol: Callable[[Tensor, Sequence[str]], Tensor], device: torch.device) -> None:
         """`enrol` maps images (B, 3, H, W) and as many names to templates; names are digests of the images."""
         self._enrol, self._device = enrol, device
         self._kept: dict[str, Tensor] = {}
+        self._place = torch.device("cpu")
+        if device.type == "cuda":
+            free, whole = torch.cuda.mem_get_info(device)
+            self._place = device if free > whole // 2 else self._place
 
     def fill(self, faces: FaceSet, size: int, label: str) -> None:
         """Enrols a whole set in batches of about `size`; avoids a small last batch, whose statistics would differ."""
@@ -38,5 +45,5 @@ class TemplateCache:
         if new:
             made = self._enrol(images[list(new.values())], list(new))
             for name, template in zip(new, made, strict=True):
-                self._kept[name] = template.half().cpu()
+                self._kept[name] = template.half().to(self._place)
         return torch.stack([self._kept[name] for name in names]).to(self._device, torch.float32)

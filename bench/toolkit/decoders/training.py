@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from bench.contracts import FaceSet, Rng, State
 from bench.toolkit.decoders.feature_cache import FeatureCache
+from bench.toolkit.decoders.training_step import TrainingStep
 from bench.toolkit.precision import as_decoder_input, autocast, precision_name
 from bench.toolkit.progress import track
 
@@ -90,7 +91,7 @@ def _held_out_loss(
     device: torch.device,
 ) -> float:
     decoder.eval()
-    total = 0.0
+    total = torch.zeros((), dtype=torch.float64, device=device)
     with torch.no_grad():
         for start in range(0, len(held), 16):
             some = held[start : start + 16]
@@ -98,9 +99,9 @@ def _held_out_loss(
             features = see(images, (2 * some).tolist())
             with autocast(device):
                 output = decoder(features)
-            total += float((output - images).abs().sum())
+            total += (output - images).abs().sum()
     decoder.train()
-    return total / (len(held) * 3 * faces.image_size[0] * faces.image_size[1])
+    return float(total) / (len(held) * 3 * faces.image_size[0] * faces.image_size[1])
 
 
 def train_decoder(
@@ -136,12 +137,13 @@ def train_decoder(
         torch.manual_seed(rng.child("weights").seed)
         decoder = make()
     decoder = decoder.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    optimiser = torch.optim.Adam(decoder.parameters(), lr=settings.learning_rate)
+    learn = TrainingStep(decoder, min(settings.batch, len(seen)), device)
     shuffle = rng.child("order").numpy()
     batches = math.ceil(len(seen) / settings.batch)
     steps = settings.epochs * batches
     rate = _Rate(settings, batches)
     made = FeatureCache(encode) if fixed and device.type == "cpu" else _anew(encode)
+    look_at = faces.loader(device)
     see = made if disturb is None else lambda images, names: disturb(made(images, names))
     curve: list[float] = []
     started = time.perf_counter()
@@ -149,26 +151,20 @@ def train_decoder(
         if step % batches == 0:
             epoch = shuffle.permutation(len(seen))
         chosen = seen[epoch[(step % batches) * settings.batch :][: settings.batch]]
-        images = faces.batch(chosen, device)
+        images = look_at(chosen)
         mirrored = np.zeros(len(chosen), dtype=np.bool_)
         if settings.flip:
             mirrored = shuffle.random(len(chosen)) < 0.5
             images = torch.where(torch.from_numpy(mirrored).to(device)[:, None, None, None], images.flip(-1), images)
         with torch.no_grad():
             features = see(images, (2 * chosen + mirrored).tolist())
-        with autocast(device):
-            output = decoder(features)
-        loss = (output - images).abs().mean()
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        for group in optimiser.param_groups:
-            group["lr"] = rate.at(step)
-        optimiser.step()
+        learn(features, images, rate.at(step))
         if (step + 1) % batches == 0:
             curve.append(_held_out_loss(decoder, faces, held, see, device))
             rate.look(step, curve)
         if step + 1 == rate.end:
             break
+    learn.free()
     return State(
         {name: value.detach().cpu().contiguous() for name, value in decoder.state_dict().items()},
         _account(curve, rate, len(seen), time.perf_counter() - started, device),
