@@ -35,6 +35,10 @@ def pick_device(name: str) -> torch.device:
             f"device {name!r} requested, but torch {torch.__version__} finds no CUDA device: use auto or cpu"
         )
     if device.type == "cuda":
+        if (device.index or 0) >= (count := torch.cuda.device_count()):
+            raise UserError(
+                f"device {name!r} requested, but there is no such card: torch finds {count}, from cuda:0 on"
+            )
         _repeatable_cuda()
     return device
 

@@ -136,7 +136,7 @@ def test_a_run_killed_at_any_moment_ends_the_same(finished: Path, config: Path, 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupt_keeps_what_is_finished_and_says_so(config: Path, number: signal.Signals, status: int) -> None:
     running = subprocess.Popen(
-        [sys.executable, "-m", "bench", "run", "--quiet", "--set", "training.epochs=500"],
+        [sys.executable, "-m", "bench", "run", "--quiet", "--set", "training.epochs=100000"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
