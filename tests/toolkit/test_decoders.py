@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from support import TOYS
 
 from bench.contracts import Conv, FaceSet, Rng, State
@@ -17,7 +18,7 @@ from bench.toolkit.decoders import (
     train_decoder,
 )
 from bench.toolkit.decoders.feature_cache import FeatureCache
-from bench.toolkit.decoders.networks import Architecture, BatchNorm, Norm
+from bench.toolkit.decoders.networks import Architecture, BatchNorm, Norm, _Edges
 from bench.toolkit.precision import as_decoder_input, autocast
 
 MOBILE = ((128, 56, 48), (Conv(3, 64, 3, 2, 1), Conv(64, 64, 3, 1, 1, 64), Conv(64, 128, 1)), (112, 96))
@@ -54,6 +55,17 @@ def test_trans_mirrors_the_extractor_layer_by_layer() -> None:
     layers = [m for m in decoder.modules() if isinstance(m, torch.nn.ConvTranspose2d)]
     mirrored = [(c.outputs, c.inputs, c.kernel, c.stride, c.groups) for c in reversed(FACENET[1])]
     assert [(m.in_channels, m.out_channels, m.kernel_size[0], m.stride[0], m.groups) for m in layers] == mirrored
+
+
+@pytest.mark.parametrize("around", [(1, 2, 1, 2), (0, 1, 0, 0), (0, 0, 2, 2)])
+def test_padding_for_a_gpu_has_the_gradients_of_torchs_own(around: tuple[int, int, int, int]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(2, 3, 5, 6, dtype=torch.float64, generator=generator).requires_grad_()
+    ours, theirs = _Edges.apply(features, around), F.pad(features, around, mode="replicate")
+    weights = torch.randn(theirs.shape, dtype=torch.float64, generator=generator)
+    gradients = [torch.autograd.grad((padded * weights).sum(), features)[0] for padded in (ours, theirs)]
+    assert torch.equal(ours, theirs)
+    assert torch.allclose(*gradients)
 
 
 def test_batch_statistics_couple_the_batch_and_leave_running_ones_alone() -> None:
