@@ -463,16 +463,20 @@ class _Planner:
 
     def _attacked(self, own: _Defended, label: str, attack: ReconstructionAttack) -> tuple[Task, Task]:
         """The trained attack and its reconstructions."""
+        bases = 0
+        if attack.base is not None and attack.does_as_its_base(own.plugin):
+            attack, bases = attack.base, 1
         asked: tuple[Task, ...] = ()
         recogniser: dict[str, Any] = {}
         if attack.depends_on_server:
             asked, recogniser = own.server, {"server": own.serves}
-        fewer = {"images": self.settings.run.images} if self.settings.run.images else {}
+        fewer = {"images": limit} if (limit := images_of(self.settings, own.plugin)) else {}
         copy = self._surrogate(own) if attack.asks_surrogate else ()
-        fitted = self._learned(own, label, attack)
+        fitted = self._learned(own, label, attack, bases)
         leaked = own.embeddings if attack.leaks == "embedding" else own.templates
         needs = (leaked, fitted, own.state, *asked, *copy, *self._parts(own, attack))
-        return fitted, self._task("reconstruction", *needs, defense=own.name, attack=label, **recogniser, **fewer)
+        made: dict[str, Any] = {**recogniser, **fewer}
+        return fitted, self._task("reconstruction", *needs, defense=own.name, attack=label, bases=bases, **made)
 
     def _parts(self, own: _Defended, attack: Attack) -> tuple[Task, ...]:
         """The reconstructions that an attack is given."""
@@ -537,6 +541,12 @@ class _Planner:
         needs = (shown, own.state, *own.server)
         login = self._task("login", *needs, defense=name, attack=rebuilds, plugin=own.serves)
         return self._job("replay", own.name, label, login, own.embeddings, own.state)
+
+
+def images_of(settings: Settings, defense: Defense) -> int | None:
+    """The number of images that attacks on a defence reconstruct at most; None: all."""
+    limits = (settings.run.images, defense.most_images if isinstance(defense, HarnessDefense) else None)
+    return min((limit for limit in limits if limit), default=None)
 
 
 def _level(settings: Settings, attack: Attack) -> Knowledge:

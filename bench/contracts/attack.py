@@ -90,6 +90,13 @@ class ReconstructionAttack(Attack):
         """The attack from which training continues; it is trained once for all that share it. Default: none."""
         return None
 
+    def does_as_its_base(self, defense: Defense) -> bool:
+        """Whether it rebuilds the same images as its `base` from what this defence stores, so that both share them.
+
+        Default: never.
+        """
+        return False
+
     @property
     def copies(self) -> int:
         """The number of templates stolen per image if the defence is randomised. Default: only the stored one."""

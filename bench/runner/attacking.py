@@ -26,7 +26,7 @@ from bench.contracts import (
     System,
     TraitAttack,
 )
-from bench.plan import Task
+from bench.plan import Task, images_of
 from bench.runner import artefacts
 from bench.runner.batches import attacked_first, halving, plain_batches
 from bench.runner.context import RunContext
@@ -104,7 +104,8 @@ def make_reconstruction(context: RunContext, task: Task, folder: Path) -> None:
     oracle = _oracle(context, task, attack, system, rng, stored)
     prepared = attack.prepare(oracle, read_state(context.ready(fitted)))
     test = loaded.test
-    limits = [limit for limit in (context.settings.run.images, attack.subset(system.defense)) if limit is not None]
+    most = (images_of(context.settings, system.defense), attack.subset(system.defense))
+    limits = [limit for limit in most if limit is not None]
     rows = np.sort(attacked_first(loaded.pairs, len(test))[: min(limits, default=len(test))])
     parts = parts_of(context, task)
     rows = in_all(parts, rows)

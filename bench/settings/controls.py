@@ -29,6 +29,7 @@ from bench.contracts import (
 )
 
 _Kind = Literal["open", "fixed", "secret", "closed", "affine"]
+_CANARY_IMAGES = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,11 @@ class HarnessDefense(Defense):
     def useful(self) -> bool:
         """Whether its accuracy is meaningful."""
         return False
+
+    @property
+    def most_images(self) -> int | None:
+        """The number of images that an attack reconstructs at most; None: as many as elsewhere."""
+        return None
 
     @property
     def parts(self) -> tuple[Defense, ...]:
@@ -147,6 +153,11 @@ class Canary(HarnessDefense):
     """
 
     kind: _Kind
+
+    @property
+    def most_images(self) -> int:
+        """Enough to tell a broken attack from a sound one."""
+        return _CANARY_IMAGES
 
     @property
     def randomized(self) -> bool:  # type: ignore[override]

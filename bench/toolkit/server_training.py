@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from bench.errors import DataError
 from bench.storage.weights import load_strictly, read_weights
 from bench.toolkit.checkpoint import error_of
 from bench.toolkit.embedding_training import Recipe, held_out, train_embedding
+from bench.toolkit.template_cache import digest
 
 #: Training targets. teacher: the unprotected recogniser's embeddings of the clean images (1 - cosine); auto: then also
 #: the
@@ -70,15 +71,23 @@ class _Trainer:
     recipe: Recipe
     label: str
     backbone: nn.Module | None  #: frozen during `recipe.head_epochs` of the first distillation
+    taught: dict[str, Tensor] = field(default_factory=dict, repr=False)  #: the teacher's answers, by digests of images
 
     @property
     def device(self) -> torch.device:
         return next(self.recognizer.parameters()).device
 
     def teacher(self, images: Tensor) -> Tensor:
-        """Embeddings of the unprotected recogniser."""
+        """Embeddings of the unprotected recogniser, computed once for each image that comes again."""
         with torch.no_grad():
-            return self.recognizer.embed(self.recognizer.extract(images))
+            if self.recipe.colour:
+                return self.recognizer.embed(self.recognizer.extract(images))
+            names = [digest(image) for image in images.cpu()]
+            new = [place for place, name in enumerate(names) if name not in self.taught]
+            if new:
+                answers = self.recognizer.embed(self.recognizer.extract(images[new]))
+                self.taught.update(zip([names[place] for place in new], answers, strict=True))
+            return torch.stack([self.taught[name] for name in names])
 
     def distil(self, faces: FaceSet, watched: FaceSet, rng: Rng, new: bool) -> State:
         """One round of distillation; for a `new` network, the new part is trained first."""

@@ -13,7 +13,8 @@ from bench.contracts import FaceSet
 from bench.toolkit.progress import track
 
 
-def _digest(image: Tensor) -> str:
+def digest(image: Tensor) -> str:
+    """A name for an image (3, H, W) on the processor."""
     return hashlib.blake2b(image.numpy().tobytes(), digest_size=16).hexdigest()
 
 
@@ -40,7 +41,7 @@ class TemplateCache:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Returns templates; computes and stores those of new faces (for example mirrored ones)."""
-        names = [_digest(image) for image in images.cpu()]
+        names = [digest(image) for image in images.cpu()]
         new = {name: i for i, name in enumerate(names) if name not in self._kept}
         if new:
             made = self._enrol(images[list(new.values())], list(new))

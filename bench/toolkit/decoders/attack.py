@@ -87,6 +87,13 @@ class DecoderAttack(ReconstructionAttack):
         base = replace(plain, enrolled=_ENROLLED, adaptation=_ADAPTATION)
         return None if base == self else base
 
+    def does_as_its_base(self, defense: Defense) -> bool:
+        """True if it differs in averaging equal templates, or in having learned from templates that are features."""
+        relevant = self if defense.randomized else replace(self, average=1)
+        if self.level <= Knowledge.ENROLMENT and _stores_features(defense):
+            relevant = replace(relevant, knowledge="encoder", enrolled=_ENROLLED, adaptation=_ADAPTATION)
+        return relevant == self.base
+
     @property
     def copies(self) -> int:
         """The number of templates that are averaged."""
@@ -123,7 +130,7 @@ class DecoderAttack(ReconstructionAttack):
         """Continues training on templates, if the server stores something other than what the client sends."""
         if start is None or self.level == Knowledge.ENCODER:
             return start
-        if type(oracle.defense).protect is Defense.protect or oracle.defense.client_side:
+        if _stores_features(oracle.defense):
             return start
         faces = self._own(public)
         if oracle.defense.randomized and oracle.defense.protect_batch is None:
@@ -181,6 +188,11 @@ class DecoderAttack(ReconstructionAttack):
         for other in leak.others:
             total, count = total + other, count + 1
         return total / count
+
+
+def _stores_features(defense: Defense) -> bool:
+    """Whether the server stores what the client sends."""
+    return type(defense).protect is Defense.protect or defense.client_side
 
 
 def _noisy(encode: Callable[[Tensor], Tensor], most: float, rng: Rng) -> Callable[[Tensor], Tensor]:
