@@ -85,7 +85,13 @@ def scatter(run: Run, level: str = "") -> Figure | None:
     figure.draw_without_rendering()  # compute the layout first, because label positions depend on it
     figure.set_layout_engine("none")
     for axis in axes.flat:
+        axis.set_visible(False)
+    for axis in axes.flat:
+        axis.set_visible(True)  # alone, because adjustText draws the whole figure for each panel
         _spread_labels(axis)
+        axis.set_visible(False)
+    for axis in axes.flat:
+        axis.set_visible(True)
     return figure
 
 
