@@ -15,6 +15,8 @@ import pytest
 from PIL import Image
 from support import CONFIG, ENVIRONMENT, TOYS, Cli, figures
 
+from bench.storage.records import Run
+
 CELLS = 3 * (1 + 2 + 1)  # defences x (utility, two attacks, replay)
 
 
@@ -288,3 +290,24 @@ def test_dry_run_makes_nothing_and_says_what_it_would_cost(config: Path, cli: Cl
     outlook = json.loads(cli("run", "--dry-run", "--json").stdout)
     assert outlook["bytes"] > 3 * 32 * 8 * 12 * 10 * 4
     assert outlook["seconds"] > 0
+
+
+def test_attacks_that_a_defence_makes_equal_share_their_reconstructions(config: Path, cli: Cli) -> None:
+    """Averaging helps only against noise, and adaptation only where templates are not the client's features."""
+    config.write_text(config.read_text() + '\n[attacks.averaging]\nplugin = "resrec"\nwidth = 8\naverage = 3\n')
+    alike = ("resrec", "averaging", "resrec@enrolment")
+    chosen = (
+        'run.attacks=["mean_face", "resrec", "averaging", "resrec@enrolment"]',
+        'run.defenses=["unprotected", "laplace"]',
+    )
+    cli("run", "-q", *(part for one in chosen for part in ("--set", one)))
+    records = {(r.cell.defense, r.cell.attack): r for r in Run(Path("out/main")).records()}
+    made = {
+        place: [k for k in record.artefacts if Path("store/reconstruction", k).exists()]
+        for place, record in records.items()
+    }
+    assert made["unprotected", "resrec"] == made["unprotected", "averaging"] == made["unprotected", "resrec@enrolment"]
+    assert len({records["unprotected", attack].metrics["ssim"].value for attack in alike}) == 1
+    assert len({tuple(made["laplace", attack]) for attack in alike}) == 3
+    assert len({records["laplace", attack].metrics["ssim"].value for attack in alike}) == 3
+    assert records["unprotected", "resrec@enrolment"].cell.level == "enrolment"
