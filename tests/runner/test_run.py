@@ -219,6 +219,17 @@ def test_one_cells_failure_stays_one_cells(config: Path, cli: Cli) -> None:
     assert "incomplete" in board
 
 
+def test_a_full_card_is_one_line_with_what_to_do(config: Path, cli: Cli) -> None:
+    options = (
+        'run.attacks=["mean_face", "greedy_one"]', 'run.defenses=["unprotected"]',
+        f'attacks.greedy_one.plugin="{TOYS / "broken.py"}"', 'attacks.greedy_one.how="memory"',
+    )  # fmt: skip
+    cli("run", "-q", *(part for one in options for part in ("--set", one)), status=1)
+    (failed,) = [r for r in Run(Path("out/main")).records() if r.status == "error"]
+    assert "out of memory on the GPU: the same command tries it again" in failed.reason
+    assert "2.00 GiB" in failed.reason
+
+
 def test_changing_one_defences_settings_runs_its_cells_alone(config: Path, cli: Cli) -> None:
     small = ("--set", 'run.defenses=["unprotected","laplace"]', "--set", 'run.attacks=["mean_face"]')
     cli("run", "-q", *small)
