@@ -12,7 +12,14 @@ from torch import Tensor, nn
 
 from bench.contracts import Defense, FaceSet, ImageRng, Knowledge, Leak, Oracle, ReconstructionAttack, Rng, State
 from bench.errors import NotApplicable
-from bench.toolkit.decoders import DecoderAttack, Training, build_decoder, filled_decoder, train_decoder
+from bench.toolkit.decoders import (
+    DecoderAttack,
+    Training,
+    build_decoder,
+    filled_decoder,
+    stores_features,
+    train_decoder,
+)
 from bench.toolkit.decoders.disturbed import TrainingNoise
 from bench.toolkit.decoders.networks import Architecture
 from bench.toolkit.image_search import SEARCHES, Posterior, Search, best_search
@@ -125,7 +132,7 @@ class Snap(DecoderAttack):
             return start
         if self.level == Knowledge.WHITEBOX:
             return self._compare_searches(oracle, public, start)
-        if type(oracle.defense).protect is Defense.protect or oracle.defense.client_side:
+        if stores_features(oracle.defense):
             return start
         decoder, _ = self.prepare(oracle, start)
         faces = self._own(public)

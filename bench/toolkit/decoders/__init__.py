@@ -1,6 +1,6 @@
 """Decoder networks that turn features back into images, and their training; used by attacks and AdvFace's shadow."""
 
-from bench.toolkit.decoders.attack import DecoderAttack, filled_decoder, restore_decoder
+from bench.toolkit.decoders.attack import DecoderAttack, filled_decoder, restore_decoder, stores_features
 from bench.toolkit.decoders.networks import Decoder, DecoderSpec, build_decoder, set_batch_statistics
 from bench.toolkit.decoders.training import Training, train_decoder
 
@@ -13,5 +13,6 @@ __all__ = [
     "filled_decoder",
     "restore_decoder",
     "set_batch_statistics",
+    "stores_features",
     "train_decoder",
 ]

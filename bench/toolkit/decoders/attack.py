@@ -90,7 +90,7 @@ class DecoderAttack(ReconstructionAttack):
     def does_as_its_base(self, defense: Defense) -> bool:
         """True if it differs in averaging equal templates, or in having learned from templates that are features."""
         relevant = self if defense.randomized else replace(self, average=1)
-        if self.level <= Knowledge.ENROLMENT and _stores_features(defense):
+        if self.level <= Knowledge.ENROLMENT and stores_features(defense):
             relevant = replace(relevant, knowledge="encoder", enrolled=_ENROLLED, adaptation=_ADAPTATION)
         return relevant == self.base
 
@@ -130,7 +130,7 @@ class DecoderAttack(ReconstructionAttack):
         """Continues training on templates, if the server stores something other than what the client sends."""
         if start is None or self.level == Knowledge.ENCODER:
             return start
-        if _stores_features(oracle.defense):
+        if stores_features(oracle.defense):
             return start
         faces = self._own(public)
         if oracle.defense.randomized and oracle.defense.protect_batch is None:
@@ -190,7 +190,7 @@ class DecoderAttack(ReconstructionAttack):
         return total / count
 
 
-def _stores_features(defense: Defense) -> bool:
+def stores_features(defense: Defense) -> bool:
     """Whether the server stores what the client sends."""
     return type(defense).protect is Defense.protect or defense.client_side
 
